@@ -1,0 +1,75 @@
+"""What the market did meanwhile: step returns of BTC and of the equally weighted market, from the same quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from qlib.data import D
+
+from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.errors import QlibCryptoError
+from qlib_crypto.symbols import Instrument
+
+Floats = NDArray[np.float64]
+
+
+def hold_returns(opens: Floats, closes: Floats) -> Floats:
+    """The step returns of holding each instrument, shape (steps, instruments), a fraction.
+
+    A step's return is its close over the last close before it; an instrument's first bar returns close over open,
+    as for one bought then. NaN where there is no bar: a gap's change falls into the bar that ends it.
+    """
+    last = pd.DataFrame(closes).ffill().shift(1).to_numpy(dtype=np.float64)
+    return closes / np.where(np.isfinite(last), last, opens) - 1.0
+
+
+def equal_weight(exchange: PerpExchange) -> pd.Series[float]:
+    """The mean return of the exchange's instruments with a bar, members of the market only; NaN where there is none."""
+    quote = exchange.quote
+    returns = hold_returns(quote.data["$open"], quote.data["$close"])
+    returns[~_members(quote.names, quote.times, exchange.spans)] = np.nan
+    known = np.isfinite(returns)
+    count = known.sum(axis=1)
+    total = np.where(known, returns, 0.0).sum(axis=1)
+    mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return pd.Series(mean, index=quote.times, name="bench_equal")
+
+
+def bitcoin(exchange: PerpExchange) -> pd.Series[float]:
+    """The return of BTC on the venue of the exchange's instruments; all NaN when the provider has none."""
+    for name in _bitcoins(exchange.quote.names):
+        frame = D.features([name], ["$open", "$close"], exchange.start_time, exchange.end_time, freq=exchange.freq)
+        if len(frame) and np.isfinite(frame["$close"].to_numpy()).any():
+            prices = frame.droplevel("instrument").to_numpy(dtype=np.float64)
+            returns = hold_returns(prices[:, :1], prices[:, 1:])[:, 0]
+            return pd.Series(returns, index=frame.index.get_level_values("datetime"), name="bench_btc")
+    return pd.Series(np.nan, index=exchange.quote.times, name="bench_btc")
+
+
+def _bitcoins(names: Sequence[str]) -> list[str]:
+    """Where BTC may be found, the commonest venue and quote coin first."""
+    places: dict[str, int] = {}
+    for name in names:
+        try:
+            instrument = Instrument.parse(name)
+        except QlibCryptoError:
+            continue
+        btc = Instrument("BTC", instrument.quote, instrument.venue).qlib
+        places[btc] = places.get(btc, 0) + 1
+    return sorted(places, key=lambda btc: (-places[btc], btc))
+
+
+def _members(
+    names: Sequence[str], times: pd.DatetimeIndex, spans: Mapping[str, Sequence[tuple[pd.Timestamp, pd.Timestamp]]]
+) -> NDArray[np.bool_]:
+    """Who was a member when, shape (steps, instruments); everybody always when a list was given instead of a market."""
+    if not spans:
+        return np.ones((len(times), len(names)), dtype=np.bool_)
+    member = np.zeros((len(times), len(names)), dtype=np.bool_)
+    for i, name in enumerate(names):
+        for first, last in spans.get(name, ()):
+            member[:, i] |= (times >= first) & (times <= last)
+    return member

@@ -1,0 +1,214 @@
+"""One perpetual backtest in Qlib's loop, from the YAML's three parts to tables."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.backtest import get_strategy_executor
+from qlib.backtest.backtest import backtest_loop
+from qlib.config import C
+from qlib.utils import init_instance_by_config
+
+from qlib_crypto.backtest.benchmarks import bitcoin, equal_weight
+from qlib_crypto.backtest.orders import ASSUMED
+from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.backtest.qlib_executor import PerpExecutor
+from qlib_crypto.clock import DAY_MS
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.provider.manifest import read_manifest
+from qlib_crypto.stats.returns import annualised_sharpe, max_drawdown, step_returns, steps_in_year, total_return
+from qlib_crypto.stats.turnover import step_turnover
+from qlib_crypto.symbols import Interval
+
+EXECUTOR = ("PerpExecutor", "qlib_crypto.backtest.qlib_executor")
+EXCHANGE = ("PerpExchange", "qlib_crypto.backtest.qlib_exchange")
+POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
+BACKTEST_KEYS = {"start_time", "end_time", "account", "pos_type", "exchange_kwargs"}
+
+
+@dataclass(frozen=True)
+class PerpRun:
+    """The tables of one backtest, as `openspec/project.md` describes them under run results."""
+
+    steps: pd.DataFrame
+    fills: pd.DataFrame
+    funding: pd.DataFrame
+    positions: pd.DataFrame
+    assumptions: dict[str, Any]
+
+    def metrics(self) -> dict[str, float]:
+        """The headline numbers; money in quote coin, returns as fractions of the start equity.
+
+        net = gross - fees - funding paid (over start equity); `gross_return` is of prices alone; `turnover` is traded
+        notional over equity, summed over the steps; NaN where a number does not exist.
+        """
+        start = float(self.assumptions["account"])
+        equity = np.concatenate([[start], self.steps["equity"].to_numpy()])
+        year = steps_in_year(Interval.parse(self.assumptions["freq"]).ms)
+        return {
+            "net_return": total_return(equity),
+            "gross_return": float(self.steps["price"].sum()) / start,
+            "fees": -float(self.steps["fee"].sum()),
+            "funding_paid": -float(self.steps["funding"].sum()),
+            "sharpe_365": annualised_sharpe(step_returns(equity), year),
+            "max_drawdown": max_drawdown(equity),
+            "turnover": float(np.nansum(step_turnover(self.steps["turnover"].to_numpy(), equity))),
+            "trades": float(len(self.fills)),
+        }
+
+
+def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Executor, exchange and backtest configurations with everything said once put where Qlib wants it.
+
+    The exchange takes `freq` from the innermost executor and the span from `backtest`, unless it has its own; class
+    names default to this package's.
+
+    Raises
+    ------
+    ConfigError
+        On a key that would be silently ignored, a benchmark (both are built from the provider), or a missing part.
+
+    """
+    backtest = deepcopy(dict(config.get("backtest") or {}))
+    if "benchmark" in backtest:
+        raise ConfigError(
+            f"backtest.benchmark {backtest['benchmark']!r}: leave it out, BTC and equal weight are built from the data"
+        )
+    exchange_kwargs = dict(backtest.pop("exchange_kwargs", None) or {})
+    exchange = _named(exchange_kwargs.pop("exchange", None) or {}, EXCHANGE)
+    ignored = sorted(exchange_kwargs) + sorted(set(backtest) - BACKTEST_KEYS)
+    if ignored:
+        raise ConfigError(f"backtest keys {ignored} would be ignored; exchange keys belong under exchange.kwargs")
+    if backtest.get("start_time") is None or backtest.get("end_time") is None:
+        raise ConfigError("backtest needs start_time and end_time; write both as full UTC times")
+    if not isinstance(backtest.get("account", 0), int | float):
+        raise ConfigError(f"backtest.account {backtest['account']!r} must be a number: the start equity in quote coin")
+    executor = _named(config.get("executor") or {}, EXECUTOR)
+    if "time_per_step" not in executor["kwargs"]:
+        raise ConfigError("executor.kwargs needs time_per_step, such as 60min")
+    _refuse_cut_day(backtest["end_time"], Interval.parse(executor["kwargs"]["time_per_step"]))
+    defaults = {
+        "freq": _innermost(executor)["kwargs"]["time_per_step"],
+        "start_time": backtest["start_time"],
+        "end_time": backtest["end_time"],
+    }
+    exchange["kwargs"] = {**defaults, **exchange["kwargs"]}
+    return executor, exchange, {"account": 100_000, "pos_type": POSITION, **backtest}
+
+
+def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
+    """The backtest of a strategy (an object, or its configuration) under `config`'s `executor` and `backtest`.
+
+    Raises
+    ------
+    ConfigError
+        See `completed`, `PerpExchange` and `PerpExecutor`.
+    GapError
+        When funding is unknown while a position is held, under `missing_funding: error`.
+
+    """
+    executor_config, exchange_config, backtest = completed(config)
+    exchange = init_instance_by_config(exchange_config, accept_types=PerpExchange)
+    if not isinstance(exchange, PerpExchange):
+        raise ConfigError(f"exchange class {exchange_config['class']!r} is no PerpExchange")
+    btc, equal = bitcoin(exchange), equal_weight(exchange)
+    with warnings.catch_warnings():
+        # qlib.utils.index_data averages over the orders of every step, also when there are none
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        strategy, executor = get_strategy_executor(
+            strategy=strategy,
+            executor=executor_config,
+            benchmark=(equal if btc.isna().all() else btc).fillna(0.0),  # Qlib's own report needs a number a step
+            exchange_kwargs={"exchange": exchange},
+            **backtest,
+        )
+        inner = executor.get_all_executors()[-1]
+        if not isinstance(inner, PerpExecutor):
+            raise ConfigError(f"the innermost executor must be PerpExecutor, not {type(inner).__name__}")
+        backtest_loop(backtest["start_time"], backtest["end_time"], strategy, executor)
+    steps = inner.ledger.steps()
+    steps["bench_btc"], steps["bench_equal"] = btc.reindex(steps.index), equal.reindex(steps.index)
+    notes: Counter[str] = Counter()
+    for counted in (inner.ledger.counts, exchange.refusals, getattr(strategy, "notes", {})):
+        notes.update(counted)
+    return PerpRun(
+        steps=steps,
+        fills=inner.ledger.fills(),
+        funding=inner.ledger.funding(),
+        positions=inner.ledger.positions(),
+        assumptions=_assumptions(exchange, steps, inner.ledger.start_equity, notes),
+    )
+
+
+def _refuse_cut_day(end: Any, step: Interval) -> None:
+    """Qlib reads a date as its 00:00, so that the last day would have one bar."""
+    whole_day = isinstance(end, str) and len(end.strip()) == len("2025-01-01")
+    if step.ms < DAY_MS and (whole_day or (isinstance(end, date) and not isinstance(end, datetime))):
+        raise ConfigError(f"backtest.end_time {end} means 00:00 and cuts its day; write the last bar's full UTC time")
+
+
+def _named(part: Any, default: tuple[str, str]) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        raise ConfigError(f"{default[0]}: write class, module_path and kwargs, not {part!r}")
+    named: dict[str, Any] = {"class": default[0], "module_path": default[1], **deepcopy(dict(part))}
+    named["kwargs"] = dict(named.get("kwargs") or {})
+    return named
+
+
+def _innermost(executor: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = executor["kwargs"].get("inner_executor")
+    return _innermost(inner) if isinstance(inner, Mapping) else executor
+
+
+def _assumptions(
+    exchange: PerpExchange, steps: pd.DataFrame, start_equity: float, notes: Mapping[str, int]
+) -> dict[str, Any]:
+    """Everything a reader must know to judge the numbers, in plain types."""
+    quote = exchange.quote
+    known = np.isfinite(quote.data["$funding_cash"]) & np.isfinite(quote.data["$funding_open_cash"])
+    bars = int(quote.has_bar.sum())
+    sources = Counter(exchange.rules.get(name, ASSUMED).spec_source for name in quote.names)
+    return {
+        "account": start_equity,
+        "freq": exchange.freq,
+        "start": str(steps.index[0]),
+        "end": str(steps.index[-1]),
+        "market": exchange.market,
+        "instruments": len(quote.names),
+        "bars": bars,
+        "deal_price": "open of the bar after the signal's; every admitted order fills completely",
+        "sizing": "weight x equity at the last marks / open",
+        "taker_fee": exchange.taker_fee,
+        "maker_fee": exchange.maker_fee,
+        "fee_paid": exchange.liquidity,
+        "slippage": "none",
+        "mark": "trade price: open before the orders, close after them; without a bar the last one stays",
+        "margin": "none: no maintenance margin and no liquidation; new exposure ends at the leverage cap",
+        "max_gross_leverage": exchange.max_gross_leverage,
+        "order_rules": {source: sources[source] for source in sorted(sources)},
+        "missing_funding": exchange.missing_funding,
+        "funding_coverage": float((known & quote.has_bar).sum() / bars) if bars else math.nan,
+        "funding_price": _settlement_prices(Path(C.dpm.get_data_uri(exchange.freq)), quote.names),
+        "delisting": "settled at the last mark with the taker fee once neither prices nor funding go on in the data",
+        "precision": "account in float64; prices on their tick where it is known, else and for funding Qlib's float32",
+        "notes": {note: int(count) for note, count in sorted(notes.items()) if count},
+    }
+
+
+def _settlement_prices(folder: Path, names: list[str]) -> dict[str, int]:
+    """How many settlements of these instruments the provider valued at which price."""
+    manifest = read_manifest(folder)
+    total: Counter[str] = Counter()
+    for name in names:
+        total.update(manifest.settlement_prices.get(name, {}) if manifest else {})
+    return dict(sorted(total.items()))

@@ -1,0 +1,3 @@
+from qlib_crypto.cli.app import main
+
+main()

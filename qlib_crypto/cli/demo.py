@@ -1,0 +1,285 @@
+"""The demo: every step of the main job as a real command against the local exchange, timed and shown.
+
+The sandbox stands still while history is fetched by REST; then its clock runs as fast as the sockets take while the
+collector streams the last days; then lake, provider, workflow and report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+
+from qlib_crypto.clock import DAY_MS, HOUR_MS, iso
+from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.symbols import Interval, Venue
+
+console = Console(highlight=False)
+
+_HISTORY_DAYS = 120
+_STREAM_DAYS = 2
+_RATE_SCALE = "100"
+_WORKFLOWS = {"1h": "lightgbm_60min", "5m": "lightgbm_5min", "1m": "lightgbm_5min", "1d": "lightgbm_day"}
+_START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the demo does, decided from the tape.
+
+    `history` bars are fetched by REST over `[start_ms, stream_ms)`, `stream` bars of `streamed` come by websocket until
+    `end_ms`.
+    """
+
+    venue: Venue
+    history: Interval
+    stream: Interval
+    start_ms: int
+    stream_ms: int
+    end_ms: int
+    instruments: int
+    streamed: tuple[str, ...]
+
+
+def run_demo(*, tape: str, venue: Venue, interval: str, out: Path) -> None:
+    """Run the main job and say where the report is."""
+    begin = time.monotonic()
+    history = Interval.parse(interval)
+    if history.name not in _WORKFLOWS:
+        raise ConfigError(f"interval {interval!r}: the demo has workflows for {' '.join(_WORKFLOWS)}")
+    plan = plan_demo(tape, venue, history)
+    if out.exists():
+        _clear(out)
+    out.mkdir(parents=True, exist_ok=True)
+    console.print(f"[bold]qlib-crypto demo[/]  {venue}, {tape or 'generated market'}, {plan.instruments} perpetuals")
+    console.print(f"  history {plan.history}: {iso(plan.start_ms)} → {iso(plan.stream_ms)} UTC by REST")
+    console.print(f"  stream  {plan.stream}: {iso(plan.stream_ms)} → {iso(plan.end_ms)} UTC by websocket")
+    with _sandbox(tape, plan, out) as url:
+        _collect(plan, url, out)
+    lake, provider = ["--lake", str(out)], ["--provider", str(out / "qlib_data")]
+    _step("convert", "convert", *lake, *provider)
+    _step("verify", "verify", *lake, *provider)
+    variables = workflow_variables(plan, out)
+    workflow = f"workflows/{_WORKFLOWS[history.name]}.yaml"
+    options = [part for name, value in variables.items() for part in ("--var", f"{name}={value}")]
+    _step("workflow", "run", workflow, *options, *lake, *provider)
+    summary = json.loads(Path("reports/demo/summary.json").read_text())
+    _show(summary, planted_ic(tape, venue), time.monotonic() - begin)
+
+
+def plan_demo(tape: str, venue: Venue, history: Interval) -> Plan:
+    """The spans and intervals that this tape can give."""
+    from qlib_crypto.cli.running import open_tape
+
+    source = open_tape(tape, venue)
+    by_interval: dict[Interval, dict[str, tuple[int, int]]] = {}
+    for instrument in sorted(source.specs):
+        for stored in source.intervals(instrument):
+            opens = source.bars(instrument, stored).open_ms
+            if len(opens):
+                by_interval.setdefault(stored, {})[instrument.symbol] = (int(opens[0]), int(opens[-1]) + stored.ms)
+    if not any(stored <= history for stored in by_interval):
+        raise ConfigError(f"tape {tape} has no {history} bars of {venue}; choose another --interval or --venue")
+    base = history if history in by_interval else min(by_interval)
+    spans = by_interval[base].values()
+    first, last = min(a for a, _ in spans), max(b for _, b in spans)
+    finest = Interval.parse("1m")
+    stream, end = history, last
+    minutes = [b for _, b in by_interval.get(finest, {}).values() if first + _STREAM_DAYS * DAY_MS < b <= last + DAY_MS]
+    if minutes:  # 1m bars lie inside the history: stream those, up to the last whole hour they reach
+        stream, end = finest, max(minutes)
+    end -= end % HOUR_MS
+    start = max(first, end - (_STREAM_DAYS + _HISTORY_DAYS) * DAY_MS)
+    start += -start % HOUR_MS
+    begin = end - _STREAM_DAYS * DAY_MS
+    streamed = tuple(s for s, (a, b) in by_interval.get(stream, by_interval[base]).items() if a < end and b > begin)
+    return Plan(venue, history, stream, start, begin, end, len(by_interval[base]), streamed)
+
+
+def workflow_variables(plan: Plan, out: Path) -> dict[str, str]:
+    """The workflow's variables: 65 % of the span to train on, 12 % to validate, the rest to test, a day between."""
+    span = plan.end_ms - plan.start_ms
+    train_end = plan.start_ms + int(span * 0.65) // HOUR_MS * HOUR_MS
+    valid_start = train_end + DAY_MS
+    valid_end = valid_start + int(span * 0.12) // HOUR_MS * HOUR_MS
+    test_start = valid_end + DAY_MS
+    return {
+        "NAME": "demo",
+        "MARKET": f"{plan.venue}_{_bar(plan)}",
+        "TRAIN_START": iso(plan.start_ms),
+        "TRAIN_END": iso(train_end),
+        "VALID_START": iso(valid_start),
+        "VALID_END": iso(valid_end),
+        "TEST_START": iso(test_start),
+        "TEST_END": iso(plan.end_ms - 2 * Interval.parse(_bar(plan)).ms),
+        "MISSING_FUNDING": "untradable",
+        "PROVIDER_URI": str(out / "qlib_data"),
+    }
+
+
+def _bar(plan: Plan) -> str:
+    return _WORKFLOWS[plan.history.name].removeprefix("lightgbm_")
+
+
+def _collect(plan: Plan, url: str, out: Path) -> None:
+    common = ["--venue", plan.venue, "--endpoint", url, "--rate-scale", _RATE_SCALE, "--lake", str(out)]
+    _step("rank", "rank", *common)
+    history = ["--interval", plan.history.name, "--start", iso(plan.start_ms)]
+    _step("history", "backfill", *common, *history, "--end", iso(plan.stream_ms))
+    with _timed("stream"):
+        options = ["--interval", plan.stream.name, "--clock", "venue", "--until", iso(plan.end_ms)]
+        collector = _start("collect", *common, *options, "--symbols", ",".join(plan.streamed))
+        try:
+            _wait_for_streams(url, collector)
+            requests.post(f"{url}/sandbox/clock", json={"speed": "max", "until": plan.end_ms}, timeout=10)
+            code = collector.wait()
+        finally:
+            _end(collector)
+        if code:
+            raise QlibCryptoError(f"demo: the collector ended with exit code {code}; its message is above")
+    if plan.stream != plan.history:  # the last hours of those that have no minutes
+        _step("top up", "backfill", *common, *history, "--end", iso(plan.end_ms))
+
+
+def _wait_for_streams(url: str, collector: subprocess.Popen[bytes]) -> None:
+    """Until the collector has subscribed and the count of streams stands still."""
+    seen, since = 0, time.monotonic()
+    while time.monotonic() - since < _START_S and collector.poll() is None:
+        streams = int(requests.get(f"{url}/sandbox/status", timeout=10).json()["streams"])
+        if streams and streams == seen and time.monotonic() - since > 2:  # noqa: PLR2004 - two seconds without a newcomer
+            return
+        if streams != seen:
+            seen, since = streams, time.monotonic()
+        time.sleep(0.25)
+    if collector.poll() is None:
+        raise QlibCryptoError("demo: the collector subscribed to nothing within a minute; its messages are above")
+
+
+@contextmanager
+def _sandbox(tape: str, plan: Plan, out: Path) -> Iterator[str]:
+    """A sandbox process that stands still at the start of the stream; its address."""
+    log = (out / "sandbox.log").open("wb")
+    arguments = ["sandbox", "--venue", plan.venue, "--port", "0", "--speed", "0", "--rate-scale", _RATE_SCALE]
+    process = subprocess.Popen(
+        [*_command(), *arguments, "--tape", tape or "generator", "--at", iso(plan.stream_ms)],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=_environment(),
+    )
+    try:
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        line = process.stdout.readline().decode().strip()
+        if "http://" not in line:
+            raise QlibCryptoError(f"demo: the sandbox did not start; see {out / 'sandbox.log'}")
+        yield "http://" + line.rsplit("http://", 1)[1].split()[0]
+    finally:
+        _end(process)
+        log.close()
+
+
+def _step(label: str, *arguments: str) -> None:
+    with _timed(label):
+        process = _start(*arguments)
+        try:
+            code = process.wait()
+        finally:
+            _end(process)
+        if code:
+            raise QlibCryptoError(
+                f"demo: `qlib-crypto {arguments[0]}` ended with exit code {code}; its message is above"
+            )
+
+
+@contextmanager
+def _timed(label: str) -> Iterator[None]:
+    console.rule(f"[bold]{label}", align="left", style="dim")
+    begin = time.monotonic()
+    yield
+    console.print(f"  [dim]{label}: {time.monotonic() - begin:.1f} s[/]")
+
+
+def _start(*arguments: str) -> subprocess.Popen[bytes]:
+    shown = " ".join(shlex.quote(a) for a in arguments)
+    console.print(f"  $ qlib-crypto {shown}", soft_wrap=True, markup=False, style="dim")
+    return subprocess.Popen([*_command(), *arguments], env=_environment())
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "qlib_crypto.cli"]
+
+
+def _environment() -> Mapping[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "2"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo, and nothing that is not one."""
+    if any(
+        p.name not in {"okx_data", "binance_data", "qlib_data", "sandbox.log"}
+        and not p.name.startswith(("top50", "qlib_data", "."))
+        for p in out.iterdir()
+    ):
+        raise ConfigError(f"--out {out} holds other files than a demo's; give an empty or new folder")
+    shutil.rmtree(out)
+
+
+def planted_ic(tape: str, venue: Venue) -> float | None:
+    """The expected IC of the signal that a generated market hides, None for a real tape."""
+    from qlib_crypto.cli.running import open_tape
+    from qlib_crypto.sandbox.generator import GeneratorTape
+
+    source = open_tape(tape, venue) if not tape else None
+    return source.theoretical_ic if isinstance(source, GeneratorTape) else None
+
+
+def _show(summary: dict[str, Any], planted: float | None, seconds: float) -> None:
+    console.rule("[bold]done", align="left", style="dim")
+    funding = summary["funding"]["net"]
+    lines = (
+        (
+            "IC",
+            _in("{:.4f}", summary["ic"]) + (f", of {planted:.4f} that the generated market hides" if planted else ""),
+        ),
+        (
+            "net return",
+            f"{_in('{:+.2%}', summary['net_return'])}, before costs {_in('{:+.2%}', summary['gross_return'])}",
+        ),
+        ("fees, funding", f"{-summary['fees']:+,.0f} {summary['quote']}, {funding:+,.0f} {summary['quote']}"),
+        ("Sharpe, 365 d", _in("{:.2f}", summary["sharpe_365"])),
+        ("drawdown", _in("{:.2%}", summary["max_drawdown"])),
+        ("trades", f"{summary['trades']:,}"),
+        ("report", str(Path("reports/demo/report.html").resolve())),
+        ("summary", str(Path("reports/demo/summary.json").resolve())),
+    )
+    for name, value in lines:
+        console.print(f"  {name:14} {value}", soft_wrap=True, markup=False)
+    console.print(
+        f"\n  {seconds:.0f} s in all. Runs: mlflow ui --backend-store-uri sqlite:///mlruns.db", soft_wrap=True
+    )
+
+
+def _in(pattern: str, value: float | None) -> str:
+    return "undefined" if value is None else pattern.format(value)

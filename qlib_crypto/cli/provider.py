@@ -1,0 +1,69 @@
+"""Commands on the Qlib provider: convert verify."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, ProviderOption, settings_from
+from qlib_crypto.cli.progress import line_progress, say
+from qlib_crypto.errors import DataError
+from qlib_crypto.symbols import Venue
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command()(convert)
+    app.command()(verify)
+
+
+def convert(
+    full: Annotated[bool, typer.Option("--full", help="Rebuild even when the lake has not changed.")] = False,
+    lake: LakeOption = None,
+    provider: ProviderOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Lake → Qlib binary: every frequency, calendars, instruments; verified, then swapped in."""
+    from qlib_crypto.lake import Lake
+    from qlib_crypto.provider import convert as run
+    from qlib_crypto.universe import membership_spans
+
+    settings = settings_from(config, lake=lake, provider=provider)
+    source = Lake(settings.lake_dir)
+    with line_progress("converting") as progress:
+        summary = run(
+            source,
+            settings.provider_dir,
+            settings.provider,
+            memberships={venue: membership_spans(source, venue) for venue in Venue},
+            full=full,
+            progress=progress,
+        )
+    say(str(summary))
+
+
+def verify(
+    cells: Annotated[Literal["sample", "all"], typer.Option(help="How many values to compare.")] = "sample",
+    as_json: JsonOption = False,
+    lake: LakeOption = None,
+    provider: ProviderOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Compare the provider with the lake; exit code 3 and a list when anything differs."""
+    from qlib_crypto.lake import Lake
+    from qlib_crypto.provider import verify as run
+
+    settings = settings_from(config, lake=lake, provider=provider)
+    problems = run(Lake(settings.lake_dir), settings.provider_dir, cells=cells)
+    if as_json:
+        print(json.dumps({"provider": str(settings.provider_dir), "problems": problems}))  # noqa: T201 - output
+    else:
+        for problem in problems:
+            print(problem)  # noqa: T201 - the command's output
+    if problems:
+        raise DataError(
+            f"{settings.provider_dir} differs from the lake in {len(problems)} places; run: qlib-crypto convert --full"
+        )
+    say(f"{settings.provider_dir} equals the lake ({cells} cells)")

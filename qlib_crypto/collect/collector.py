@@ -1,0 +1,327 @@
+"""The collector: a venue's stream into the lake, and REST for whatever the stream missed.
+
+Three threads: the stream (asyncio) hands rows to a queue; this one stores them, a transaction a batch, and watches
+for what is missing; `Worker` asks REST and seals. A bar counts as covered once the stream gave it or REST was asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qlib_crypto.clock import DAY_MS, MINUTE_MS, Clock, day_start, iso
+from qlib_crypto.collect.fill import Filler
+from qlib_crypto.collect.parts import MarketTime, Membership, Stream, StreamThread, stopped_by_signals
+from qlib_crypto.collect.worker import Worker
+from qlib_crypto.errors import QlibCryptoError
+from qlib_crypto.feeds import RestClient, VenueStream
+from qlib_crypto.lake import Lake
+from qlib_crypto.lake.checks import bar_fault, estimate_fault
+from qlib_crypto.schemas import Bar, Estimate
+from qlib_crypto.settings import VenueSettings
+from qlib_crypto.symbols import Instrument, Interval
+
+_BATCH = 20_000
+_TAKE_S = 0.1
+_STOP_S = 15.0
+#: A day is sealed this long after it ended, so that its last bars are in.
+_SEAL_DELAY_MS = 2 * MINUTE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSummary:
+    """What one run of the collector stored: new or replaced rows, and files written.
+
+    `stream_bars` came by websocket, `rest_bars` filled what it missed, `refused` rows were told one by one.
+    """
+
+    stream_bars: int
+    rest_bars: int
+    settlements: int
+    estimates: int
+    refused: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the collector looks around, wall seconds.
+
+    Attributes
+    ----------
+    look_s
+        Between two looks for missing bars, a new membership, a new day.
+    grace_s
+        A bar that is due and has not come for so long is asked over REST.
+    status_s
+        Between two status lines.
+    retry_s
+        Before REST is asked again for what it did not have, doubled each time.
+
+    """
+
+    look_s: float = 0.5
+    grace_s: float = 5.0
+    status_s: float = 10.0
+    retry_s: float = 1.0
+
+
+def collect(
+    lake: Lake,
+    client: RestClient,
+    settings: VenueSettings,
+    instruments: Sequence[Instrument],
+    interval: Interval,
+    *,
+    clock: Clock,
+    membership: Path | None = None,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    stop: threading.Event | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+    status: Callable[[str], None] = lambda _line: None,
+    pace: Pace | None = None,
+    stream: Callable[..., Stream] = VenueStream,
+) -> CollectSummary:
+    """Stream confirmed bars and funding into the lake until stopped; on return every row is durable and sealed.
+
+    At the start and after every gap the missing bars come by REST, settlements when an estimate moves on to the next
+    one. Days are sealed as they end. SIGINT and SIGTERM stop it cleanly when it runs in the main thread.
+
+    Parameters
+    ----------
+    lake, client, settings
+        Where rows go, and where they come from: `settings` holds the websocket's address.
+    instruments, interval
+        What to follow.
+    clock
+        Market time: decides which bars are due and which days have ended.
+    membership
+        A file as `lake.universe_file` writes it; when it changes, its instruments are followed instead.
+    since_ms
+        Also fetch what the lake lacks from here on; None goes on after each instrument's last bar, and where there is
+        none begins with the stream.
+    until_ms
+        Stop by itself once every bar that closes by then is there or known to be missing.
+    stop
+        Set it to stop.
+    say, status
+        Get one line for each event or trouble, and now and then one with the state.
+    pace, stream
+        For tests: how often to look around, and what makes the stream.
+
+    Raises
+    ------
+    StorageError
+        The disk refused; what was stored is kept, and the next run fetches what is missing.
+    ConfigError
+        Instruments or interval are not the venue's.
+
+    """
+    stop = stop or threading.Event()
+    collector = _Collector(lake, client, settings, interval, clock, since_ms, until_ms, say, status, pace or Pace())
+    with stopped_by_signals(stop):
+        return collector.run(stream, instruments, membership, stop)
+
+
+class _Collector:
+    def __init__(
+        self,
+        lake: Lake,
+        client: RestClient,
+        settings: VenueSettings,
+        interval: Interval,
+        clock: Clock,
+        since_ms: int | None,
+        until_ms: int | None,
+        say: Callable[[str], None],
+        status: Callable[[str], None],
+        pace: Pace,
+    ) -> None:
+        self._lake, self._client, self._settings, self._interval = lake, client, settings, interval
+        self._since_ms, self._until_ms = since_ms, until_ms
+        self._say, self._status, self._pace = say, status, pace
+        self._time = MarketTime(clock, say)
+        self._inbox: queue.SimpleQueue[Bar | Estimate] = queue.SimpleQueue()
+        self._filler = Filler(lake, client, interval, say)
+        kinds = {
+            "specs": self._filler.refresh,
+            "bars": self._filler.fill,
+            "settled": self._filler.settled,
+            "funding": self._filler.catch_up,
+            "seal": self._filler.seal,
+        }
+        self._worker = Worker(kinds, say, first_wait_s=pace.retry_s)
+        #: Bars before this were given by the stream or asked over REST.
+        self._covered: dict[Instrument, int] = {}
+        self._overdue: dict[Instrument, tuple[int, float]] = {}
+        self._settles: dict[Instrument, int] = {}
+        self._day = 0
+        self._bars = self._estimates = self._refused = 0
+
+    def run(
+        self,
+        make_stream: Callable[..., Stream],
+        instruments: Sequence[Instrument],
+        membership: Path | None,
+        stop: threading.Event,
+    ) -> CollectSummary:
+        stream = make_stream(
+            self._client.venue, self._settings, instruments, self._interval,
+            on_bar=self._inbox.put, on_estimate=self._inbox.put, on_problem=self._say,
+        )  # fmt: skip
+        watch = Membership(membership, self._client.venue, self._say) if membership else None
+        self._time.start()
+        self._day = day_start(self._time.now_ms - _SEAL_DELAY_MS)
+        self._worker.ask("specs", None, 0, 0)
+        self._follow(instruments)
+        streaming = StreamThread(stream)
+        self._worker.start()
+        streaming.start()
+        try:
+            self._loop(stream, watch, streaming, stop)
+        finally:
+            streaming.end(stream)
+            files = self._close()
+        return CollectSummary(
+            self._bars, self._filler.bars, self._filler.settlements, self._estimates, self._refused, len(files)
+        )
+
+    def _loop(self, stream: Stream, watch: Membership | None, streaming: StreamThread, stop: threading.Event) -> None:
+        look = status = 0.0
+        while not stop.is_set():
+            self._store(self._take())
+            streaming.check()
+            self._worker.check()
+            now = time.monotonic()
+            if now - look >= self._pace.look_s:
+                look = now
+                changed = watch.changed() if watch else None
+                if changed:
+                    self._follow(changed)
+                    stream.replace(changed)
+                self._look(now)
+                if self._finished():
+                    self._say(f"reached {iso(self._until_ms or 0)}")
+                    return
+            if now - status >= self._pace.status_s:
+                status = now
+                self._status(self._line())
+
+    def _close(self) -> list[Path]:
+        """Everything that arrived, stored and sealed."""
+        self._time.stop()
+        while rows := self._take(wait_s=0.0):
+            self._store(rows)
+        if not self._worker.stop(_STOP_S):
+            self._say("a REST request has not ended; its rows will be fetched by the next run")
+        files = self._lake.seal(self._client.venue)
+        self._status(self._line())
+        return files
+
+    def _take(self, wait_s: float = _TAKE_S) -> list[Bar | Estimate]:
+        rows: list[Bar | Estimate] = []
+        with contextlib.suppress(queue.Empty):
+            if wait_s:
+                rows.append(self._inbox.get(timeout=wait_s))
+            while len(rows) < _BATCH:
+                rows.append(self._inbox.get_nowait())
+        return rows
+
+    def _store(self, rows: list[Bar | Estimate]) -> None:
+        """Make a batch durable, then see what it tells about missing bars and due settlements."""
+        bars = [row for row in rows if isinstance(row, Bar) and self._good(bar_fault(row))]
+        estimates = [row for row in rows if isinstance(row, Estimate) and self._good(estimate_fault(row))]
+        self._bars += self._lake.store_bars(bars)
+        # of a minute the lake keeps the last one anyway
+        sampled = {(row.instrument, row.time_ms // MINUTE_MS): row for row in estimates}
+        self._estimates += self._lake.store_estimates(sampled.values())
+        step = self._interval.ms
+        for bar in bars:
+            covered = self._covered.get(bar.instrument)
+            if covered is None or bar.open_ms < covered:
+                continue
+            if bar.open_ms > covered:
+                self._worker.ask("bars", bar.instrument, covered, bar.open_ms)
+            self._covered[bar.instrument] = bar.open_ms + step
+        for row in estimates:
+            due = self._settles.get(row.instrument)
+            if due is not None and row.settles_ms > due:
+                self._worker.ask("settled", row.instrument, due - DAY_MS, due)
+            self._settles[row.instrument] = max(row.settles_ms, due or 0)
+
+    def _good(self, fault: QlibCryptoError | None) -> bool:
+        if fault is not None:
+            self._refused += 1
+            self._say(str(fault))
+        return fault is None
+
+    def _follow(self, instruments: Sequence[Instrument]) -> None:
+        """Cover these instruments from their last bar on, and no others."""
+        now_ms = self._time.now_ms
+        closed = self._interval.floor(now_ms)
+        for gone in set(self._covered).difference(instruments):
+            del self._covered[gone]
+            self._settles.pop(gone, None)
+        for instrument in instruments:
+            if instrument in self._covered:
+                continue
+            begin = self._resume(instrument, closed)
+            if begin < closed:
+                self._worker.ask("bars", instrument, begin, closed)
+            self._covered[instrument] = max(begin, closed)
+            self._worker.ask("funding", instrument, min(begin, now_ms - DAY_MS), now_ms)
+
+    def _resume(self, instrument: Instrument, closed: int) -> int:
+        """The first bar that may be missing."""
+        if self._since_ms is not None:  # the worker fetches only what the lake lacks
+            return self._interval.floor(self._since_ms)
+        last = self._lake.last_open(instrument, self._interval)
+        return closed if last is None else last + self._interval.ms
+
+    def _look(self, now_s: float) -> None:
+        """Ask for bars that are due and have not come, refresh specs and seal when a day has ended."""
+        now_ms = self._time.now_ms
+        if self._until_ms is not None:
+            now_ms = min(now_ms, self._until_ms)
+        due = self._interval.floor(now_ms)
+        for instrument, covered in self._covered.items():
+            if covered >= due:
+                self._overdue.pop(instrument, None)
+                continue
+            seen, since_s = self._overdue.get(instrument, (-1, now_s))
+            if seen != covered:
+                self._overdue[instrument] = (covered, now_s)
+            elif now_s - since_s >= self._pace.grace_s:
+                self._worker.ask("bars", instrument, covered, due)
+                self._covered[instrument] = due
+        day = day_start(now_ms - _SEAL_DELAY_MS)
+        if day > self._day:
+            self._day = day
+            self._worker.ask("seal", None, 0, day)
+            self._worker.ask("specs", None, 0, 0)
+
+    def _finished(self) -> bool:
+        until = self._until_ms
+        if until is None or self._time.now_ms < until or not self._inbox.empty():
+            return False
+        if any(covered < self._interval.floor(until) for covered in self._covered.values()):
+            return False
+        for instrument, due in tuple(self._settles.items()):
+            if due <= until:
+                self._worker.ask("funding", instrument, due - DAY_MS, until)
+                self._settles[instrument] = until + 1
+        return self._worker.pending == 0
+
+    def _line(self) -> str:
+        covered = min(self._covered.values(), default=0)
+        return (
+            f"{iso(self._time.now_ms)} {self._client.venue} {len(self._covered)} instruments, bars to {iso(covered)}: "
+            f"{self._bars:,} streamed, {self._filler.bars:,} by REST, {self._filler.settlements:,} settlements, "
+            f"{self._worker.pending} requests wait"
+        )

@@ -1,0 +1,43 @@
+"""Arithmetic across instruments at one timestamp, for whole columns at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def z_scores(
+    values: NDArray[np.floating], at: NDArray[np.intp], size: int, min_instruments: int
+) -> tuple[NDArray[np.float64], int]:
+    """Distance from the timestamp's mean in sample standard deviations (n - 1), and how many timestamps were refused.
+
+    Parameters
+    ----------
+    values
+        One value a row, shape (rows,); NaN and infinities do not count.
+    at, size
+        Which timestamp each row belongs to, in [0, size), shape (rows,), and how many timestamps there are.
+    min_instruments
+        Timestamps with fewer finite values are refused.
+
+    Returns
+    -------
+    Shape (rows,), computed in float64: NaN where the value is not finite, its timestamp is refused, or all its finite
+    values are equal.
+
+    """
+    finite = np.isfinite(values)
+    known = np.where(finite, values, 0.0).astype(np.float64)
+    count = np.bincount(at, weights=finite, minlength=size)
+    mean = np.bincount(at, weights=known, minlength=size) / np.maximum(count, 1)
+    deviation = np.where(finite, known - mean[at], 0.0)
+    variance = np.bincount(at, weights=deviation * deviation, minlength=size) / np.maximum(count - 1, 1)
+    low, high = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(low, at[finite], known[finite])
+    np.maximum.at(high, at[finite], known[finite])
+    # equality is compared exactly: the variance of equal values is not always exactly zero
+    usable = (count >= min_instruments) & (high > low)
+    scores = np.full(values.shape, np.nan)
+    rows = finite & usable[at]
+    scores[rows] = deviation[rows] / np.sqrt(variance[at[rows]])
+    return scores, int(np.count_nonzero((count > 0) & (count < min_instruments)))

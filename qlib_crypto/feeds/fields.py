@@ -1,0 +1,112 @@
+"""Fields of venue messages: numbers written as text, `""` for missing, and which contracts are ours."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from qlib_crypto.clock import iso
+from qlib_crypto.errors import SchemaError
+from qlib_crypto.schemas import Bar
+from qlib_crypto.symbols import Instrument, Interval, Venue
+
+
+def number(value: Any) -> float | None:
+    """The finite float that `value` is or spells exactly; None for `""` and None, which both venues use for missing.
+
+    Raises
+    ------
+    SchemaError
+        It is neither.
+
+    """
+    if value is None or value == "":
+        return None
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise SchemaError(f"{value!r} is no number; the venue's message has another shape than documented")
+    return result
+
+
+def whole(value: Any) -> int | None:
+    """The integer that `value` is or spells; None for `""` and None.
+
+    Raises
+    ------
+    SchemaError
+        It is neither.
+
+    """
+    if value is None or value == "":
+        return None
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise SchemaError(f"{value!r} is no integer; the venue's message has another shape than documented") from None
+
+
+def linear(venue: Venue, venue_id: Any) -> Instrument | None:
+    """The instrument of a venue's id; None for what we keep out.
+
+    That is whatever is no linear perpetual in USDT or USDC (inverse, dated, USD-margined, placeholders, empty ids),
+    and ids that are not plain ASCII letters and digits: Binance lists some in Chinese, which would have to survive
+    file systems, Qlib's lower-cased folders and its text files on every machine, for contracts of no weight.
+    """
+    instrument = Instrument.from_venue_id(venue, venue_id) if isinstance(venue_id, str) else None
+    if instrument is None or not (instrument.base.isascii() and instrument.base.isalnum()):
+        return None
+    return instrument
+
+
+def confirmed_bar(
+    instrument: Instrument,
+    interval: Interval,
+    open_ms: int,
+    fields: Sequence[Any],
+    trades: Any,
+    source: str,
+    received_ms: int,
+) -> Bar:
+    """The bar of one confirmed row; `fields` are open, high, low, close, base volume and quote volume as sent.
+
+    Quote volume and trades are None where the venue left them out.
+
+    Raises
+    ------
+    SchemaError
+        A price or the volume is missing or no number, or the bar does not open on the UTC grid of its interval
+        (OKX opens 6 hours and more at UTC+8 unless asked for `utc`).
+
+    """
+    o, h, l, c, volume = map(number, fields[:5])
+    if o is None or h is None or l is None or c is None or volume is None or open_ms % interval.ms:
+        raise SchemaError(
+            f"{instrument} {interval} bar at {iso(open_ms)} ({open_ms}) lacks a value or is off the UTC grid: "
+            f"{list(fields)!r}; the venue's message has another shape than documented"
+        )
+    return Bar(instrument, interval, open_ms, o, h, l, c, volume, number(fields[5]), whole(trades), source, received_ms)
+
+
+def time_of(row: Any, key: str | int) -> int:
+    """The Unix milliseconds at `key` of a row.
+
+    Raises
+    ------
+    SchemaError
+        There are none.
+
+    """
+    try:
+        return int(row[key])
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise SchemaError(f"row {str(row)[:160]} has no time at {key!r}; another shape than documented") from None
+
+
+def wall_ms() -> int:
+    """The machine's own time, for `received_ms`."""
+    return time.time_ns() // 1_000_000

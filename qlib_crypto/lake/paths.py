@@ -1,0 +1,151 @@
+"""Every file name of the lake, written and parsed in one place.
+
+.. code-block:: text
+
+    {venue}_data/kline_1m/{SYMBOL}_{YYYYMMDD}.parquet           bars that open in that UTC day
+    {venue}_data/kline_1h/{SYMBOL}_{YYYYMM}.parquet             an hour and more: a month
+    {venue}_data/funding/funding_rates_{YYYYMMDD}.parquet       all symbols
+    {venue}_data/funding_estimate/funding_estimate_{YYYYMMDD}.parquet
+    {venue}_data/instruments/instruments_{YYYYMMDDTHHMMSS}.parquet
+    {venue}_data/universe/membership_{YYYYMMDDTHHMMSS}.parquet
+    {venue}_data/hot.sqlite                                     rows not yet sealed, and the ledger of seals
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from qlib_crypto.clock import DAY_MS, day_start, month_start, next_month, parse_utc, utc
+from qlib_crypto.errors import QlibCryptoError, SchemaError
+from qlib_crypto.symbols import Instrument, Interval, Venue
+
+KLINE = "kline_"
+FUNDING = "funding"
+ESTIMATE = "funding_estimate"
+INSTRUMENTS = "instruments"
+UNIVERSE = "universe"
+
+_STEM = {FUNDING: "funding_rates", ESTIMATE: ESTIMATE, INSTRUMENTS: INSTRUMENTS, UNIVERSE: "membership"}
+
+
+class Dated(NamedTuple):
+    """A lake file: what its name says. It holds times in `[start_ms, end_ms)`; a snapshot has `end_ms == start_ms`."""
+
+    path: Path
+    stem: str
+    start_ms: int
+    end_ms: int
+
+
+def venue_folder(root: Path, venue: Venue) -> Path:
+    """`{venue}_data`."""
+    return root / f"{venue}_data"
+
+
+def kline_dataset(interval: Interval) -> str:
+    """`kline_1m`, the folder of an interval."""
+    return f"{KLINE}{interval}"
+
+
+def dataset_interval(dataset: str) -> Interval | None:
+    """The interval of a `kline_…` folder name, None for any other name."""
+    if not dataset.startswith(KLINE):
+        return None
+    try:
+        interval = Interval.parse(dataset.removeprefix(KLINE))
+    except QlibCryptoError:
+        return None
+    return interval if kline_dataset(interval) == dataset else None
+
+
+def period(ms: int, *, by_month: bool) -> tuple[int, int]:
+    """The UTC day or month `[start, end)` that holds `ms`: what one file covers."""
+    return (month_start(ms), next_month(ms)) if by_month else (day_start(ms), day_start(ms) + DAY_MS)
+
+
+def kline_file(folder: Path, instrument: Instrument, interval: Interval, start_ms: int) -> Path:
+    """The file of the day or month that starts at `start_ms`; `folder` is the venue's."""
+    stamp = utc(start_ms).strftime("%Y%m" if interval.by_month else "%Y%m%d")
+    return folder / kline_dataset(interval) / f"{instrument.symbol}_{stamp}.parquet"
+
+
+def day_file(folder: Path, dataset: str, start_ms: int) -> Path:
+    """The file of a dataset that keeps all symbols of a day together."""
+    return folder / dataset / f"{_STEM[dataset]}_{utc(start_ms):%Y%m%d}.parquet"
+
+
+def snapshot_file(folder: Path, dataset: str, at_ms: int) -> Path:
+    """The file of a dataset that keeps whole states, each at a second."""
+    return folder / dataset / f"{_STEM[dataset]}_{utc(at_ms):%Y%m%dT%H%M%S}.parquet"
+
+
+def parse_name(path: Path) -> Dated:
+    """What the file name says; the date is read from the right, because symbols contain `_`.
+
+    Raises
+    ------
+    SchemaError
+        When the name does not end in a date.
+
+    """
+    match = re.fullmatch(r"(.+)_(\d{6}|\d{8}|\d{8}T\d{6})\.parquet", path.name)
+    covered = _covered(match[2]) if match else None
+    if match is None or covered is None:
+        raise SchemaError(
+            f"{path} is not named as a lake file (NAME_YYYYMMDD.parquet); move it out of the lake or rename it"
+        )
+    return Dated(path, match[1], *covered)
+
+
+def _covered(stamp: str) -> tuple[int, int] | None:
+    try:
+        if "T" in stamp:
+            at = parse_utc(stamp)
+            return at, at
+        by_month = len(stamp) == len("YYYYMM")
+        return period(parse_utc(f"{stamp}01" if by_month else stamp), by_month=by_month)
+    except QlibCryptoError:
+        return None
+
+
+def dated_files(
+    folder: Path, dataset: str, stem: str | None = None, start_ms: int | None = None, end_ms: int | None = None
+) -> list[Dated]:
+    """The dataset's files, by start; with a stem only its own, with a range only those that touch `[start, end)`."""
+    if stem is None:
+        stem = _STEM.get(dataset)
+    prefix = "" if stem is None else f"{stem}_"
+    found = (parse_name(folder / dataset / name) for name in _names(folder / dataset) if name.startswith(prefix))
+    return sorted(
+        (
+            file
+            for file in found
+            if (stem is None or file.stem == stem)
+            and (end_ms is None or file.start_ms < end_ms)
+            and (start_ms is None or max(file.end_ms, file.start_ms + 1) > start_ms)
+        ),
+        key=lambda file: (file.start_ms, file.end_ms, file.stem),
+    )
+
+
+def datasets(folder: Path) -> list[str]:
+    """Names of the venue's dataset folders that hold files."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []
+    return [name for name in names if next(_names(folder / name), None)]
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            # a name with a leading dot is a file being written
+            yield from (e.name for e in entries if e.name.endswith(".parquet") and not e.name.startswith("."))
+    except FileNotFoundError:
+        return

@@ -1,0 +1,118 @@
+"""SQL over the lake: DuckDB views of sealed and hot rows of both venues, read-only.
+
+Views: `kline_1m`, `kline_1h`, … (one for every interval there is, and for the usual ones), `funding`,
+`funding_estimate`, `instruments`, `membership`. Each has the columns of its Parquet schema and `venue` in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from qlib_crypto import schemas
+from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.lake.paths import (
+    ESTIMATE,
+    FUNDING,
+    INSTRUMENTS,
+    UNIVERSE,
+    dated_files,
+    kline_dataset,
+)
+from qlib_crypto.lake.store import Lake
+from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, Table
+from qlib_crypto.symbols import Interval, Venue
+
+_USUAL = ("1m", "5m", "15m", "1h", "4h", "1d")
+_HIDDEN = "stored"
+_READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+
+
+def query(lake: Lake, sql: str) -> pd.DataFrame:
+    """The answer to one SELECT, WITH, FROM, DESCRIBE, SHOW or EXPLAIN; times are UTC.
+
+    Raises
+    ------
+    ConfigError
+        The SQL is wrong, or would do more than read the views.
+    DataError
+        A file of the lake cannot be read.
+
+    """
+    with duckdb.connect() as connection:
+        try:
+            statements = connection.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type not in _READS:
+                raise ConfigError("sql: write one SELECT; the lake is read-only here")
+            connection.execute("SET TimeZone = 'UTC'")
+            _create_views(connection, lake)
+            folders = [str(lake.folder(venue).resolve()) + "/" for venue in Venue]
+            connection.execute("SET allowed_directories = ?", [folders])
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            frame: pd.DataFrame = connection.sql(statements[0].query).to_arrow_table().to_pandas()
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise DataError(f"sql: the lake cannot be read: {_line(error)}") from error
+        except duckdb.Error as error:
+            raise ConfigError(f"sql: {_line(error)}") from error
+    return frame
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    intervals = {Interval.parse(name) for name in _USUAL}.union(*(lake.intervals(venue) for venue in Venue))
+    parts: list[tuple[str, str, pa.Schema, Table | None, int]] = [
+        (kline_dataset(i), kline_dataset(i), schemas.KLINE, BARS, i.ms) for i in sorted(intervals)
+    ]
+    parts += [
+        ("funding", FUNDING, schemas.FUNDING, SETTLEMENTS, 0),
+        ("funding_estimate", ESTIMATE, schemas.FUNDING_ESTIMATE, ESTIMATES, 0),
+        ("instruments", INSTRUMENTS, schemas.INSTRUMENTS, None, 0),
+        ("membership", UNIVERSE, schemas.MEMBERSHIP, None, 0),
+    ]
+    connection.execute(f"CREATE SCHEMA {_HIDDEN}")
+    for view, dataset, schema, table, interval_ms in parts:
+        empty = _keep(connection, f"{view}_empty", schema.empty_table())
+        selects = [f"SELECT CAST(NULL AS VARCHAR) AS venue, * FROM {empty}"]  # noqa: S608 - from constants
+        for venue in Venue:
+            hot = lake.hot_rows(venue, table, interval_ms) if table else schema.empty_table()
+            files = [str(file.path) for file in dated_files(lake.folder(venue), dataset)]
+            selects += _selects(connection, f"{view}_{venue}", venue, files, hot, table)
+        connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(selects)}")
+
+
+def _selects(
+    connection: duckdb.DuckDBPyConnection, name: str, venue: Venue, files: list[str], hot: pa.Table, table: Table | None
+) -> Iterator[str]:
+    """The venue's rows: sealed ones, but where the hot store has the same key what `Lake` would answer there."""
+    sealed = f"read_parquet([{', '.join(_quoted(file) for file in files)}])"
+    if not len(hot):
+        if files:
+            yield f"SELECT '{venue}' AS venue, * FROM {sealed}"  # noqa: S608 - paths are quoted
+        return
+    assert table is not None  # noqa: S101 - snapshots are never hot
+    if files:
+        slot = f"(epoch_ms(timestamp) + {table.shift_ms}) // {table.slot_ms}"
+        keys = f"SELECT symbol, {slot} FROM {_keep(connection, f'{name}_hot', hot)}"  # noqa: S608 - from constants
+        same = connection.sql(f"SELECT * FROM {sealed} WHERE (symbol, {slot}) IN ({keys})").to_arrow_table()  # noqa: S608 - paths are quoted
+        hot = table.merge(same.cast(table.schema), hot)
+        yield f"SELECT '{venue}' AS venue, * FROM {sealed} WHERE (symbol, {slot}) NOT IN ({keys})"  # noqa: S608 - paths are quoted
+    yield f"SELECT '{venue}' AS venue, * FROM {_keep(connection, f'{name}_now', hot)}"  # noqa: S608 - from constants
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> str:
+    """The name of a table with these rows, in a schema of its own so that it is not listed among the views."""
+    connection.register("arriving", table)
+    connection.execute(f"CREATE TABLE {_HIDDEN}.{name} AS SELECT * FROM arriving")  # noqa: S608 - from constants
+    connection.unregister("arriving")
+    return f"{_HIDDEN}.{name}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,159 @@
+"""The values in a provider against those that the lake gives, computed a second time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from qlib_crypto.clock import DAY_MS, day_start, iso
+from qlib_crypto.lake import Lake
+from qlib_crypto.provider.manifest import Manifest
+from qlib_crypto.provider.recompute import expected_bars, expected_fields
+from qlib_crypto.provider.write import feature_file
+from qlib_crypto.symbols import Instrument, Interval, Venue
+
+#: How much is compared.
+Cells = Literal["sample", "all"]
+Window = tuple[int, int]
+
+#: Two orders of adding the same numbers may round to neighbouring float32 values, and cancel to not quite zero.
+_RELATIVE, _CANCELLED = 2.5e-7, 1e-12
+#: Up to so many instruments a sample takes three days of each at every frequency.
+_FEW = 9
+_BAR = ("open", "high", "low", "close", "volume", "quote_volume")
+
+
+def value_problems(lake: Lake, provider_dir: Path, manifest: Manifest, cells: Cells) -> list[str]:
+    """Fields whose values differ, and bars that the provider lacks, one line each.
+
+    When the lake changed since the conversion, bars that the provider lacks are no problem, other values are.
+    """
+    check = _Check(lake, provider_dir, manifest, cells)
+    in_lake = set()
+    for venue in Venue:
+        stored: dict[Instrument, list[Interval]] = {}
+        for interval in lake.intervals(venue):
+            for instrument in lake.instruments(venue, interval):
+                stored.setdefault(instrument, []).append(interval)
+        in_lake |= {instrument.qlib for instrument in stored}
+        if stored:
+            columns = {"funding_rate": "rate", "mark_price": "mark", "symbol": "symbol"}
+            settlements = _frame(lake.settlements(venue), *columns).rename(columns)
+            for number, instrument in enumerate(sorted(stored)):
+                own = settlements.filter(pl.col("symbol") == instrument.symbol).drop("symbol")
+                check.instrument(instrument, stored[instrument], own, number)
+    problems = [f"{name} is not in the lake" for name in sorted(set(manifest.instruments) - in_lake)]
+    if not (check.differing or check.lacking):
+        return problems
+    if lake.content_hash() == manifest.lake_content:
+        return problems + check.differing + check.lacking
+    return problems + [f"{line} (the lake changed since; convert again)" for line in check.differing]
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    lake: Lake
+    provider_dir: Path
+    manifest: Manifest
+    cells: Cells
+    differing: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+
+    @property
+    def _few(self) -> bool:
+        return len(self.manifest.instruments) <= _FEW
+
+    def instrument(
+        self, instrument: Instrument, stored: list[Interval], settlements: pl.DataFrame, number: int
+    ) -> None:
+        for window in self._windows(instrument, stored, number):
+            bars = {
+                interval: _frame(self.lake.bars(instrument, interval, window[0] - DAY_MS, window[1]), *_BAR)
+                for interval in stored
+            }
+            for target in self._targets(number):
+                self.lacking.extend(self._lacking(instrument, target, bars, window))
+                if target.qlib in self.manifest.instruments.get(instrument.qlib, {}):
+                    self.differing.extend(self._differing(instrument, target, bars, settlements, window))
+
+    def _targets(self, number: int) -> list[Interval]:
+        """The frequencies to compare: all, or of more instruments than a few every third, in turns."""
+        targets = sorted(Interval.parse(name) for name in self.manifest.settings.intervals)
+        return targets if self.cells == "all" or self._few else targets[number % 3 :: 3] or targets
+
+    def _windows(self, instrument: Instrument, stored: list[Interval], number: int) -> list[Window]:
+        """The times to compare, whole days and where they touch an end a day more: everything, or a sample.
+
+        A sample is the first day, one between and the last day; more instruments than a few take turns.
+        """
+        held = self.manifest.instruments.get(instrument.qlib)
+        if held and self.cells == "sample":
+            ends = [self.manifest.span_ms(instrument.qlib, frequency) for frequency in held]
+        else:
+            times = [times for interval in stored if (times := self.lake.bar_times(instrument, interval)).size]
+            ends = [(int(t[0]), int(t[-1])) for t in times]
+        if not ends:
+            return []
+        first, last = day_start(min(start for start, _ in ends)), day_start(max(end for _, end in ends))
+        if self.cells == "all" or last - first < 2 * DAY_MS:
+            return [(first - DAY_MS, last + 2 * DAY_MS)]
+        between = random.Random(instrument.qlib).randrange(first + DAY_MS, last, DAY_MS)
+        windows = [(first - DAY_MS, first + DAY_MS), (between, between + DAY_MS), (last, last + 2 * DAY_MS)]
+        return windows if self._few else [windows[number // 3 % 3]]
+
+    def _lacking(
+        self, instrument: Instrument, target: Interval, bars: Mapping[Interval, pl.DataFrame], window: Window
+    ) -> Iterator[str]:
+        held = self.manifest.instruments.get(instrument.qlib, {})
+        first, last = self.manifest.span_ms(instrument.qlib, target.qlib) if target.qlib in held else (0, -1)
+        opens = expected_bars(bars, target)["t"]
+        absent = opens.filter((opens >= window[0]) & ((opens < first) | (opens > last)))
+        if absent.len():
+            yield f"{instrument} lacks {absent.len()} bars of {target.qlib}, the first at {iso(absent[0])}"
+
+    def _differing(
+        self,
+        instrument: Instrument,
+        target: Interval,
+        bars: Mapping[Interval, pl.DataFrame],
+        settlements: pl.DataFrame,
+        window: Window,
+    ) -> Iterator[str]:
+        first, last = self.manifest.span_ms(instrument.qlib, target.qlib)
+        start, end = max(window[0], first), min(window[1], last + target.ms)
+        if start >= end:
+            return
+        expected = expected_fields(bars, settlements, target, (start, end))
+        for name in self.manifest.fields:
+            path = feature_file(self.provider_dir, instrument, name, target)
+            found = np.fromfile(path, dtype="<f4", count=expected.height, offset=4 * (1 + (start - first) // target.ms))
+            right = expected[name].to_numpy().astype(np.float64)
+            wrong = np.flatnonzero(~_same(found.astype(np.float64), right))
+            if wrong.size:
+                at = int(wrong[0])
+                yield (
+                    f"{instrument} {name} of {target.qlib} differs in {wrong.size} bars, the first at "
+                    f"{iso(int(expected['t'][at]))}: provider {found[at]}, lake {np.float32(right[at])}"
+                )
+
+
+def _same(found: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.bool_]:
+    scale = np.nanmax(np.abs(right), initial=0.0, where=np.isfinite(right))
+    same: NDArray[np.bool_] = np.isclose(found, right, rtol=_RELATIVE, atol=_CANCELLED * scale, equal_nan=True)
+    return same
+
+
+def _frame(table: pa.Table, *columns: str) -> pl.DataFrame:
+    """Columns of a lake table, and `t`, its time in ms."""
+    frame = pl.from_arrow(table.select(["timestamp", *columns]))
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"a table became {type(frame)}")
+    return frame.with_columns(t=pl.col("timestamp").dt.epoch("ms")).drop("timestamp")

@@ -1,0 +1,155 @@
+"""What a provider must hold, computed again from the lake by other means than the conversion: joins instead of grids.
+
+Shares no code with `resample.py` and `funding.py`, so that a fault in those cannot hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from qlib_crypto.symbols import Interval
+
+_MINUTE = 60_000
+_HOUR = 60 * _MINUTE
+_LONGEST = 8 * _HOUR + _MINUTE
+
+
+def expected_fields(
+    bars: Mapping[Interval, pl.DataFrame], settlements: pl.DataFrame, target: Interval, window: tuple[int, int]
+) -> pl.DataFrame:
+    """The fields of every slot in [start, end), a column each and `t`, the open in ms; null is unknown.
+
+    Parameters
+    ----------
+    bars
+        Lake bars by interval that cover the window and the slot before it; columns of `KLINE`, `t` for the open in ms.
+    settlements
+        All settlements of the instrument: `t` (ms as the venue sent it), `rate`, `mark`.
+    target, window
+        Frequency and times, which lie on its grid.
+
+    """
+    start, end = window
+    slots = pl.LazyFrame({"t": pl.int_range(start, end, target.ms, eager=True)})
+    made = expected_bars(bars, target).lazy()
+    previous = made.select(pl.col("t") + target.ms, previous=pl.col("close"))
+    out = slots.join(made, on="t", how="left").join(previous, on="t", how="left")
+    out = out.with_columns(
+        vwap=pl.when(pl.col("volume") > 0).then(pl.col("amount") / pl.col("volume")),
+        factor=pl.when(pl.col("present")).then(1.0),
+        change=pl.when(pl.col("previous") > 0).then(pl.col("close") / pl.col("previous") - 1),
+    )
+    events = _events(settlements.lazy(), bars)
+    return _with_funding(out.drop("previous", "present"), events, target).collect()
+
+
+def expected_bars(bars: Mapping[Interval, pl.DataFrame], target: Interval) -> pl.DataFrame:
+    """The complete bars of `target` by `t`, each from the finest interval that has all its parts."""
+    first_come = []
+    for interval in sorted(bars):
+        if target.ms % interval.ms:
+            continue
+        parts = bars[interval].lazy().sort("t")
+        first_come.append(
+            parts.group_by(pl.col("t") // target.ms * target.ms, maintain_order=True)
+            .agg(
+                pl.col("open").first(),
+                pl.col("high").max(),
+                pl.col("low").min(),
+                pl.col("close").last(),
+                pl.col("volume").sum(),
+                amount=pl.when(pl.col("quote_volume").null_count() == 0).then(pl.col("quote_volume").sum()),
+                parts=pl.len(),
+            )
+            .filter(pl.col("parts") == target.ms // interval.ms)
+        )
+    empty = dict.fromkeys(("open", "high", "low", "close", "volume", "amount"), pl.Float64)
+    if not first_come:
+        return pl.DataFrame(schema={"t": pl.Int64, **empty, "present": pl.Boolean})
+    made = pl.concat(first_come).unique("t", keep="first", maintain_order=True).sort("t")
+    return made.drop("parts").with_columns(present=pl.lit(value=True)).collect()
+
+
+def _events(settlements: pl.LazyFrame, bars: Mapping[Interval, pl.DataFrame]) -> pl.DataFrame:
+    """Settlements with minute `m`, price, interval since the one before and the number of their unbroken run."""
+    events = settlements.sort("t").with_columns(m=((pl.col("t") + _MINUTE // 2) // _MINUTE) * _MINUTE)
+    price = pl.when(pl.col("mark") > 0).then(pl.col("mark"))
+    opens = []
+    for interval in sorted(bars):
+        name = f"open_{interval.name}"
+        opened = bars[interval].lazy().select(m="t", **{name: "open"})
+        events = events.join(opened, on="m", how="left", maintain_order="left")
+        opens.append(name)
+    gap = events.select("m").sort("m").with_columns(gap=pl.col("m").diff())
+    gap = gap.with_columns(
+        run=(pl.col("gap") > _LONGEST).fill_null(value=False).cum_sum(),
+        since=pl.when(pl.col("gap") <= _LONGEST).then(pl.col("gap")),
+    )
+    events = events.join(gap, on="m", how="left", maintain_order="left")
+    return (
+        events.with_columns(price=pl.coalesce(price, *opens))
+        .select("m", "rate", "price", "since", "run")
+        .sort("m")
+        .collect()
+    )
+
+
+def _with_funding(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.LazyFrame:
+    known = _known(slots.select("t"), events, target)
+    inside = events.lazy().with_columns(t=pl.col("m") // target.ms * target.ms, cash=pl.col("rate") * pl.col("price"))
+    totals = slots.select("t")
+    for suffix, rows in (("", inside), ("_open", inside.filter(pl.col("m") == pl.col("t")))):
+        sums = rows.group_by("t").agg(
+            pl.col("rate").sum().alias(f"funding{suffix}"),
+            pl.when(pl.col("cash").null_count() == 0).then(pl.col("cash").sum()).alias(f"funding{suffix}_cash"),
+            pl.len().alias("n"),
+        )
+        totals = totals.join(sums, on="t", how="left").with_columns(
+            pl.when(pl.col("n").is_null()).then(0.0).otherwise(pl.col(name)).alias(name)
+            for name in (f"funding{suffix}", f"funding{suffix}_cash")
+        )
+        totals = totals.drop("n")
+    totals = totals.join(known, on="t").with_columns(
+        pl.when(pl.col(condition)).then(pl.col(name)).alias(name)
+        for condition, name in (
+            ("whole", "funding"),
+            ("whole", "funding_cash"),
+            ("instant", "funding_open"),
+            ("instant", "funding_open_cash"),
+        )
+    )
+    fresh = (pl.col("t") - pl.col("m")) <= _LONGEST
+    rates = totals.select("t").sort("t").join_asof(events.lazy(), left_on="t", right_on="m", coalesce=False)
+    rates = rates.select(
+        "t",
+        funding_rate=pl.when(fresh).then(pl.col("rate")),
+        funding_interval=pl.when(fresh).then(pl.col("since") / _HOUR),
+    )
+    return slots.join(totals.drop("whole", "instant"), on="t").join(rates, on="t").sort("t")
+
+
+def _known(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.LazyFrame:
+    """Whether the whole bar, and the instant of its open, are known: `whole`, `instant`.
+
+    Settlements fall on minutes, so a bar is known when its open and its last minute lie in one unbroken run.
+    """
+    minutes = slots.select("t", first=pl.col("t"), last=pl.col("t") + target.ms - _MINUTE)
+    ends = events.lazy().select("m", "run")
+    final, since = (events["m"][-1], events["since"][-1]) if events.height else (None, None)
+    due = None if final is None else final + (_MINUTE if since is None else since)
+    for edge in ("first", "last"):
+        before = minutes.select("t", at=edge).sort("at").join_asof(ends, left_on="at", right_on="m", coalesce=False)
+        after = ends.select(next="m", next_run="run")
+        both = before.join_asof(after, left_on="at", right_on="next", strategy="forward", coalesce=False)
+        inside = (pl.col("m") == pl.col("at")) | (pl.col("run") == pl.col("next_run")) | (
+            (pl.col("m") == pl.lit(final, pl.Int64)) & (pl.col("at") < pl.lit(due, pl.Int64))
+        )  # fmt: skip
+        run = pl.when(inside.fill_null(value=False)).then(pl.col("run")).alias(f"{edge}_run")
+        minutes = minutes.join(both.select("t", run), on="t")
+    return minutes.select(
+        "t",
+        whole=(pl.col("first_run") == pl.col("last_run")).fill_null(value=False),
+        instant=pl.col("first_run").is_not_null(),
+    )

@@ -1,0 +1,122 @@
+"""A provider against itself and against the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from qlib_crypto.clock import DAY_MS, iso
+from qlib_crypto.errors import DataError
+from qlib_crypto.lake import Lake
+from qlib_crypto.provider.calendar import Grid
+from qlib_crypto.provider.compare import Cells, value_problems
+from qlib_crypto.provider.manifest import Manifest, read_manifest
+from qlib_crypto.provider.specs import specs_problems
+from qlib_crypto.provider.write import feature_dir
+from qlib_crypto.symbols import Instrument
+
+
+def verify(lake: Lake, provider_dir: Path, *, cells: Cells = "sample") -> list[str]:
+    """What is wrong with a provider, one line each; empty when it is good.
+
+    Files are checked for length, first slot and completeness, calendars and markets for their content. Values are
+    compared with a second, independent computation from the lake: of every instrument a day or three, always the
+    same, or every cell. Bars that came to the lake after the conversion are no fault.
+
+    Raises
+    ------
+    DataError
+        When there is no provider.
+
+    """
+    manifest = read_manifest(provider_dir)
+    if manifest is None:
+        raise DataError(f"{provider_dir} is no provider (it has no manifest.json); make it with: qlib-crypto convert")
+    problems = structure_problems(provider_dir, manifest)
+    return problems or value_problems(lake, provider_dir, manifest, cells)
+
+
+def structure_problems(provider_dir: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files themselves, without the lake."""
+    return [
+        *_calendar_problems(provider_dir / "calendars", manifest),
+        *_feature_problems(provider_dir, manifest),
+        *_market_problems(provider_dir / "instruments", manifest),
+        *specs_problems(provider_dir, manifest.instruments),
+    ]
+
+
+def _calendar_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+    expected = {}
+    for name, stored in manifest.frequencies.items():
+        expected[f"{name}.txt"] = _calendar_text(manifest.grid(name), stored.length)
+        expected[f"{name}_future.txt"] = _calendar_text(manifest.grid(name), stored.future_length)
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    yield from (
+        f"{folder / name} is not ours; Qlib takes it for a frequency, remove it" for name in found - set(expected)
+    )
+    for name, text in expected.items():
+        if name not in found:
+            yield f"{folder / name} is missing"
+        elif (folder / name).read_bytes() != text:
+            yield f"{folder / name} is not the complete grid that manifest.json states"
+
+
+def _calendar_text(grid: Grid, length: int) -> bytes:
+    times = pl.int_range(grid.origin_ms, grid.origin_ms + length * grid.interval.ms, grid.interval.ms, eager=True)
+    style = "%Y-%m-%d" if grid.interval.ms == DAY_MS else "%Y-%m-%d %H:%M:%S"
+    lines = times.cast(pl.Datetime("ms")).dt.strftime(style)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _feature_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
+    root = provider_dir / "features"
+    folders = {feature_dir(provider_dir, Instrument.parse(name)).name: name for name in manifest.instruments}
+    found = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    yield from (f"{root / name} is in no list of manifest.json; remove it" for name in sorted(found - set(folders)))
+    for name in sorted(folders):
+        spans = manifest.instruments[folders[name]]
+        sizes = {path.name: path.stat().st_size for path in (root / name).iterdir()} if name in found else {}
+        expected = {f"{field}.{freq}.bin": span for freq, span in spans.items() for field in manifest.fields}
+        yield from (f"{root / name / extra} belongs to no field" for extra in sorted(set(sizes) - set(expected)))
+        for file, (start, length) in expected.items():
+            path = root / name / file
+            size = sizes.get(file)
+            if size is None:
+                yield f"{path} is missing; Qlib would read it as NaN"
+            elif size % 4 or size != 4 * (1 + length):
+                yield f"{path} has {size} bytes instead of {4 * (1 + length)}"
+            elif (slot := _first_slot(path)) != start:
+                yield f"{path} starts at slot {slot} instead of {start}"
+        for freq, (start, length) in spans.items():
+            if start < 0 or start + length > manifest.frequencies[freq].length:
+                yield f"{folders[name]} at {freq} ends at slot {start + length}, after the calendar"
+
+
+def _first_slot(path: Path) -> float:
+    with path.open("rb") as file:
+        return float(np.frombuffer(file.read(4), dtype="<f4")[0])
+
+
+def _market_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """The markets that are made of venues; a membership's spans are its own affair, its names are not."""
+    expected: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, frequencies in manifest.instruments.items():
+        spans = {f"_{freq}": manifest.span_ms(name, freq) for freq in frequencies}
+        spans[""] = (min(s[0] for s in spans.values()), max(s[1] for s in spans.values()))
+        for suffix, span in spans.items():
+            for market in ("all", Instrument.parse(name).venue):
+                expected.setdefault(f"{market}{suffix}.txt", {})[name] = span
+    for file, spans_by_name in expected.items():
+        wanted = [f"{name}\t{iso(start)}\t{iso(end)}" for name, (start, end) in sorted(spans_by_name.items())]
+        path = folder / file
+        if not path.is_file():
+            yield f"{path} is missing"
+        elif sorted(path.read_text(encoding="utf-8").splitlines()) != sorted(wanted):
+            yield f"{path} does not list the instruments and spans of manifest.json"
+    for path in folder.glob("*.txt"):
+        names = {line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()}
+        yield from (f"{path} lists {name}, which has no bars" for name in sorted(names - set(manifest.instruments)))

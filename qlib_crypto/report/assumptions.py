@@ -1,0 +1,139 @@
+"""The assumptions box: on what a run's numbers rest, as headings with labels and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from qlib_crypto.report import formats
+from qlib_crypto.report.data import ReportData
+from qlib_crypto.report.measures import Measures
+
+__all__ = ["Group", "assumptions"]
+
+SURVIVORSHIP = (
+    "The universe holds only instruments whose data were collected. Contracts delisted before collecting began are "
+    "absent, and a list of today's survivors makes the past look better than it was."
+)
+_PRICES = {
+    "mark": "the venue's mark price",
+    "trade": "the trade price of the minute",
+    "unknown": "no known price",
+}
+_RULES = {
+    "venue": "as the venue stated them",
+    "file": "from the tape's file",
+    "derived": "derived from the prices, not stated by the venue",
+    "assumed": "unknown: every size was taken",
+}
+_MISSING = {
+    "error": "error: the backtest stops when funding is unknown while a position is held",
+    "untradable": "untradable: nothing is held or opened while an instrument's funding is unknown",
+    "zero": "zero: unknown funding counts as none",
+}
+
+
+class Group(NamedTuple):
+    """One heading of the box with its lines."""
+
+    title: str
+    lines: list[tuple[str, str]]
+
+
+def assumptions(data: ReportData, measures: Measures, summary: Mapping[str, Any]) -> list[Group]:
+    """The groups of the box; every key of the run's own assumptions is in one of them, an unknown one under `Other`."""
+    groups = {
+        "Data": [
+            ("Span", formats.span(measures.equity.index[0], measures.equity.index[-1])),
+            ("Predictions", _predictions(measures, summary)),
+            ("Lake content hash", data.data_hash or formats.NONE),
+        ],
+        "Learning": [
+            *data.setup.items(),
+            ("Features dropped, no value in training", formats.text(list(data.dropped_features))),
+        ],
+        "Universe": [],
+        "Costs and execution": [],
+        "Funding": [("Settled on our positions", _settlements(data, measures))],
+        "Other": [],
+    }
+    for key, value in data.assumptions.items():
+        title, label, form = _PLACES.get(key, ("Other", formats.words(key).capitalize(), formats.text))
+        if label:
+            groups[title].append((label, form(value)))
+    groups["Universe"].append(("Survivorship", SURVIVORSHIP))
+    groups["Run"] = [("Version", f"qlib-crypto {data.version}"), ("Run", data.run_id or formats.NONE)]
+    return [Group(title, lines) for title, lines in groups.items() if lines]
+
+
+def _predictions(measures: Measures, summary: Mapping[str, Any]) -> str:
+    if not summary["rows"]:
+        return formats.NONE
+    counted = f"{formats.integer(summary['rows'])} at {formats.integer(summary['bars'])} timestamps"
+    return f"{counted}; {formats.percent(measures.unlabelled)} without a label"
+
+
+def _settlements(data: ReportData, measures: Measures) -> str:
+    if data.funding.empty:
+        return "none"
+    sources = "; ".join(f"{formats.integer(count)} {source}" for source, count in measures.settlement_marks.items())
+    return f"{formats.integer(len(data.funding))} on {data.funding['instrument'].nunique()} instruments ({sources})"
+
+
+def _counted(names: Mapping[str, str]) -> Callable[[Any], str]:
+    def form(value: Any) -> str:
+        if not isinstance(value, Mapping):
+            return formats.text(value)
+        total = sum(value.values()) or 1
+        shares = (f"{formats.percent(n / total, 1)} {names.get(str(k), str(k))}" for k, n in value.items() if n)
+        return "; ".join(shares) or "none"
+
+    return form
+
+
+def _rate(value: Any) -> str:
+    return (
+        formats.percent(value, 4).rstrip("%").rstrip("0").rstrip(".") + "%" if isinstance(value, float) else str(value)
+    )
+
+
+def _share(value: Any) -> str:
+    return f"{formats.percent(value)} of the bars" if isinstance(value, float) else formats.text(value)
+
+
+def _one_of(words: Mapping[str, str]) -> Callable[[Any], str]:
+    return lambda value: words.get(str(value), formats.text(value))
+
+
+def _times(value: Any) -> str:
+    return formats.times(float(value)) if isinstance(value, int | float) else "unlimited"
+
+
+_COSTS = "Costs and execution"
+
+#: Group, label and form of each key of `perp_assumptions`; without a label the page shows it elsewhere.
+_PLACES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
+    "start": ("Data", "", formats.text),
+    "end": ("Data", "", formats.text),
+    "freq": ("Data", "Step", formats.text),
+    "bars": ("Data", "Bars of the universe in the span", formats.text),
+    "market": ("Universe", "Market", formats.text),
+    "instruments": ("Universe", "Instruments", formats.text),
+    "delisting": ("Universe", "Delisting", formats.text),
+    "account": (_COSTS, "Starting equity", formats.text),
+    "taker_fee": (_COSTS, "Taker fee", _rate),
+    "maker_fee": (_COSTS, "Maker fee", _rate),
+    "fee_paid": (_COSTS, "Fee paid as", formats.text),
+    "deal_price": (_COSTS, "Fills", formats.text),
+    "slippage": (_COSTS, "Slippage", formats.text),
+    "order_rules": (_COSTS, "Lot and minimum sizes", _counted(_RULES)),
+    "max_gross_leverage": (_COSTS, "Leverage cap, gross", _times),
+    "margin": (_COSTS, "Margin", formats.text),
+    "sizing": (_COSTS, "Sizing", formats.text),
+    "mark": (_COSTS, "Marking", formats.text),
+    "precision": (_COSTS, "Precision", formats.text),
+    "missing_funding": ("Funding", "Missing funding", _one_of(_MISSING)),
+    "funding_coverage": ("Funding", "Known funding", _share),
+    "funding_price": ("Funding", "Settlement price in the data", _counted(_PRICES)),
+    "notes": ("Other", "Decisions the backtest had to take", formats.text),
+}

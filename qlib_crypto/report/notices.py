@@ -1,0 +1,97 @@
+"""What a reader must know before believing a number, in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from qlib_crypto.report import formats
+from qlib_crypto.report.data import ReportData
+from qlib_crypto.report.measures import SOURCES, Measures
+from qlib_crypto.stats.ic import MIN_NAMES
+
+__all__ = ["Notice", "notices"]
+
+_SHORT_DAYS = 180
+_ATTRIBUTION_TOLERANCE = 1e-9  # of equity: the account's own promise
+
+
+class Notice(NamedTuple):
+    """One statement; `serious` when a headline number is missing or cannot be trusted because of it."""
+
+    text: str
+    serious: bool
+
+
+def notices(data: ReportData, measures: Measures) -> list[Notice]:
+    """The statements that hold for this run, the serious ones first."""
+    found = [*_of_signal(data, measures), *_of_account(data, measures), *_of_span(measures)]
+    return sorted(found, key=lambda notice: not notice.serious)
+
+
+def _of_signal(data: ReportData, measures: Measures) -> list[Notice]:
+    if data.prediction is None or data.prediction.empty:
+        return [Notice("There are no predictions, so there is no IC.", serious=True)]
+    names = data.prediction.index.get_level_values("instrument").nunique()
+    if names < MIN_NAMES:
+        few = "one instrument is" if names == 1 else f"{names} instruments are"
+        text = f"Only {few} predicted; an IC compares at least {MIN_NAMES} with each other, so there is none."
+        return [Notice(text, serious=True)]
+    found = []
+    if data.label is None or measures.unlabelled == 1:
+        found.append(Notice("No prediction has a label to compare with, so there is no IC.", serious=True))
+    elif measures.unlabelled > 0.01:  # noqa: PLR2004 - the last bars of a span never have one
+        found.append(
+            Notice(
+                f"{measures.unlabelled:.1%} of the predictions have no label; the IC leaves them out.", serious=False
+            )
+        )
+    if measures.constant == 1:
+        found.append(
+            Notice(
+                "The predictions are the same for every instrument at every bar: the model learned nothing.",
+                serious=True,
+            )
+        )
+    elif measures.constant > 0:
+        found.append(
+            Notice(
+                f"At {measures.constant:.1%} of the bars all predictions are the same; there is no IC there.",
+                serious=False,
+            )
+        )
+    return found
+
+
+def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
+    found = []
+    if data.fills.empty:
+        text = (
+            "No trade was made, so equity never changed. Look at the signal, the universe and the smallest order sizes."
+        )
+        found.append(Notice(text, serious=True))
+    elif data.funding.empty:
+        text = "No funding was settled while a position was held: the funding figures are zero because nothing was due."
+        found.append(Notice(text, serious=False))
+    if (measures.equity <= 0).any():
+        found.append(Notice("The account lost everything it had; figures after that have no meaning.", serious=True))
+    sources = measures.attribution[list(SOURCES)].sum(axis=1)
+    gap = float(np.nanmax(np.abs(sources - measures.attribution["total"])))
+    if gap > _ATTRIBUTION_TOLERANCE * float(measures.equity.abs().max()):
+        found.append(
+            Notice(f"Price, funding and fees miss the change of equity by {gap:.6g} in the quote coin.", serious=True)
+        )
+    for name, label in (("btc", "BTC"), ("equal", "equally weighted")):
+        if measures.curve[name].isna().all():
+            found.append(Notice(f"There is no {label} benchmark for this run.", serious=False))
+    return found
+
+
+def _of_span(measures: Measures) -> list[Notice]:
+    start, end = measures.equity.index[0], measures.equity.index[-1]
+    if end - start >= pd.Timedelta(days=_SHORT_DAYS):
+        return []
+    text = "Annualised figures extrapolate that to a year and say little by themselves."
+    return [Notice(f"The test covers {formats.days(start, end)}. {text}", serious=False)]

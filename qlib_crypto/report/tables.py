@@ -1,0 +1,153 @@
+"""The words and numbers of the page: headline cards, statistics, instruments and months, as texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from qlib_crypto.report import formats
+from qlib_crypto.report.measures import Measures
+from qlib_crypto.report.theme import COLOURS
+
+__all__ = ["INSTRUMENT_ROWS", "Card", "cards", "instruments", "months", "statistics"]
+
+#: Instruments shown one by one: half of them the best, half the worst.
+INSTRUMENT_ROWS = 60
+_WHOLE_FROM = 10_000  # a column that reaches this has no decimals
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class Card(NamedTuple):
+    """A headline number with one line of context; `tone` is `gain`, `loss` or empty."""
+
+    label: str
+    value: str
+    context: str
+    tone: str = ""
+
+
+def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
+    """The ten headline numbers, the most asked for first."""
+    quote, start = summary["quote"], summary["start_equity"]
+    net, funding = summary["net_return"], summary["funding"]
+    change = summary["end_equity"] - start
+    days = formats.days(measures.equity.index[0], measures.equity.index[-1])
+    bottom = summary["max_drawdown_at"]
+    return [
+        Card(
+            "Net return",
+            formats.percent(net, signed=True),
+            f"{formats.money(change, signed=True)} {quote} in {days}",
+            _tone(net),
+        ),
+        Card(
+            "Gross return",
+            formats.percent(summary["gross_return"], signed=True),
+            "price alone, before fees and funding",
+        ),
+        Card("Sharpe ratio", formats.number(summary["sharpe_365"]), "annualised with 365 days"),
+        Card(
+            "Maximum drawdown",
+            formats.percent(summary["max_drawdown"]),
+            f"bottom on {bottom[:10]}" if bottom else "equity never fell",
+        ),
+        Card("Rank IC", _signed(summary["rank_ic"]), _error(summary["rank_ic_se"])),
+        Card("IC", _signed(summary["ic"]), _error(summary["ic_se"])),
+        Card("Turnover a day", formats.times(summary["turnover_per_day"]), "traded notional over equity"),
+        Card("Trades", formats.integer(summary["trades"]), f"in {formats.integer(summary['steps'])} steps"),
+        Card(
+            "Fees",
+            f"{formats.money(summary['fees'])} {quote}",
+            f"{formats.percent(summary['fees'] / start if start > 0 else None)} of starting equity",
+        ),
+        Card(
+            "Funding, net",
+            f"{formats.money(funding['net'], signed=True)} {quote}",
+            f"{formats.money(funding['paid'])} paid, {formats.money(funding['received'])} received",
+            _tone(funding["net"]),
+        ),
+    ]
+
+
+def _signed(value: float | None) -> str:
+    return formats.number(value, 4, signed=True)
+
+
+def _error(value: float | None) -> str:
+    return f"± {formats.number(value, 4)} standard error" if value is not None else "not defined for this run"
+
+
+def _tone(value: float | None) -> str:
+    return "" if not value else "gain" if value > 0 else "loss"
+
+
+def statistics(measures: Measures, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and text of the numbers that are no headline."""
+    quote, marks = summary["quote"], summary["benchmarks"]
+    exposure = measures.exposure
+    return [
+        ("Starting equity", f"{formats.money(summary['start_equity'])} {quote}"),
+        ("Final equity", f"{formats.money(summary['end_equity'])} {quote}"),
+        ("Return a year, compounded", formats.percent(summary["annual_return_365"])),
+        ("Volatility a year", formats.percent(summary["volatility_365"])),
+        ("Sortino ratio", formats.number(summary["sortino_365"])),
+        ("BTC over the span", formats.percent(marks["btc"], signed=True)),
+        ("Equal weight over the span", formats.percent(marks["equal"], signed=True)),
+        (
+            "Gross exposure, mean and highest",
+            f"{formats.times(exposure['gross'].mean())}, {formats.times(exposure['gross'].max())}",
+        ),
+        (
+            "Net exposure, lowest and highest",
+            f"{formats.times(exposure['net'].min())}, {formats.times(exposure['net'].max())}",
+        ),
+        ("Turnover over the span", formats.times(summary["turnover"], 1)),
+        ("Funding settlements", formats.integer(summary["funding"]["settlements"])),
+        ("IC over its deviation (ICIR)", formats.number(summary["icir"], 3)),
+        ("Rank IC over its deviation", formats.number(summary["rank_icir"], 3)),
+        ("Timestamps with predictions", formats.integer(summary["bars"])),
+        ("Predictions", formats.integer(summary["rows"])),
+    ]
+
+
+def instruments(measures: Measures) -> list[tuple[str, ...]]:
+    """Name and cells of each shown instrument, the sum of all of them last; a column has one number of decimals."""
+    whole = measures.instruments
+    shown = whole
+    if len(whole) > INSTRUMENT_ROWS:
+        half = INSTRUMENT_ROWS // 2
+        shown = pd.concat([whole.head(half), whole.tail(half)])
+    total = whole.sum()
+    columns = [[*(str(name) for name in shown.index), "Total"]]
+    for name in ("price", "funding", "fee", "total", "trades", "traded"):
+        values = [*shown[name].astype(np.float64), float(total[name])]
+        digits = 0 if name == "trades" or max(map(abs, values)) >= _WHOLE_FROM else 2
+        signed = name not in {"trades", "traded"}
+        columns.append([formats.number(value, digits, signed=signed) for value in values])
+    return list(zip(*columns, strict=True))
+
+
+def months(returns: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
+    """Column names, and of each year its name with text and colour of its cells, from `Measures.months`.
+
+    Months without any return are left out.
+    """
+    shown = returns.loc[:, returns.notna().any()]
+    single = shown.drop(columns="year", errors="ignore").to_numpy(np.float64)
+    largest = float(np.nan_to_num(np.abs(single)).max(initial=0.0)) or 1.0
+    names = [_MONTHS[int(column) - 1] if column != "year" else "Year" for column in shown.columns]
+    return names, [
+        (str(year), [(formats.percent(value, 1) if np.isfinite(value) else "", _heat(value, largest)) for value in row])
+        for year, row in zip(shown.index, shown.to_numpy(np.float64), strict=True)
+    ]
+
+
+def _heat(value: float, largest: float) -> str:
+    if not np.isfinite(value):
+        return "transparent"
+    colour = COLOURS["gain"] if value >= 0 else COLOURS["loss"]
+    strength = round(8 + 47 * min(1.0, abs(value) / largest))
+    return f"color-mix(in srgb, {colour} {strength}%, transparent)"

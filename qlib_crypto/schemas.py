@@ -1,0 +1,158 @@
+"""The rows that pass between feeds, hot store, lake and provider, and their Parquet schemas.
+
+Times are Unix milliseconds UTC inside and `timestamp[ms, UTC]` in Parquet. A bar is named by its open,
+closed left, open right. Missing is null or NaN, never a filled-in value.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from qlib_crypto.symbols import Instrument, Interval
+
+#: Where a row came from, worst first: a later one replaces an earlier one at the same key.
+SOURCES = ("ws", "rest", "archive", "import")
+
+
+class Bar(NamedTuple):
+    """One confirmed candle.
+
+    Attributes
+    ----------
+    instrument, interval
+        What and how long.
+    open_ms
+        Open time.
+    open, high, low, close
+        Quote per base.
+    volume_base
+        In the base coin on every venue.
+    volume_quote
+        In the quote coin; None where the source has none.
+    trades
+        Count; None where the source has none (OKX).
+    source
+        One of `SOURCES`.
+    received_ms
+        Wall time of receipt.
+
+    """
+
+    instrument: Instrument
+    interval: Interval
+    open_ms: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume_base: float
+    volume_quote: float | None
+    trades: int | None
+    source: str
+    received_ms: int
+
+
+class Settlement(NamedTuple):
+    """One funding event: `rate` (fraction of notional for that interval; > 0 means longs pay) was paid at `time_ms`.
+
+    `time_ms` is as the venue sent it (Binance jitters by some ms); `mark_price` is None where the venue does not say.
+    """
+
+    instrument: Instrument
+    time_ms: int
+    rate: float
+    mark_price: float | None
+    source: str
+    received_ms: int
+
+
+class Estimate(NamedTuple):
+    """The running funding rate, seen at `time_ms`, for the settlement at `settles_ms`; never mixed with settlements."""
+
+    instrument: Instrument
+    time_ms: int
+    rate: float
+    settles_ms: int
+    interval_hours: float | None
+    mark_price: float | None
+    received_ms: int
+
+
+class Ticker(NamedTuple):
+    """Last price and 24 h turnover; `turnover_quote` is in the quote coin."""
+
+    instrument: Instrument
+    last: float
+    turnover_quote: float
+    time_ms: int
+
+
+_TIME = pa.timestamp("ms", tz="UTC")
+
+
+def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
+
+
+KLINE = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("open", pa.float64(), False),
+    ("high", pa.float64(), False),
+    ("low", pa.float64(), False),
+    ("close", pa.float64(), False),
+    ("volume", pa.float64(), False),
+    ("quote_volume", pa.float64(), True),
+    ("trades", pa.int64(), True),
+    ("source", pa.string(), False),
+    ("received_at", _TIME, False),
+)
+
+FUNDING = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("funding_rate", pa.float64(), False),
+    ("mark_price", pa.float64(), True),
+    ("source", pa.string(), False),
+    ("received_at", _TIME, False),
+)
+
+FUNDING_ESTIMATE = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("funding_rate", pa.float64(), False),
+    ("settles_at", _TIME, False),
+    ("interval_hours", pa.float64(), True),
+    ("mark_price", pa.float64(), True),
+    ("received_at", _TIME, False),
+)
+
+INSTRUMENTS = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("venue_id", pa.string(), False),
+    ("state", pa.string(), False),
+    ("category", pa.string(), False),
+    ("rule_type", pa.string(), False),
+    ("tick_size", pa.float64(), False),
+    ("contract_value_base", pa.float64(), False),
+    ("lot_contracts", pa.float64(), False),
+    ("min_contracts", pa.float64(), False),
+    ("min_notional_quote", pa.float64(), True),
+    ("max_leverage", pa.float64(), True),
+    ("listed_at", _TIME, True),
+    ("delisted_at", _TIME, True),
+    ("spec_source", pa.string(), False),
+)
+
+MEMBERSHIP = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("member", pa.bool_(), False),
+    ("rank", pa.int64(), False),
+    ("funding_rate", pa.float64(), False),
+    ("interval_hours", pa.float64(), True),
+    ("turnover_quote", pa.float64(), True),
+)

@@ -1,0 +1,166 @@
+"""The user's settings: `config.yaml`, overridden by `QLIB_CRYPTO_*`, overridden by options; frozen.
+
+Read once at the entry point by `load_settings` and passed down; nothing below reads the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.symbols import Instrument, Interval, Venue
+
+
+def _interval(text: str) -> str:
+    try:
+        return Interval.parse(text).name
+    except QlibCryptoError as error:
+        raise ValueError(str(error)) from None
+
+
+def _symbols(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if value == "top50" or not isinstance(value, str):
+        try:
+            return value if isinstance(value, str) else tuple(Instrument.parse(s, Venue.OKX).symbol for s in value)
+        except QlibCryptoError as error:
+            raise ValueError(str(error)) from None
+    raise ValueError(f"symbols {value!r}: write top50 or a list of symbols")
+
+
+IntervalName = Annotated[str, AfterValidator(_interval)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VenueSettings(_Part):
+    """One venue: what to collect from where. `rate_scale` multiplies the published request limits."""
+
+    enabled: bool = True
+    symbols: Annotated[str | tuple[str, ...], AfterValidator(_symbols)] = "top50"
+    interval: IntervalName = "1m"
+    rest_url: str
+    ws_url: str
+    rate_scale: float = Field(default=1.0, gt=0)
+
+    def at(self, endpoint: str | None) -> VenueSettings:
+        """These settings with one address for REST and websocket, such as `http://127.0.0.1:8180`."""
+        if endpoint is None:
+            return self
+        if not endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"endpoint {endpoint!r}: write a URL such as http://127.0.0.1:8180")
+        url = endpoint.rstrip("/")
+        return self.model_copy(update={"rest_url": url, "ws_url": url.replace("http", "ws", 1)})
+
+
+class OkxSettings(VenueSettings):
+    rest_url: str = "https://www.okx.com"
+    ws_url: str = "wss://ws.okx.com:8443"
+
+
+class BinanceSettings(VenueSettings):
+    rest_url: str = "https://fapi.binance.com"
+    ws_url: str = "wss://fstream.binance.com"
+
+
+class UniverseSettings(_Part):
+    """The universe: the `size` perpetuals with the largest absolute funding rate."""
+
+    size: int = Field(default=50, ge=1)
+    per_8h: bool = False
+
+
+class ProviderSettings(_Part):
+    """Which bar lengths the Qlib provider stores, and how far its future calendar reaches."""
+
+    intervals: tuple[IntervalName, ...] = ("1m", "5m", "15m", "1h", "4h", "1d")
+    future_days: int = Field(default=7, ge=2)
+
+
+class ScheduleSettings(_Part):
+    """When the daemon works, market time UTC."""
+
+    rank_every_hours: int = Field(default=8, ge=1, le=24)
+    rank_offset_minutes: int = Field(default=5, ge=0)
+    convert_at: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    convert_delay_minutes: int = Field(default=10, ge=0)
+
+
+class Settings(BaseSettings):
+    """All settings; see `config.yaml` for the meaning of each."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="QLIB_CRYPTO_",
+        env_nested_delimiter="__",
+        env_file=".env",
+    )
+
+    lake_dir: Path = Path()
+    provider_dir: Path = Path("qlib_data")
+    reports_dir: Path = Path("reports")
+    tracking_uri: str = "sqlite:///mlruns.db"
+    okx: OkxSettings = OkxSettings()
+    binance: BinanceSettings = BinanceSettings()
+    universe: UniverseSettings = UniverseSettings()
+    provider: ProviderSettings = ProviderSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    def venue(self, venue: Venue) -> VenueSettings:
+        """The settings of one venue."""
+        return self.okx if venue is Venue.OKX else self.binance
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options first, then the environment, then `.env`, then the YAML file."""
+        return init_settings, env_settings, dotenv_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def load_settings(path: Path | None = None, *, options: Mapping[str, Any] | None = None) -> Settings:
+    """The validated settings.
+
+    Parameters
+    ----------
+    path
+        The YAML file; `config.yaml` of the working directory when None, and defaults when that is missing.
+    options
+        Values given on the command line, by top-level key; None values are ignored.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or a value impossible; the message names file, key and value.
+
+    """
+    if path is not None and not path.is_file():
+        raise ConfigError(f"settings file {path} does not exist; give an existing file or leave --config out")
+    file = path or Path("config.yaml")
+    bound = type(
+        "_Settings", (Settings,), {"model_config": SettingsConfigDict(**{**Settings.model_config, "yaml_file": file})}
+    )
+    try:
+        settings: Settings = bound(**{k: v for k, v in (options or {}).items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"setting {key}: {first['msg']} (value {first['input']!r}); correct {file} or QLIB_CRYPTO_*"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    return settings

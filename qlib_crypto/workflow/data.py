@@ -1,0 +1,137 @@
+"""Whether a provider holds what a workflow asks for, checked from its manifest and file sizes in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from qlib_crypto.clock import iso, parse_utc
+from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.provider.manifest import Manifest, read_manifest
+from qlib_crypto.provider.write import feature_file
+from qlib_crypto.symbols import Instrument, Interval
+from qlib_crypto.workflow.check import Workflow
+from qlib_crypto.workflow.template import hint
+
+_FLOAT_BYTES = 4
+
+
+def check_data(workflow: Workflow) -> Manifest:
+    """The provider's manifest, when the provider has the workflow's frequencies, markets, times and whole files.
+
+    Raises
+    ------
+    ConfigError
+        A frequency, market or time that the provider does not have.
+    DataError
+        The provider is missing or damaged, or a segment has no instrument.
+
+    """
+    manifest = open_manifest(workflow.provider)
+    for interval in workflow.intervals:
+        if interval.qlib not in manifest.frequencies:
+            stored = ", ".join(manifest.frequencies)
+            raise ConfigError(
+                f"{workflow.path}: {interval.qlib} bars are not stored in {workflow.provider} (stored: {stored}); "
+                f"add {interval} to provider.intervals and convert, or choose a stored one"
+            )
+    _check_calendar(workflow, manifest)
+    for market in workflow.markets:
+        _check_market(workflow, market, manifest)
+    return manifest
+
+
+def open_manifest(provider: Path) -> Manifest:
+    """The manifest of a provider.
+
+    Raises
+    ------
+    DataError
+        When there is none.
+
+    """
+    if not provider.is_dir():
+        raise DataError(f"provider {provider} does not exist; make it with: qlib-crypto convert, or give --provider")
+    manifest = read_manifest(provider)
+    if manifest is None:
+        raise DataError(f"{provider} has no manifest.json, so no finished conversion; run: qlib-crypto convert --full")
+    return manifest
+
+
+def check_unchanged(workflow: Workflow, manifest: Manifest) -> None:
+    """Nothing, when the provider is still the one of `manifest`.
+
+    Raises
+    ------
+    DataError
+        When it was converted in between, so that what was read may be of two conversions.
+
+    """
+    now = open_manifest(workflow.provider).generation
+    if now != manifest.generation:
+        raise DataError(
+            f"{workflow.provider} was converted while it was read (generation {manifest.generation}, now {now}); "
+            "run the workflow again"
+        )
+
+
+def _check_calendar(workflow: Workflow, manifest: Manifest) -> None:
+    grid = manifest.grid(workflow.interval.qlib)
+    first, last = grid.origin_ms, grid.end_ms - workflow.interval.ms
+    for name, (start, end) in workflow.segments.items():
+        for at in (start, end):
+            if not first <= at <= last:
+                raise ConfigError(
+                    f"{workflow.path}: segment {name} reaches {iso(at)}, but {workflow.provider} has "
+                    f"{workflow.interval.qlib} bars from {iso(first)} to {iso(last)}; change the segment"
+                )
+
+
+def _check_market(workflow: Workflow, market: str, manifest: Manifest) -> None:
+    folder = workflow.provider / "instruments"
+    path = folder / f"{market}.txt"
+    markets = sorted(p.stem for p in folder.glob("*.txt"))
+    if market not in markets:
+        raise ConfigError(f"{workflow.path}: market {market!r} is not in {folder}{hint(market, markets)}")
+    spans = _spans(path)
+    for name, (start, end) in workflow.segments.items():
+        if not any(first <= end and start <= last for first, last in spans.values()):
+            raise DataError(
+                f"{workflow.path}: market {market} has no instrument in segment {name} ({iso(start)} to {iso(end)}), "
+                f"only from {iso(min(s for s, _ in spans.values()))} to {iso(max(e for _, e in spans.values()))}; "
+                "change the segment"
+            )
+    for instrument in spans:
+        for interval in workflow.intervals:
+            _check_files(workflow.provider, Instrument.parse(instrument), interval, manifest)
+
+
+def _spans(path: Path) -> Mapping[str, tuple[int, int]]:
+    """First and last instant of each instrument of a market, over all its spans."""
+    spans: dict[str, tuple[int, int]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            name, *ends = line.split("\t")
+            first, last = (parse_utc(end) for end in ends)
+        except (ValueError, ConfigError):
+            raise DataError(
+                f"{path}:{number} is no line of name, start and end; run: qlib-crypto convert --full"
+            ) from None
+        known = spans.get(name, (first, last))
+        spans[name] = min(first, known[0]), max(last, known[1])
+    if not spans:
+        raise DataError(f"{path} is empty; collect data, then run: qlib-crypto convert")
+    return spans
+
+
+def _check_files(provider: Path, instrument: Instrument, interval: Interval, manifest: Manifest) -> None:
+    stored = manifest.instruments.get(instrument.qlib, {}).get(interval.qlib)
+    if stored is None:
+        return  # an instrument without bars at this frequency has no rows
+    wanted = (1 + stored[1]) * _FLOAT_BYTES
+    for field in manifest.fields:
+        path = feature_file(provider, instrument, field, interval)
+        size = path.stat().st_size if path.is_file() else None
+        if size != wanted:
+            found = "is missing" if size is None else f"has {size} bytes, not {wanted}"
+            raise DataError(f"{path} {found}; make the provider anew with: qlib-crypto convert --full")

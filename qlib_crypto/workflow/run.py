@@ -1,0 +1,231 @@
+"""One workflow from file to report: checked, timed, with a manifest, and otherwise what qrun does."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import qlib
+from qlib.data.dataset import Dataset
+from qlib.model.base import Model
+from qlib.utils import auto_filter_kwargs, fill_placeholder, flatten_dict, init_instance_by_config
+from qlib.workflow import R
+from qlib.workflow.recorder import MLflowRecorder, Recorder
+
+from qlib_crypto.errors import DataError
+from qlib_crypto.features.handler import PerpAlpha158
+from qlib_crypto.lake import Lake
+from qlib_crypto.provider.manifest import Manifest
+from qlib_crypto.settings import Settings
+from qlib_crypto.workflow.check import Workflow, check_workflow
+from qlib_crypto.workflow.data import check_data, check_unchanged
+from qlib_crypto.workflow.identity import run_manifest
+from qlib_crypto.workflow.load import LOG, MANIFEST, SECONDS
+from qlib_crypto.workflow.quiet import INDENT, Progress, Stages
+from qlib_crypto.workflow.template import render, variables_of
+
+#: What a stage is called; another record keeps its class name.
+_STAGES = {
+    "SignalRecord": "predict",
+    "SigAnaRecord": "signal",
+    "FeatureRecord": "importance",
+    "PerpPortfolioRecord": "backtest",
+    "ReportRecord": "report",
+}
+_REPORT = "ReportRecord"
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes
+    ----------
+    name, run_id
+        Experiment and MLflow's id of the run.
+    report, summary
+        The files, None when the workflow has no `ReportRecord`.
+    seconds
+        Wall seconds of each stage, in order.
+    dropped
+        Features without a value in the training segment.
+    manifest
+        See `run_manifest`.
+
+    """
+
+    name: str
+    run_id: str
+    report: Path | None
+    summary: Path | None
+    seconds: Mapping[str, float]
+    dropped: tuple[str, ...]
+    manifest: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return plain
+
+
+def run(
+    path: Path,
+    *,
+    variables: Mapping[str, str],
+    settings: Settings,
+    lake: Lake | None = None,
+    progress: Progress = lambda _: None,
+) -> RunResult:
+    """Check a workflow and its data, run it as qrun would, and store a manifest with the results.
+
+    Parameters
+    ----------
+    path
+        The workflow file.
+    variables
+        Values for its `{{ NAME }}`. `PROVIDER_URI`, `TRACKING_URI` and `REPORT_DIR` come from the settings otherwise.
+    settings
+        The user's.
+    lake
+        The lake that the provider should be made from; when it holds other data by now, that is said.
+    progress
+        Gets one line a stage, with its seconds, and every warning.
+
+    Raises
+    ------
+    ConfigError
+        The workflow is wrong, or asks for what the provider does not have.
+    DataError
+        The provider is missing, damaged or was changed meanwhile; no row is left to learn from.
+
+    """
+    stages = Stages(progress)
+    given = {**_from_settings(path, settings), **variables}
+    with stages("check") as said:
+        workflow = check_workflow(path, render(path, given))
+        provider = check_data(workflow)
+        said.append(f"{path.name}: {workflow.markets[0]}, {workflow.interval.qlib}, {provider_words(provider)}")
+    if lake is not None and lake.content_hash() != provider.lake_content:
+        progress(f"{'':{INDENT}}the lake has changed since the conversion; run qlib-crypto convert to use all of it")
+    with stages("open"):
+        # without its logging configuration Qlib leaves the handlers of `Log` in place
+        qlib.init(**{**workflow.config["qlib_init"], "logging_config": None})
+        MLflowRecorder._log_uncommitted_code = _nothing  # noqa: SLF001 - it prints git's usage outside a repository; the manifest names the commit
+        R.start_exp(experiment_name=workflow.name)
+    try:
+        result = _recorded(workflow, provider, variables, stages)
+    except BaseException:
+        _end(stages, Recorder.STATUS_FA)
+        raise
+    _end(stages, Recorder.STATUS_FI)
+    return result
+
+
+def provider_words(manifest: Manifest) -> str:
+    """A provider in a few words, for the progress line."""
+    return f"{len(manifest.instruments)} instruments, generation {manifest.generation}"
+
+
+def _from_settings(path: Path, settings: Settings) -> dict[str, str]:
+    values = {
+        "PROVIDER_URI": str(settings.provider_dir),
+        "TRACKING_URI": settings.tracking_uri,
+        "REPORT_DIR": str(settings.reports_dir),
+    }
+    known = variables_of(path)
+    return {name: value for name, value in values.items() if name in known}
+
+
+def _recorded(workflow: Workflow, provider: Manifest, variables: Mapping[str, str], stages: Stages) -> RunResult:
+    """The steps of `qlib.model.trainer.task_train`, one stage each."""
+    task, recorder = workflow.config["task"], R.get_recorder()
+    manifest = run_manifest(workflow, provider, variables, recorder.id)
+    with stages.log.captured():
+        R.log_params(**flatten_dict(task))
+        R.save_objects(task=task)
+        _save_text(recorder, MANIFEST, json.dumps(manifest, indent=1, default=str, ensure_ascii=False))
+    with stages("features") as said:
+        dataset = init_instance_by_config(task["dataset"], accept_types=Dataset)
+        check_unchanged(workflow, provider)
+        said.append(_table_words(dataset))
+    with stages("model") as said:
+        model = init_instance_by_config(task["model"], accept_types=Model)
+        _fit(model, dataset)
+        R.save_objects(**{"params.pkl": model})
+        dataset.config(dump_all=False, recursive=True)
+        R.save_objects(dataset=dataset)
+        said.append(type(model).__name__)
+    out = None
+    task = fill_placeholder(deepcopy(task), {"<MODEL>": model, "<DATASET>": dataset})
+    for config in task["record"]:
+        if config["class"] == _REPORT:
+            with stages.log.captured():
+                R.save_objects(**{SECONDS: dict(stages.seconds)})
+        with stages(_STAGES.get(config["class"], config["class"])):
+            record = init_instance_by_config(
+                config,
+                recorder=recorder,
+                default_module="qlib.workflow.record_temp",
+                try_kwargs={"model": model, "dataset": dataset},
+            )
+            record.generate()
+        out = record if config["class"] == _REPORT else out
+    report, summary = (getattr(out, key, None) for key in ("report", "summary"))
+    with stages.log.captured():
+        R.save_objects(**{SECONDS: dict(stages.seconds)})
+        recorder.save_objects(config=workflow.config)
+        if summary is not None:
+            _complete(summary, stages.seconds)
+            recorder.log_artifact(str(summary))
+    dropped = tuple(dataset.handler.dropped_features) if isinstance(dataset.handler, PerpAlpha158) else ()
+    return RunResult(workflow.name, recorder.id, report, summary, dict(stages.seconds), dropped, manifest)
+
+
+def _complete(summary: Path, seconds: Mapping[str, float]) -> None:
+    """Put the seconds of all stages into `summary.json`: the report was written before its own were known."""
+    content = {**json.loads(summary.read_text(encoding="utf-8")), "seconds": dict(seconds)}
+    partial = summary.with_name(f".{summary.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(summary)
+
+
+def _fit(model: Any, dataset: Any) -> None:
+    try:
+        auto_filter_kwargs(model.fit)(dataset, reweighter=None)
+    except ValueError as error:
+        if "Empty data" not in str(error):
+            raise
+        raise DataError(
+            "no row of the training or validation segment has a label and enough history; choose longer segments or "
+            "collect more instruments"
+        ) from None
+
+
+def _table_words(dataset: Any) -> str:
+    handler = dataset.handler
+    index = handler.fetch(col_set="label", data_key=handler.DK_I).index
+    names = index.get_level_values("instrument").nunique()
+    return f"{len(index):,} rows, {len(handler.get_cols('feature')):,} features, {names:,} instruments"
+
+
+def _save_text(recorder: Recorder, name: str, text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_text(text, encoding="utf-8")
+        recorder.save_objects(local_path=str(path))
+
+
+def _end(stages: Stages, status: str) -> None:
+    with stages.log.captured():
+        _save_text(R.get_recorder(), LOG, stages.log.text)
+        R.end_exp(status)
+
+
+def _nothing(_recorder: Any) -> None:
+    """Stands in for what Qlib would print."""

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from datetime import date
+
+import pandas as pd
+import pytest
+import qlib
+from support_backtest import POSITION, Market, Scripted, random_market, run
+
+from qlib_crypto.backtest.qlib_position import PerpPosition
+from qlib_crypto.backtest.run import completed, run_backtest
+from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError
+from qlib_crypto.strategy.long_short import LongShortTopk
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_market(bars=60, gaps=False).write(tmp_path_factory.mktemp("provider"))
+
+
+@pytest.fixture
+def market(folder) -> Market:
+    market = random_market(bars=60, gaps=False)
+    qlib.init(
+        provider_uri=str(folder), region="cn", trade_unit=None, limit_threshold=None, deal_price="open", kernels=1,
+        logging_level=40,
+    )  # fmt: skip
+    return market
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({}, r"trade_unit is 100, a stock default of region cn; write trade_unit: null"),
+        ({"trade_unit": None}, r"limit_threshold is 0\.095"),
+        ({"trade_unit": None, "limit_threshold": None}, r"deal_price is 'close'.*write open"),
+    ],
+)
+def test_the_bare_region_defaults_are_refused(market, folder, defaults, message):
+    qlib.init(provider_uri=str(folder), region="cn", kernels=1, logging_level=40, **defaults)
+    with pytest.raises(ConfigError, match=message):
+        run(market, Scripted({}))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"deal_price": "close"}, "deal_price is 'close'"),
+        ({"min_cost": 5}, r"\['min_cost'\] are unknown"),
+        ({"freq": "15min"}, "freq '15min' is not stored in .* \\(stored: 60min\\)"),
+        ({"freq": "7min"}, "interval '7min' is unknown"),
+        ({"missing_funding": "ignore"}, "missing_funding 'ignore' is unknown; choose one of: error, untradable, zero"),
+        ({"liquidity": "best"}, "liquidity 'best'"),
+        ({"max_gross_leverage": 0}, "max_gross_leverage 0 must be positive"),
+        ({"taker_fee": 5}, "taker_fee 5 is no fraction"),
+        ({"codes": "nasdaq"}, "codes 'nasdaq' is no market"),
+        ({"codes": []}, "has no instrument"),
+        ({"specs": "nowhere.json"}, "specs 'nowhere.json' does not exist"),
+    ],
+)
+def test_an_exchange_that_cannot_be_right_is_refused(market, kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        run(market, Scripted({}), **kwargs)
+
+
+def test_an_instrument_that_the_provider_does_not_have_is_named(market):
+    with pytest.raises(ConfigError, match=r"codes NOPE_USDT\.OKX are not in the provider"):
+        run(market, Scripted({}), codes=["NOPE_USDT.OKX", "BTC_USDT.OKX"])
+
+
+def test_a_span_without_any_bar_is_refused(market):
+    with pytest.raises(DataError, match="no 60min bars of list"):
+        run(market, Scripted({}), start="2025-02-01", end="2025-02-02 12:00")
+
+
+def test_an_exchange_of_another_frequency_than_the_step_is_refused(market, folder, tmp_path):
+    both = random_market(bars=3, freq="day", gaps=False)
+    day = both.write(tmp_path)
+    for kind in ("calendars", "instruments"):
+        for file in (day / kind).iterdir():
+            (folder / kind / file.name).exists() or (folder / kind / file.name).write_bytes(file.read_bytes())
+    for file in (day / "features").rglob("*.day.bin"):
+        (folder / "features" / file.parent.name / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ConfigError, match="exchange freq day is not the executor's 60min"):
+        run(market, Scripted({}), freq="day")
+
+
+def test_a_span_beyond_the_data_is_refused_with_the_last_bar(market):
+    with pytest.raises(ConfigError, match="is after the last stored 60min bar 2025-01-03 11:00:00"):
+        run(market, Scripted({}), end=market.times[-1] + pd.Timedelta("3h"))
+
+
+def test_the_last_bar_can_be_a_step(market):
+    assert run(market, Scripted({})).steps.index[-1] == market.times[-1]
+
+
+def test_without_a_future_calendar_the_last_bar_is_refused(market, folder):
+    future = folder / "calendars" / "60min_future.txt"
+    content = future.read_text()
+    future.write_text((folder / "calendars" / "60min.txt").read_text())
+    try:
+        with pytest.raises(ConfigError, match=r"60min_future\.txt holds no bar after"):
+            run(market, Scripted({}))
+    finally:
+        future.write_text(content)
+
+
+BACKTEST = {"start_time": "2025-01-01", "end_time": "2025-01-03 23:00"}
+STEP = {"kwargs": {"time_per_step": "60min"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"executor": STEP, "backtest": {**BACKTEST, "benchmark": None}}, "benchmark None: leave it out"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "benchmark": "BTC_USDT.OKX"}}, "leave it out"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "cash": 1}}, r"\['cash'\] would be ignored"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": {"min_cost": 0}}}, r"\['min_cost'\] would be"),
+        ({"executor": STEP, "backtest": {"start_time": "2025-01-01"}}, "needs start_time and end_time"),
+        ({"executor": {}, "backtest": BACKTEST}, "needs time_per_step"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "end_time": "2025-01-03"}}, "2025-01-03 means 00:00 and cuts"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "end_time": date(2025, 1, 3)}}, "2025-01-03 means 00:00 and cuts"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "account": "1e5"}}, "account '1e5' must be a number"),
+        ({"executor": "PerpExecutor", "backtest": BACKTEST}, "PerpExecutor: write class"),
+    ],
+)
+def test_a_configuration_that_qlib_would_misread_is_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        completed(config)
+
+
+def test_what_is_said_once_is_put_where_qlib_wants_it():
+    executor, exchange, backtest = completed({"executor": STEP, "backtest": BACKTEST})
+    assert (executor["class"], executor["module_path"]) == ("PerpExecutor", "qlib_crypto.backtest.qlib_executor")
+    assert exchange["kwargs"] == {"freq": "60min", **BACKTEST}
+    assert backtest == {"account": 100_000, "pos_type": POSITION, **BACKTEST}
+    own = {"exchange": {"class": "Mine", "module_path": "my", "kwargs": {"freq": "15min"}}}
+    _, exchange, _ = completed({"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": own}})
+    assert (exchange["class"], exchange["kwargs"]["freq"]) == ("Mine", "15min")
+
+
+def test_stock_classes_are_refused(market):
+    config = {
+        "executor": STEP,
+        "backtest": {
+            "start_time": market.times[0], "end_time": market.times[-1], "pos_type": "Position",
+            "exchange_kwargs": {"exchange": {"kwargs": {"codes": "okx_60min"}}},
+        },
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="pos_type must be"):
+        run_backtest(config, Scripted({}))
+    config["backtest"]["pos_type"] = POSITION
+    config["executor"] = {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor", **STEP}
+    with pytest.raises(ConfigError, match="innermost executor must be PerpExecutor"):
+        run_backtest(config, Scripted({}))
+
+
+@pytest.mark.parametrize(("cash", "start"), [(0.0, None), (-1.0, None), (float("nan"), None), (1.0, {"A": 1})])
+def test_an_account_starts_from_money_alone(cash, start):
+    with pytest.raises(ConfigError):
+        PerpPosition(cash, start)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"topk": 0}, {"topk": 2.5}, {"rebalance_every": 0}, {"drop_buffer": -1}, {"gross_exposure": 0}, {"min_names": 9}],
+)
+def test_a_strategy_that_cannot_be_right_is_refused(kwargs):
+    with pytest.raises(QlibCryptoError, match="strategy"):
+        LongShortTopk(signal=pd.DataFrame(), **kwargs)

@@ -1,0 +1,118 @@
+"""The command line as a user meets it: help, one-line errors, exit codes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+GROUPS = ("collect", "backfill", "import", "seal", "rank", "sql", "convert", "verify", "run", "report",
+          "sandbox", "daemon", "demo", "bench")  # fmt: skip
+
+
+@pytest.fixture
+def qlib_crypto(tmp_path):
+    """Runs a command in an empty folder."""
+
+    def run(*arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "qlib_crypto.cli", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    return run
+
+
+def one_line(result, code, *words):
+    assert result.returncode == code, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_help_lists_every_command(qlib_crypto):
+    result = qlib_crypto("--help")
+    assert result.returncode == 0
+    for command in GROUPS:
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("convert",), 3, ("no bars", "collect")),
+        (("run", "workflows/nothing.yaml"), 2, ("workflows/nothing.yaml",)),
+        (("collect", "--venue", "kraken"), 2, ("kraken", "okx")),
+        (("collect", "--venue", "okx"), 2, ("top50_symbols.json", "rank")),
+        (("collect", "--venue", "okx", "--symbols", "BTCUSDT"), 2, ("BTCUSDT", "BTC_USDT")),
+        (("backfill", "--venue", "okx", "--start", "tomorrow"), 2, ("tomorrow", "ISO")),
+        (
+            ("backfill", "--venue", "okx", "--start", "2025-01-02", "--end", "2025-01-01", "--symbols", "BTC_USDT"),
+            2,
+            ("--end",),
+        ),
+        (
+            ("backfill", "--venue", "okx", "--start", "2025-01-01", "--symbols", "BTC_USDT", "--interval", "7m"),
+            2,
+            ("7m",),
+        ),
+        (("import", "none.parquet", "--venue", "okx"), 2, ("none.parquet",)),
+        (("sandbox", "--speed", "fast"), 2, ("fast", "max")),
+        (("sandbox", "--tape", "nowhere", "--venue", "okx"), 2, ("nowhere",)),
+        (("bench", "nothing"), 2, ("nothing",)),
+        (("sql", "selec 1"), 2, ("selec",)),
+        (("rank", "--venue", "okx", "--endpoint", "ftp://x"), 2, ("ftp://x",)),
+        (("rank", "--venue", "okx", "--endpoint", "http://127.0.0.1:9"), 1, ("127.0.0.1:9",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) and value and value[0] != "no bars" else None,
+)
+def test_bad_input_is_one_line_that_says_what_to_do(qlib_crypto, arguments, code, words):
+    one_line(qlib_crypto(*arguments), code, *words)
+
+
+def test_wrong_settings_key_names_file_and_key(qlib_crypto, tmp_path):
+    (tmp_path / "config.yaml").write_text("univers: {size: 3}\n")
+    one_line(qlib_crypto("seal", "--venue", "okx"), 2, "univers", "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "script", ["okx_data_collector", "binance_data_collector", "get_top50", "convert_to_qlib", "backfill", "run_daemon"]
+)
+def test_well_known_scripts_have_help(root, script):
+    result = subprocess.run(
+        [sys.executable, str(root / "scripts" / f"{script}.py"), "--help"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Usage" in result.stdout
+
+
+def test_a_script_outside_any_environment_says_what_to_do(root, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-S", "-E", str(root / "scripts" / "get_top50.py"), "--help"],
+        capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "scripts/setup.sh" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_outside_the_environment_one_line_says_so(qlib_crypto, tmp_path, monkeypatch):
+    code = "import sys; sys.prefix = '/usr'; from qlib_crypto.cli.options import warn_outside_environment as w; w()"
+    environment = {k: v for k, v in os.environ.items() if k != "CONDA_DEFAULT_ENV"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stderr.startswith("qlib-crypto: running outside")
+    inside = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "CONDA_DEFAULT_ENV": "qlib"},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert inside.stderr == ""

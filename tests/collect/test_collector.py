@@ -1,0 +1,455 @@
+"""The collector against a scripted stream and a venue in memory: every row arrives, whatever the stream misses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, estimate, settlement, spec
+
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from qlib_crypto.collect import collect
+from qlib_crypto.collect.collector import Pace
+from qlib_crypto.collect.worker import Again, Worker
+from qlib_crypto.errors import DataError, StorageError, VenueError
+from qlib_crypto.lake import Lake
+from qlib_crypto.lake.tables import TABLES
+from qlib_crypto.settings import OkxSettings
+from qlib_crypto.symbols import Venue
+
+FAST = Pace(look_s=0.02, grace_s=0.15, status_s=0.1, retry_s=0.05)
+
+
+class Scripted:
+    """A stream that plays what the test gives: rows, and callables that act in between."""
+
+    def __init__(self, steps):
+        self.steps, self.replaced, self.stopped, self.instruments = steps, [], False, None
+
+    def __call__(self, _venue, _settings, instruments, _interval, *, on_bar, on_estimate, on_problem):
+        self.instruments, self.on_bar, self.on_estimate, self.on_problem = instruments, on_bar, on_estimate, on_problem
+        return self
+
+    async def run(self):
+        for step in self.steps:
+            if callable(step):
+                step()
+            elif hasattr(step, "open_ms"):
+                self.on_bar(step)
+            else:
+                self.on_estimate(step)
+            await asyncio.sleep(0)
+        while not self.stopped:  # noqa: ASYNC110 - stop() comes from another thread
+            await asyncio.sleep(0.005)
+
+    def stop(self):
+        self.stopped = True
+
+    def replace(self, instruments):
+        self.replaced.append(list(instruments))
+
+
+class VenueTime:
+    """The market clock: the venue's time."""
+
+    def __init__(self, client):
+        self.now_ms = client.server_time_ms
+
+
+def market(bars=60, *, now=0, of=(BTC,)):
+    client = FakeVenue(now_ms=T0 + now * MINUTE_MS)
+    client.list(*(spec(i) for i in of))
+    client.add_bars(*(bar(k, of=i, close=100.0 + k) for i in of for k in range(bars)))
+    return client
+
+
+def moves(client, minute):
+    def move():
+        client.now_ms = T0 + minute * MINUTE_MS
+
+    return move
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def ws(k, of=BTC):
+    return bar(k, of=of, close=100.0 + k)
+
+
+def run(lake, client, steps, *, instruments=(BTC,), told=None, **options):
+    stream = steps if isinstance(steps, Scripted) else Scripted(steps)
+    told = [] if told is None else told
+    summary = collect(
+        lake, client, OkxSettings(), list(instruments), M1, clock=VenueTime(client), say=told.append, pace=FAST,
+        stream=stream, **options,
+    )  # fmt: skip
+    return summary, stream
+
+
+def minutes(lake, of=BTC):
+    return [(t - T0) // MINUTE_MS for t in lake.bar_times(of, M1).tolist()]
+
+
+def all_sealed(lake):
+    return all(lake._hot[venue].held(table) == [] for venue in Venue for table in TABLES)
+
+
+def test_a_whole_stream_is_stored_and_sealed(lake):
+    client = market()
+    summary, stream = run(lake, client, [*(ws(k) for k in range(60)), moves(client, 60)], until_ms=T0 + HOUR_MS)
+    assert minutes(lake) == list(range(60))
+    assert set(lake.bars(BTC, M1).column("source").to_pylist()) == {"ws"}
+    assert (summary.stream_bars, summary.rest_bars, summary.refused) == (60, 0, 0)
+    assert all_sealed(lake)
+    assert stream.stopped
+    assert lake.specs(Venue.OKX) == client.listing
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [range(20, 21), range(20, 40), range(50, 60), range(60)],
+    ids=["one", "many", "the end", "everything"],
+)
+def test_what_the_stream_lost_comes_by_rest(lake, lost):
+    client = market()
+    steps = [ws(k) for k in range(60) if k not in lost]
+    summary, _ = run(lake, client, [*steps, moves(client, 60)], until_ms=T0 + HOUR_MS, since_ms=T0)
+    assert minutes(lake) == list(range(60))
+    assert lake.bars(BTC, M1).column("close").to_pylist() == [100.0 + k for k in range(60)]
+    assert (summary.stream_bars, summary.rest_bars) == (60 - len(lost), len(lost))
+
+
+def test_duplicates_and_disorder_change_nothing(lake):
+    client = market()
+    order = [3, 0, 1, 1, 2, 3, 7, 5, 6, 4, 7, *range(8, 60), 59]
+    run(lake, client, [*(ws(k) for k in order), moves(client, 60)], until_ms=T0 + HOUR_MS, since_ms=T0)
+    assert minutes(lake) == list(range(60))
+    assert lake.bars(BTC, M1).column("close").to_pylist() == [100.0 + k for k in range(60)]
+
+
+def test_it_catches_up_from_the_last_bar_at_the_start(lake):
+    client = market(now=30)
+    lake.store_bars([ws(k) for k in range(10)])
+    lake.seal(Venue.OKX)
+    summary, _ = run(lake, client, [*(ws(k) for k in range(30, 60)), moves(client, 60)], until_ms=T0 + HOUR_MS)
+    assert minutes(lake) == list(range(60))
+    assert summary.rest_bars == 20
+
+
+def test_without_history_it_begins_with_the_stream_unless_told_since(lake, tmp_path):
+    client = market(now=30)
+    steps = [*(ws(k) for k in range(30, 60)), moves(client, 60)]
+    run(lake, client, steps, until_ms=T0 + HOUR_MS)
+    assert minutes(lake) == list(range(30, 60))
+    client.now_ms = T0 + 30 * MINUTE_MS
+    other = Lake(tmp_path / "since")
+    run(other, client, steps, until_ms=T0 + HOUR_MS, since_ms=T0 + 5 * MINUTE_MS)
+    assert minutes(other) == list(range(5, 60))
+    other.close()
+
+
+def test_a_hole_that_the_venue_has_too_is_told_and_ends(lake):
+    client = market()
+    for k in (20, 21):
+        del client.bar_rows[BTC, M1][T0 + k * MINUTE_MS]
+    told = []
+    steps = [*(ws(k) for k in range(60) if k not in {20, 21}), moves(client, 60)]
+    run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
+    assert len(minutes(lake)) == 58
+    assert f"{BTC}: the venue has no 2 bars of 1m from 2025-04-01 00:20:00 on" in told
+    assert 2 <= sum(entry[0] == "bars" for entry in client.log) <= 6
+
+
+def test_a_bar_that_rest_serves_late_is_asked_again(lake):
+    client = market()
+    late = client.bar_rows[BTC, M1].pop(T0 + 59 * MINUTE_MS)
+    timer = threading.Timer(0.4, lambda: client.add_bars(late))
+    timer.start()
+    run(lake, client, [*(ws(k) for k in range(59)), moves(client, 60)], until_ms=T0 + HOUR_MS)
+    timer.join()
+    assert minutes(lake) == list(range(60))
+
+
+def test_a_venue_that_fails_for_a_while_is_asked_until_it_answers(lake):
+    client = market()
+    left, told = [6], []
+
+    def flaky():
+        left[0] -= 1
+        if left[0] >= 0:
+            raise VenueError("okx does not answer", retryable=True)
+
+    client.before_page = flaky
+    steps = [*(ws(k) for k in range(60) if k != 30), moves(client, 60)]
+    run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
+    assert minutes(lake) == list(range(60))
+    assert any("okx does not answer" in line for line in told)
+
+
+def test_settlements_come_by_rest_when_the_estimate_moves_on(lake):
+    client = market(now=7 * 60, bars=0)
+    times = [T0 - 8 * HOUR_MS, T0, T0 + 8 * HOUR_MS, T0 + 12 * HOUR_MS]
+    client.add_settlements(*(settlement(t + 5, rate=k * 1e-4) for k, t in enumerate(times)))
+
+    def quote(hour, settles):
+        return estimate(T0 + hour * HOUR_MS, settles_ms=T0 + settles * HOUR_MS)
+
+    steps = [
+        quote(7, 8), moves(client, 8 * 60 + 1), quote(8, 8), quote(8.5, 12), moves(client, 12 * 60 + 1),
+        quote(12.5, 16),
+    ]  # fmt: skip
+    stop = threading.Event()
+    told = []
+    timer = threading.Timer(0.6, stop.set)
+    timer.start()
+    summary, _ = run(lake, client, steps, stop=stop, told=told)
+    timer.join()
+    rows = lake.settlements(Venue.OKX)
+    assert rows.column("funding_rate").to_pylist() == [k * 1e-4 for k in range(4)]
+    assert summary.settlements == 4
+    assert rows.column("timestamp").cast("int64").to_pylist() == [t + 5 for t in times]
+    assert len(lake.estimates(Venue.OKX)) == summary.estimates == 4
+    assert told == []
+
+
+def test_a_settlement_that_rest_serves_late_is_asked_again(lake):
+    client = market(now=7 * 60, bars=0)
+    late = threading.Timer(0.4, lambda: client.add_settlements(settlement(T0 + 8 * HOUR_MS)))
+    late.start()
+    steps = [
+        estimate(T0 + 7 * HOUR_MS),
+        moves(client, 481),
+        estimate(T0 + 481 * MINUTE_MS, settles_ms=T0 + 16 * HOUR_MS),
+    ]
+    stop = threading.Event()
+    timer = threading.Timer(1.2, stop.set)
+    timer.start()
+    run(lake, client, steps, stop=stop)
+    assert len(lake.settlements(Venue.OKX)) == 1
+
+
+def test_days_are_sealed_as_they_end(lake):
+    client = market(bars=2 * 1440 + 60)
+    told = []
+    steps = []
+    for k in range(2 * 1440 + 60):
+        steps += [ws(k)] if k % 240 else [ws(k), moves(client, k + 1), lambda: time.sleep(0.04)]
+    run(lake, client, [*steps, moves(client, 2 * 1440 + 60)], until_ms=T0 + 2 * DAY_MS + HOUR_MS, told=told)
+    sealed = [line for line in told if line.startswith("sealed")]
+    assert sealed == [
+        "sealed 1 files of days before 2025-04-02 00:00:00",
+        "sealed 1 files of days before 2025-04-03 00:00:00",
+    ]
+    assert len(minutes(lake)) == 2 * 1440 + 60
+    assert all_sealed(lake)
+
+
+def test_a_changed_universe_is_followed(lake, tmp_path):
+    path = tmp_path / "top50_symbols.json"
+    path.write_text('["BTC_USDT"]')
+    client = market(of=(BTC, ETH), now=60)
+    lake.store_bars([ws(k, ETH) for k in range(5)])
+
+    stop, told = threading.Event(), []
+
+    def change(text, seen):
+        def write():
+            other = path.with_suffix(".new")
+            other.write_text(text)
+            other.replace(path)
+            wait_for(seen)
+
+        return write
+
+    stream = Scripted([])
+    stream.steps = [
+        change("[broken", lambda: any("universe unchanged" in line for line in told)),
+        change(json.dumps(["ETH_USDT", "BTC_USDT"]), lambda: len(stream.replaced) == 1),
+        change('["ETH_USDT"]', lambda: len(stream.replaced) == 2),
+        lambda: wait_for(lambda: len(minutes(lake, ETH)) == 60),
+        stop.set,
+    ]
+    run(lake, client, stream, membership=path, stop=stop, told=told)
+    assert stream.instruments == [BTC]
+    assert stream.replaced == [[ETH, BTC], [ETH]]
+    assert minutes(lake, ETH) == list(range(60))  # what it missed while it was no member
+
+
+def test_a_bad_row_is_told_and_does_not_take_the_others_with_it(lake):
+    client = market()
+    told = []
+    steps = [ws(k) if k != 7 else ws(7)._replace(close=float("nan")) for k in range(60)]
+    steps += [estimate(rate=float("inf")), ws(8)._replace(received_ms=T0 + 8 * MINUTE_MS), moves(client, 60)]
+    summary, _ = run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
+    assert summary.refused == 3
+    assert sum("refused" in line for line in told) == 3
+    assert minutes(lake) == list(range(60))  # REST gave the good one
+    assert summary.rest_bars == 1
+
+
+def test_an_error_of_the_stream_is_raised_after_everything_is_sealed(lake):
+    client = market()
+
+    def fail():
+        raise RuntimeError("a bug in the stream")
+
+    with pytest.raises(RuntimeError, match="a bug in the stream"):
+        run(lake, client, [ws(0), ws(1), fail], until_ms=T0 + HOUR_MS)
+    assert minutes(lake) == [0, 1]
+    assert all_sealed(lake)
+
+
+def test_an_error_of_the_worker_is_raised_too(lake):
+    client = market()
+
+    def fail():
+        raise ValueError("a bug in a request")
+
+    client.before_page = fail
+    with pytest.raises(ValueError, match="a bug in a request"):
+        run(lake, client, [moves(client, 3), ws(0), ws(2)], until_ms=T0 + HOUR_MS)
+    assert minutes(lake) == [0, 2]
+
+
+def test_a_full_disk_ends_it_with_what_was_stored(lake, monkeypatch):
+    client = market()
+    told = []
+    store = lake.store_bars
+
+    def full(bars):
+        bars = list(bars)
+        if any(b.open_ms >= T0 + 30 * MINUTE_MS for b in bars):
+            raise StorageError("hot store: cannot write (database or disk is full)")
+        return store(bars)
+
+    monkeypatch.setattr(lake, "store_bars", full)
+    steps = [*(ws(k) for k in range(30)), lambda: time.sleep(0.3), *(ws(k) for k in range(30, 60))]
+    with pytest.raises(StorageError, match="full"):
+        run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
+    monkeypatch.undo()
+    assert minutes(lake) == list(range(30))
+
+
+def test_sigterm_stops_it_cleanly(lake):
+    client = market()
+    before = signal.getsignal(signal.SIGTERM)
+    steps = [*(ws(k) for k in range(40)), lambda: os.kill(os.getpid(), signal.SIGTERM)]
+    summary, stream = run(lake, client, steps)
+    assert summary.stream_bars == 40
+    assert minutes(lake) == list(range(40))
+    assert all_sealed(lake)
+    assert stream.stopped
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_status_line_says_where_it_is(lake):
+    client = market()
+    lines = []
+    run(lake, client, [*(ws(k) for k in range(60)), moves(client, 60)], until_ms=T0 + HOUR_MS, status=lines.append)
+    assert lines[-1] == (
+        "2025-04-01 01:00:00 okx 1 instruments, bars to 2025-04-01 01:00:00: "
+        "60 streamed, 0 by REST, 0 settlements, 0 requests wait"
+    )
+
+
+def test_a_delisted_instrument_is_not_waited_for(lake):
+    client = market(bars=30)
+    client.list(spec(BTC, delisted_ms=T0 + 30 * MINUTE_MS))
+    told = []
+    run(lake, client, [*(ws(k) for k in range(30)), moves(client, 60)], until_ms=T0 + HOUR_MS, told=told)
+    assert minutes(lake) == list(range(30))
+    assert [line for line in told if "no " in line] == []
+
+
+def test_an_unsteady_clock_only_stands(lake):
+    client = market()
+    calls, told = [0], []
+
+    class Clock:
+        def now_ms(self):
+            calls[0] += 1
+            if 2 <= calls[0] < 5:
+                raise VenueError("okx does not answer", retryable=True)
+            return client.now_ms
+
+    stream = Scripted([*(ws(k) for k in range(60)), moves(client, 60)])
+    collect(
+        lake, client, OkxSettings(), [BTC], M1, clock=Clock(), until_ms=T0 + HOUR_MS, say=told.append, pace=FAST,
+        stream=stream,
+    )  # fmt: skip
+    assert sum("market time stands" in line for line in told) == 1
+    assert len(minutes(lake)) == 60
+
+
+class TestWorker:
+    def collect(self, kinds, asks, **options):
+        told = []
+        worker = Worker(kinds, told.append, first_wait_s=0.01, **options)
+        for ask in asks:
+            worker.ask(*ask)
+        worker.start()
+        deadline = time.monotonic() + 10
+        while worker.pending and time.monotonic() < deadline:
+            worker.check()
+            time.sleep(0.005)
+        assert worker.stop(5)
+        return told
+
+    def test_jobs_of_one_key_are_joined_and_earlier_kinds_go_first(self):
+        done = []
+
+        def work(kind):
+            return lambda *job: done.append((kind, *job[:3]))
+
+        asks = [("b", BTC, 5, 6), ("b", BTC, 1, 2), ("b", ETH, 0, 1), ("a", None, 0, 0)]
+        assert self.collect({"a": work("a"), "b": work("b")}, asks) == []
+        assert done == [("a", None, 0, 0), ("b", BTC, 1, 6), ("b", ETH, 0, 1)]
+
+    def test_again_is_counted_and_what_cannot_be_there_yet_is_not(self):
+        calls = []
+
+        def never(instrument, start, end, last):
+            calls.append(last)
+            return Again(start + 1, end)
+
+        self.collect({"a": never}, [("a", BTC, 0, 9)], attempts=3)
+        assert calls == [False, False, True]
+        calls.clear()
+
+        def early(instrument, start, end, last):
+            calls.append(last)
+            return None if len(calls) == 7 else Again(start, end, counted=False)
+
+        self.collect({"a": early}, [("a", BTC, 0, 9)], attempts=3)
+        assert calls == [False] * 7
+
+    def test_what_is_hopeless_is_told_once(self):
+        for error in (VenueError("no such instrument"), DataError("torn file")):
+            calls = []
+
+            def fail(instrument, start, end, last, error=error, calls=calls):
+                calls.append(1)
+                raise error
+
+            told = self.collect({"a": fail}, [("a", BTC, 0, 9)])
+            assert len(calls) == 1
+            assert str(error) in told[0]
+
+    def test_a_hanging_request_does_not_hang_the_stop(self):
+        hang = threading.Event()
+        worker = Worker({"a": lambda *_: hang.wait(20) and None}, print)
+        worker.ask("a", BTC, 0, 1)
+        worker.start()
+        time.sleep(0.05)
+        assert not worker.stop(0.05)
+        hang.set()
+        assert worker.stop(5)

@@ -1,0 +1,85 @@
+"""`scripts/setup.sh`: the conda branch against a stand-in `conda`, and the idle second run."""
+
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+FAKE_CONDA = """#!/usr/bin/env bash
+# a stand-in: knows `env list`, `env create -f`, `env update -n qlib -f`; its environment is a folder with a Python
+echo "$*" >> "{home}/calls"
+case "$1 $2" in
+  "env list")
+    echo "# conda environments:"; echo "base                  *  {home}"
+    [ -d "{home}/envs/qlib" ] && echo "qlib                     {home}/envs/qlib"; exit 0 ;;
+  "env create") [ "$4" = environment.yml ] && [ -f environment.yml ] || exit 9
+    mkdir -p "{home}/envs/qlib/bin" && printf '#!/bin/sh\\necho stand-in\\n' > "{home}/envs/qlib/bin/python"
+    chmod +x "{home}/envs/qlib/bin/python" ;;
+  "env update") exit {update} ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(root, tmp_path):
+    """A folder with what setup.sh reads, and nothing else."""
+    folder = tmp_path / "checkout"
+    (folder / "scripts").mkdir(parents=True)
+    for name in ("scripts/setup.sh", "environment.yml", "requirements.lock", ".python-version", "pyproject.toml"):
+        shutil.copy(root / name, folder / name)
+    return folder
+
+
+def fake_conda(tmp_path, *, update=0):
+    home = tmp_path / "conda"
+    (home / "bin").mkdir(parents=True)
+    script = home / "bin" / "conda"
+    script.write_text(FAKE_CONDA.format(home=home, update=update))
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return home
+
+
+def setup(checkout, home):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CONDA")}
+    environment["PATH"] = f"{home}/bin:/usr/bin:/bin"
+    command = ["scripts/setup.sh", "--print-python"]
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
+def calls(home):
+    return (home / "calls").read_text().splitlines()
+
+
+def test_conda_makes_the_environment_once(checkout, tmp_path):
+    home = fake_conda(tmp_path)
+    first = setup(checkout, home)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip() == f"{home}/envs/qlib/bin/python"
+    assert "env create -f environment.yml" in calls(home)
+
+    second = setup(checkout, home)
+    assert second.stdout == first.stdout
+    assert sum("create" in c or "update" in c for c in calls(home)) == 1
+    assert not (checkout / ".venv").exists()
+
+
+def test_conda_updates_the_environment_when_the_lock_changed(checkout, tmp_path):
+    home = fake_conda(tmp_path)
+    setup(checkout, home)
+    with (checkout / "requirements.lock").open("a") as lock:
+        lock.write("# another lock\n")
+    assert setup(checkout, home).returncode == 0
+    assert calls(home).count("env update -n qlib -f environment.yml") == 1
+
+
+def test_failed_conda_update_says_so_and_leaves_no_stamp(checkout, tmp_path):
+    home = fake_conda(tmp_path, update=1)
+    setup(checkout, home)
+    with (checkout / "requirements.lock").open("a") as lock:
+        lock.write("# another lock\n")
+    failed = setup(checkout, home)
+    assert failed.returncode == 1
+    assert "env update failed" in failed.stderr
+    assert setup(checkout, home).returncode == 1
