@@ -79,13 +79,17 @@ def equal_bars(lake: Lake, tape: Tape, of: Sequence[Instrument], interval: Inter
 
 
 def equal_funding(lake: Lake, tape: Tape, of: Sequence[Instrument], span: tuple[int, int]) -> tuple[int, bool]:
-    """How many settlements the tape has in the span, and whether the lake has exactly those, rates and intervals."""
+    """How many settlements the tape has in the span, and whether the lake has exactly those, rates and intervals.
+
+    From each listing on: before it a venue knows no such symbol, whatever else the folder holds.
+    """
     count, equal = 0, True
     for instrument in of:
         series = tape.settlements(instrument)
-        keep = (series.time_ms >= span[0]) & (series.time_ms < span[1])
+        start = max(span[0], tape.specs[instrument].listed_ms or 0)
+        keep = (series.time_ms >= start) & (series.time_ms < span[1])
         count += int(keep.sum())
-        table = lake.settlements(tape.venue, instrument, *span)
+        table = lake.settlements(tape.venue, instrument, start, span[1])
         times = table.column("timestamp").cast(pa.int64()).to_numpy()
         equal &= np.array_equal(times, series.time_ms[keep])
         equal &= np.array_equal(table.column("funding_rate").to_numpy(), series.rate[keep])

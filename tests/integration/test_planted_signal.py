@@ -14,9 +14,9 @@ from qlib_crypto.symbols import Venue
 STRENGTH = 0.1
 VENUES = [Venue.OKX, pytest.param(Venue.BINANCE, marks=pytest.mark.long)]
 MARKETS = [
-    (Venue.OKX, STRENGTH),
-    pytest.param((Venue.BINANCE, STRENGTH), marks=pytest.mark.long),
-    pytest.param((Venue.OKX, 0.3), marks=pytest.mark.long),
+    pytest.param((Venue.OKX, STRENGTH), id="okx"),
+    pytest.param((Venue.BINANCE, STRENGTH), id="binance", marks=pytest.mark.long),
+    pytest.param((Venue.OKX, 0.3), id="okx-strong", marks=pytest.mark.long),
 ]
 
 #: What a researcher, or our code, may get wrong: prediction and label made from what is right.
