@@ -29,7 +29,6 @@ _ROOT = Path(__file__).resolve().parent.parent
 #: The market time at which the sandbox stands still: the end of the OKX settlements' dense part.
 _OKX_NOW = "2025-05-10 16:00"
 _EXACT = 1e-9
-#: MLflow's names differ between two runs only by what is not a result.
 _QRUN = "from qlib.cli.run import run; run()"
 
 
@@ -115,6 +114,7 @@ class Bench:
     def _okx_1h(self) -> None:
         with self._sandbox("okx_1h") as url:
             span = ["--start", "2022-01-01", "--end", _OKX_NOW, "--interval", "1h", "--symbols", "all"]
+            self.step("okx_1h", "rank", "rank", "--venue", "okx", "--endpoint", url, *_RAISED)  # also stores the specs
             self.step("okx_1h", "backfill", "backfill", "--venue", "okx", *span, "--endpoint", url, *_RAISED)
         self._import("okx_1h", "funding", "okx", "funding", "okx_swap_funding.parquet")
 

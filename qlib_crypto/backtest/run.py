@@ -196,6 +196,7 @@ def _assumptions(
         "margin": "none: no maintenance margin and no liquidation; new exposure ends at the leverage cap",
         "max_gross_leverage": exchange.max_gross_leverage,
         "order_rules": {source: sources[source] for source in sorted(sources)},
+        "benchmarks": "BTC held; the market in equal weights, set anew every step; neither pays fees or funding",
         "missing_funding": exchange.missing_funding,
         "funding_coverage": float((known & quote.has_bar).sum() / bars) if bars else math.nan,
         "funding_price": _settlement_prices(Path(C.dpm.get_data_uri(exchange.freq)), quote.names),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -113,5 +114,6 @@ def bench(ctx: typer.Context, name: Annotated[str, typer.Argument(help="A file o
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None  # noqa: S101,PT018 - the file was just listed
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     raise typer.Exit(module.main(ctx.args))

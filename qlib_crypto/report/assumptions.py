@@ -120,6 +120,7 @@ _PLACES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "market": ("Universe", "Market", formats.text),
     "instruments": ("Universe", "Instruments", formats.text),
     "delisting": ("Universe", "Delisting", formats.text),
+    "benchmarks": ("Universe", "Benchmarks", formats.text),
     "account": (_COSTS, "Starting equity", formats.text),
     "taker_fee": (_COSTS, "Taker fee", _rate),
     "maker_fee": (_COSTS, "Maker fee", _rate),

@@ -81,7 +81,7 @@ def _sections(measures: Measures, summary: Mapping[str, Any]) -> list[Section]:
                 Plot(
                     "equity",
                     "Equity and drawdown",
-                    "Net of fees and funding, against holding BTC and the equally weighted market.",
+                    "Net of fees and funding, against BTC and the equally weighted market, which pay neither.",
                     figures.equity_and_drawdown(measures.curve),
                 ),
                 Plot(

@@ -27,6 +27,7 @@ from qlib_crypto.workflow.check import Workflow, check_workflow
 from qlib_crypto.workflow.data import check_data, check_unchanged
 from qlib_crypto.workflow.identity import run_manifest
 from qlib_crypto.workflow.load import LOG, MANIFEST, SECONDS
+from qlib_crypto.workflow.metrics import batched_metrics
 from qlib_crypto.workflow.quiet import INDENT, Progress, Stages
 from qlib_crypto.workflow.template import render, variables_of
 
@@ -156,7 +157,8 @@ def _recorded(workflow: Workflow, provider: Manifest, variables: Mapping[str, st
         said.append(_table_words(dataset))
     with stages("model") as said:
         model = init_instance_by_config(task["model"], accept_types=Model)
-        _fit(model, dataset)
+        with batched_metrics(recorder):
+            _fit(model, dataset)
         R.save_objects(**{"params.pkl": model})
         dataset.config(dump_all=False, recursive=True)
         R.save_objects(dataset=dataset)

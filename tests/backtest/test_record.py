@@ -13,7 +13,10 @@ from support_backtest import random_market, replay
 from qlib_crypto.backtest.qlib_record import OBJECTS, PerpPortfolioRecord
 from qlib_crypto.backtest.run import PerpRun
 from qlib_crypto.errors import ConfigError
+from qlib_crypto.report.assumptions import assumptions as shown
 from qlib_crypto.report.data import ReportData
+from qlib_crypto.report.measures import measure
+from qlib_crypto.report.summary import summarise
 
 
 def test_the_record_saves_the_tables_of_the_report_and_logs_the_headline_numbers(tmp_path):
@@ -35,7 +38,13 @@ def test_the_record_saves_the_tables_of_the_report_and_logs_the_headline_numbers
     assert answer["refusal"].startswith("the run has no pred.pkl to backtest; put SignalRecord before")
 
     steps, fills, funding, positions, assumptions = (pd.read_pickle(tmp_path / n) for n in OBJECTS)  # noqa: S301 - ours
-    ReportData(name="test", steps=steps, fills=fills, funding=funding, positions=positions, assumptions=assumptions)
+    data = ReportData(
+        name="test", steps=steps, fills=fills, funding=funding, positions=positions, assumptions=assumptions
+    )
+    figures = measure(data)
+    box = {group.title: [line[0] for line in group.lines] for group in shown(data, figures, summarise(data, figures))}
+    assert box["Other"] == ["Decisions the backtest had to take"]
+    assert "Benchmarks" in box["Universe"]
     assert steps.index[0] == market.times[10]
     assert steps.index[-1] == market.times[59]
     assert steps.index.name == "datetime"

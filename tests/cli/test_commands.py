@@ -116,3 +116,20 @@ def test_outside_the_environment_one_line_says_so(qlib_crypto, tmp_path, monkeyp
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert inside.stderr == ""
+
+
+def test_a_benchmark_is_a_module_like_any_other(qlib_crypto, tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "speed.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(slots=True)\n"
+        "class Result:\n"
+        "    words: list[str]\n"
+        "def main(argv: list[str]) -> int:\n"
+        "    print(Result(argv).words)\n"
+        "    return 3\n"
+    )
+    result = qlib_crypto("bench", "speed", "--only", "fast")
+    assert result.returncode == 3, result.stderr
+    assert result.stdout.strip() == "['--only', 'fast']"

@@ -74,6 +74,14 @@ def test_the_user_sees_the_stages_and_nothing_else(finished):
     assert printed == ""
 
 
+def test_the_learning_curve_is_stored_round_by_round(finished, settings):
+    result, _, _ = finished
+    history = MlflowClient(settings.tracking_uri).get_metric_history(result.run_id, "l2.valid")
+    assert [m.step for m in history] == list(range(len(history)))
+    assert len(history) > 1
+    assert len({m.value for m in history}) > 1
+
+
 def test_what_a_run_stores(finished, stored):
     result, _, _ = finished
     assert stored.run_id == result.run_id
