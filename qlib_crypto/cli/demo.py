@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
 from rich.console import Console
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, iso
 from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.sandbox.serve import SandboxHandle
 from qlib_crypto.symbols import Interval, Venue
 
 console = Console(highlight=False)
@@ -144,7 +144,7 @@ def _collect(plan: Plan, url: str, out: Path) -> None:
         collector = _start("collect", *common, *options, "--symbols", ",".join(plan.streamed))
         try:
             _wait_for_streams(url, collector)
-            requests.post(f"{url}/sandbox/clock", json={"speed": "max", "until": plan.end_ms}, timeout=10)
+            _handle(url).set_clock(speed="max", until=plan.end_ms)
             code = collector.wait()
         finally:
             _end(collector)
@@ -154,11 +154,15 @@ def _collect(plan: Plan, url: str, out: Path) -> None:
         _step("top up", "backfill", *common, *history, "--end", iso(plan.end_ms))
 
 
+def _handle(url: str) -> SandboxHandle:
+    return SandboxHandle(int(url.rsplit(":", 1)[1]))
+
+
 def _wait_for_streams(url: str, collector: subprocess.Popen[bytes]) -> None:
     """Until the collector has subscribed and the count of streams stands still."""
     seen, since = 0, time.monotonic()
     while time.monotonic() - since < _START_S and collector.poll() is None:
-        streams = int(requests.get(f"{url}/sandbox/status", timeout=10).json()["streams"])
+        streams = int(_handle(url).status()["streams"])
         if streams and streams == seen and time.monotonic() - since > 2:  # noqa: PLR2004 - two seconds without a newcomer
             return
         if streams != seen:

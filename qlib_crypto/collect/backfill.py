@@ -13,6 +13,7 @@ from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake, missing_ranges
+from qlib_crypto.lake.checks import bar_fault, settlement_fault, sift
 from qlib_crypto.lake.gaps import joined
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, snap_to_minute
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -42,6 +43,8 @@ class BackfillSummary:
         New or replaced rows.
     missing
         What the venue did not have either, by instrument, in ascending spans `[start, end)`; empty after `dry_run`.
+    refused
+        Why rows of the venue that cannot be right were not stored, a line each; they count as missing.
 
     """
 
@@ -50,6 +53,7 @@ class BackfillSummary:
     rows: int
     stored: int
     missing: dict[Instrument, list[Span]]
+    refused: tuple[str, ...]
 
 
 def backfill(
@@ -73,8 +77,10 @@ def backfill(
     ------
     ConfigError
         An instrument is no linear perpetual of the venue; nothing was asked.
-    VenueError, StorageError, DataError
+    VenueError, StorageError
         What was stored before is kept.
+    SchemaError
+        A file of the lake is torn or foreign.
 
     """
     ranges = _clipped(client, instruments, start_ms, end_ms, interval)
@@ -86,16 +92,20 @@ def backfill(
         for instrument, span in ranges.items()
     }
 
+    refused: list[str] = []
+
     def fetch(instrument: Instrument, span: Span) -> Iterable[int]:
         for page in client.bars(instrument, interval, *span):
-            yield lake.store_bars(page)
+            good, told = sift(page, bar_fault)
+            refused.extend(told)
+            yield lake.store_bars(good)
 
     def seal(instrument: Instrument) -> list[Span]:
         lake.seal(client.venue, instrument=instrument)
         span = ranges[instrument]
         return missing_ranges(lake.bar_times(instrument, interval, *span), *span, interval.ms)
 
-    return _run(todo, interval.ms, BAR_PAGE[client.venue], fetch, seal, progress, dry_run=dry_run)
+    return _run(todo, interval.ms, BAR_PAGE[client.venue], fetch, seal, progress, refused, dry_run=dry_run)
 
 
 def backfill_funding(
@@ -116,23 +126,27 @@ def backfill_funding(
 
     Raises
     ------
-    ConfigError, VenueError, StorageError, DataError
+    ConfigError, VenueError, StorageError, SchemaError
         As `backfill`.
 
     """
     ranges = _clipped(client, instruments, start_ms, end_ms, None)
+
+    refused: list[str] = []
 
     def holes(instrument: Instrument) -> list[Span]:
         return funding_holes(settlement_times(lake, instrument, *ranges[instrument]), *ranges[instrument])
 
     def fetch(instrument: Instrument, span: Span) -> Iterable[int]:
         # a span in one commit: half of an hourly span, next to a known settlement, would no longer look like a hole
-        yield lake.store_settlements([row for page in client.settlements(instrument, *span) for row in page])
+        good, told = sift((row for page in client.settlements(instrument, *span) for row in page), settlement_fault)
+        refused.extend(told)
+        yield lake.store_settlements(good)
 
     todo = {instrument: holes(instrument) for instrument in ranges}
     page = FUNDING_PAGE[client.venue]
     try:
-        return _run(todo, 8 * HOUR_MS, page, fetch, holes, progress, dry_run=dry_run)
+        return _run(todo, 8 * HOUR_MS, page, fetch, holes, progress, refused, dry_run=dry_run)
     finally:
         if not dry_run:
             lake.seal(client.venue)  # a day's file holds all symbols: written once, at the end
@@ -187,6 +201,7 @@ def _run(
     fetch: Callable[[Instrument, Span], Iterable[int]],
     finish: Callable[[Instrument], list[Span]],
     progress: Progress | None,
+    refused: list[str],
     *,
     dry_run: bool,
 ) -> BackfillSummary:
@@ -207,7 +222,7 @@ def _run(
         stored, done = stored + fetched, done + rows[instrument]
         if progress:
             progress(instrument.symbol, done, total)
-    return BackfillSummary(len(todo), requests, total, stored, missing)
+    return BackfillSummary(len(todo), requests, total, stored, missing, tuple(refused))
 
 
 def _rows(span: Span, step_ms: int) -> int:

@@ -11,17 +11,23 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, Clock, day_start, iso
 from qlib_crypto.collect.fill import Filler
-from qlib_crypto.collect.parts import MarketTime, Membership, Stream, StreamThread, stopped_by_signals
+from qlib_crypto.collect.parts import (
+    CollectSummary,
+    MarketTime,
+    Membership,
+    Pace,
+    Stream,
+    StreamThread,
+    stopped_by_signals,
+)
 from qlib_crypto.collect.worker import Worker
-from qlib_crypto.errors import QlibCryptoError
 from qlib_crypto.feeds import RestClient, VenueStream
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.checks import bar_fault, estimate_fault
+from qlib_crypto.lake.checks import bar_fault, estimate_fault, sift
 from qlib_crypto.schemas import Bar, Estimate
 from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Interval
@@ -31,44 +37,6 @@ _TAKE_S = 0.1
 _STOP_S = 15.0
 #: A day is sealed this long after it ended, so that its last bars are in.
 _SEAL_DELAY_MS = 2 * MINUTE_MS
-
-
-@dataclass(frozen=True, slots=True)
-class CollectSummary:
-    """What one run of the collector stored: new or replaced rows, and files written.
-
-    `stream_bars` came by websocket, `rest_bars` filled what it missed, `refused` rows were told one by one.
-    """
-
-    stream_bars: int
-    rest_bars: int
-    settlements: int
-    estimates: int
-    refused: int
-    files: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often the collector looks around, wall seconds.
-
-    Attributes
-    ----------
-    look_s
-        Between two looks for missing bars, a new membership, a new day.
-    grace_s
-        A bar that is due and has not come for so long is asked over REST.
-    status_s
-        Between two status lines.
-    retry_s
-        Before REST is asked again for what it did not have, doubled each time.
-
-    """
-
-    look_s: float = 0.5
-    grace_s: float = 5.0
-    status_s: float = 10.0
-    retry_s: float = 1.0
 
 
 def collect(
@@ -235,8 +203,11 @@ class _Collector:
 
     def _store(self, rows: list[Bar | Estimate]) -> None:
         """Make a batch durable, then see what it tells about missing bars and due settlements."""
-        bars = [row for row in rows if isinstance(row, Bar) and self._good(bar_fault(row))]
-        estimates = [row for row in rows if isinstance(row, Estimate) and self._good(estimate_fault(row))]
+        bars, wrong_bars = sift((row for row in rows if isinstance(row, Bar)), bar_fault)
+        estimates, wrong_estimates = sift((row for row in rows if isinstance(row, Estimate)), estimate_fault)
+        for line in wrong_bars + wrong_estimates:
+            self._refused += 1
+            self._say(line)
         self._bars += self._lake.store_bars(bars)
         # of a minute the lake keeps the last one anyway
         sampled = {(row.instrument, row.time_ms // MINUTE_MS): row for row in estimates}
@@ -254,12 +225,6 @@ class _Collector:
             if due is not None and row.settles_ms > due:
                 self._worker.ask("settled", row.instrument, due - DAY_MS, due)
             self._settles[row.instrument] = max(row.settles_ms, due or 0)
-
-    def _good(self, fault: QlibCryptoError | None) -> bool:
-        if fault is not None:
-            self._refused += 1
-            self._say(str(fault))
-        return fault is None
 
     def _follow(self, instruments: Sequence[Instrument]) -> None:
         """Cover these instruments from their last bar on, and no others."""

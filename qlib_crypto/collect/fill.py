@@ -9,6 +9,7 @@ from qlib_crypto.collect.backfill import BAR_PAGE, settlement_times
 from qlib_crypto.collect.worker import Again
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake, missing_ranges
+from qlib_crypto.lake.checks import bar_fault, settlement_fault, sift
 from qlib_crypto.lake.gaps import joined
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.symbols import Instrument, Interval
@@ -51,7 +52,9 @@ class Filler:
         have = self._lake.bar_times(instrument, self._interval, start_ms, end_ms)
         for span in joined(missing_ranges(have, start_ms, now_ms, step), BAR_PAGE[instrument.venue] * step):
             for page in self._client.bars(instrument, self._interval, *span):
-                self.bars += self._lake.store_bars(page)
+                good, refused = sift(page, bar_fault)
+                self._tell(refused)
+                self.bars += self._lake.store_bars(good)
         have = self._lake.bar_times(instrument, self._interval, start_ms, end_ms)
         left = missing_ranges(have, start_ms, end_ms, step)
         if not left:
@@ -59,7 +62,7 @@ class Filler:
         early = [span for span in left if span[0] < now_ms]
         if early and last:
             count = sum(min(b, now_ms) - a for a, b in early) // step
-            self._say(f"{instrument}: the venue has no {count} bars of {self._interval} from {iso(early[0][0])} on")
+            self._say(f"{instrument}: the venue lacks {count} of its {self._interval} bars, from {iso(early[0][0])} on")
         if end_ms > closed and (last or not early):
             return Again(max(closed, start_ms), end_ms, counted=False)
         return Again(left[0][0], left[-1][1])
@@ -79,7 +82,13 @@ class Filler:
         """Fetch settlements from the start of the span, as far as the venue has any."""
         assert instrument is not None  # noqa: S101 - as above
         for page in self._client.settlements(instrument, start_ms, end_ms + DAY_MS):
-            self.settlements += self._lake.store_settlements(page)
+            good, refused = sift(page, settlement_fault)
+            self._tell(refused)
+            self.settlements += self._lake.store_settlements(good)
+
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            self._say(line)
 
     def _tradable(self, instrument: Instrument, start_ms: int, end_ms: int) -> tuple[int, int]:
         spec = self.specs.get(instrument)

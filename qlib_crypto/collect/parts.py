@@ -1,4 +1,4 @@
-"""The collector's helpers: market time, the stream's thread, the watched universe, signals."""
+"""The collector's parts: its pace and summary, market time, the stream's thread, the watched universe, signals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,44 @@ from qlib_crypto.symbols import Instrument, Venue
 
 _READ_S = 0.1
 _STOP_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSummary:
+    """What one run of the collector stored: new or replaced rows, and files written.
+
+    `stream_bars` came by websocket, `rest_bars` filled what it missed, `refused` rows were told one by one.
+    """
+
+    stream_bars: int
+    rest_bars: int
+    settlements: int
+    estimates: int
+    refused: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the collector looks around, wall seconds.
+
+    Attributes
+    ----------
+    look_s
+        Between two looks for missing bars, a new membership, a new day.
+    grace_s
+        A bar that is due and has not come for so long is asked over REST.
+    status_s
+        Between two status lines.
+    retry_s
+        Before REST is asked again for what it did not have, doubled each time.
+
+    """
+
+    look_s: float = 0.5
+    grace_s: float = 5.0
+    status_s: float = 10.0
+    retry_s: float = 1.0
 
 
 class Stream(Protocol):

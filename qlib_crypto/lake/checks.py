@@ -2,15 +2,19 @@
 
 Refused is what no calculation can use (NaN, zero or negative prices, a low above the high) and what is not final.
 A bar whose open or close lies outside its own low and high is the venue's word and stays.
+
+*Open* is what was received within its own life. Receipt is wall time while a replayed market has its own, so a bar of a
+market that is ahead of the wall altogether is not judged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from qlib_crypto.clock import MINUTE_MS, SECOND_MS, iso
 from qlib_crypto.errors import DataError, UnconfirmedBarError
+from qlib_crypto.market.funding import LONGEST_INTERVAL_MS
 from qlib_crypto.schemas import SOURCES, Bar, Estimate, Settlement
 
 #: How far the machine's clock may be behind the venue's before a closed bar looks open.
@@ -38,7 +42,8 @@ def bar_fault(bar: Bar) -> DataError | None:
         phrase = f"source {bar.source!r} is unknown; use one of {' '.join(SOURCES)}"
     if phrase:
         return DataError(f"bar {_bar_name(bar)} refused: {phrase}; check the source, then fetch it again")
-    if bar.open_ms + step > bar.received_ms + min(_CLOCK_SLACK_MS, step // 4):
+    left_ms = bar.open_ms + step - bar.received_ms
+    if min(_CLOCK_SLACK_MS, step // 4) < left_ms <= step:
         return UnconfirmedBarError(
             f"bar {_bar_name(bar)} refused: received at {_when(bar.received_ms)}, before it closed; "
             "store only confirmed bars, and check this machine's clock"
@@ -53,7 +58,9 @@ def settlement_fault(row: Settlement) -> DataError | None:
         phrase = f"rate {row.rate} must be finite"
     elif row.mark_price is not None and not 0 < row.mark_price < math.inf:
         phrase = f"mark price {row.mark_price} must be finite and above 0, or None"
-    elif row.time_ms <= 0 or row.time_ms > row.received_ms + MINUTE_MS:
+    elif row.time_ms <= 0:
+        phrase = f"time {row.time_ms} must be Unix milliseconds"
+    elif MINUTE_MS < row.time_ms - row.received_ms <= LONGEST_INTERVAL_MS:
         phrase = f"it was received at {_when(row.received_ms)}, before it was due: an estimate is no settlement"
     elif row.source not in SOURCES:
         phrase = f"source {row.source!r} is unknown; use one of {' '.join(SOURCES)}"
@@ -72,6 +79,19 @@ def estimate_fault(row: Estimate) -> DataError | None:
     elif row.time_ms <= 0 or row.settles_ms <= 0:
         phrase = f"times {row.time_ms}, {row.settles_ms} must be Unix milliseconds"
     return DataError(f"estimate {row.instrument} {_when(row.time_ms)} refused: {phrase}") if phrase else None
+
+
+def sift[Row](rows: Iterable[Row], fault: Callable[[Row], DataError | None]) -> tuple[list[Row], list[str]]:
+    """The rows that may be stored, and why each of the others may not: for callers that must not stop at one."""
+    good: list[Row] = []
+    told: list[str] = []
+    for row in rows:
+        error = fault(row)
+        if error is None:
+            good.append(row)
+        else:
+            told.append(str(error))
+    return good, told
 
 
 def refuse_faults[Row](rows: Sequence[Row], fault: Callable[[Row], DataError | None]) -> None:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from qlib_crypto import schemas
-from qlib_crypto.clock import parse_utc
-from qlib_crypto.errors import DataError
 from qlib_crypto.lake import checks, snapshots
 from qlib_crypto.lake.files import read_tables, recorded_digest
 from qlib_crypto.lake.hot import HotStore, Sealed
@@ -271,50 +267,3 @@ def _cut(sealed: pa.Table, table: Table, symbol: str | None, start_ms: int | Non
     if symbol is not None and table is not BARS:
         keep &= pc.equal(sealed.column("symbol"), symbol).to_numpy()
     return sealed if keep.all() else sealed.filter(pa.array(keep))
-
-
-def load_bars(
-    symbol: str,
-    interval: str,
-    start: str | date | datetime | None = None,
-    end: str | date | datetime | None = None,
-    *,
-    lake_dir: str | Path = ".",
-) -> pd.DataFrame:
-    """Bars as a frame: index `timestamp` (open, UTC, ascending); `open high low close volume quote_volume trades …`.
-
-    Missing bars are missing rows; a value that the source lacks is NaN or NA.
-
-    Parameters
-    ----------
-    symbol
-        With its venue: `BTC_USDT.OKX`.
-    interval
-        `1m`, `1h`, …; Qlib's spellings work too.
-    start, end
-        UTC, `[start, end)` by open; None means all there is.
-    lake_dir
-        The folder that holds `okx_data/` and `binance_data/`.
-
-    Raises
-    ------
-    ConfigError
-        Symbol, interval or time cannot be right.
-    DataError
-        The lake has no bar of this symbol and interval at all.
-
-    """
-    instrument, step = Instrument.parse(symbol), Interval.parse(interval)
-    bounds = [None if at is None else parse_utc(at) for at in (start, end)]
-    lake = Lake(Path(lake_dir))
-    try:
-        table = lake.bars(instrument, step, *bounds)
-        if not len(table) and instrument not in lake.instruments(instrument.venue, step):
-            raise DataError(
-                f"lake {lake_dir} has no {step} bars of {instrument}; run: qlib-crypto backfill "
-                f"--venue {instrument.venue} --symbols {instrument.symbol} --interval {step} --start …"
-            )
-    finally:
-        lake.close()
-    frame = table.drop_columns(["symbol"]).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    return pd.DataFrame(frame.set_index("timestamp"))

@@ -201,6 +201,15 @@ def test_fresh_funding_is_not_asked_again(lake):
     assert len(list((lake.folder(Venue.OKX) / "funding").iterdir())) == 1
 
 
+def test_a_bar_that_cannot_be_right_is_told_and_does_not_stop_the_rest(lake):
+    client = venue([bar(k) for k in range(400)])
+    client.add_bars(bar(7, close=0.0))
+    summary = backfill(lake, client, [BTC], M1, T0, T0 + 400 * MINUTE_MS)
+    assert len(lake.bars(BTC, M1)) == 399
+    assert summary.missing == {BTC: [(T0 + 7 * MINUTE_MS, T0 + 8 * MINUTE_MS)]}
+    assert [line.split(":")[0] for line in summary.refused] == ["bar BTC_USDT.OKX 1m 2025-04-01 00"]
+
+
 def test_a_refusing_venue_is_an_error_not_an_empty_page(lake):
     client = venue([bar(0, interval=H1)])
 

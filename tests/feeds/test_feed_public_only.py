@@ -49,7 +49,7 @@ PUBLIC = {
 }
 PUBLIC_SOCKETS = {"/ws/v5/public", "/ws/v5/business", "/market/stream"}
 #: The only packages that may make or take connections, and the one module that steers the sandbox it started itself.
-NETWORKED = {"feeds", "sandbox", "cli/demo.py"}
+NETWORKED = {"feeds", "sandbox"}
 NETWORK_LIBRARIES = {"requests", "aiohttp", "websockets", "urllib3", "http", "socket", "cryptofeed", "httpx", "urllib"}
 
 

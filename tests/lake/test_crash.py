@@ -41,7 +41,7 @@ while True:
 
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path):
     code = WRITER.format(tests=str(Path(__file__).parents[1]))
-    for kill_after in (7, 41):
+    for kill_after in (41,):
         root = tmp_path / str(kill_after)
         writer = subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE)
         acknowledged = [int(writer.stdout.readline()) for _ in range(kill_after)][-1]

@@ -193,6 +193,7 @@ def test_a_bar_received_before_it_closed_is_refused(lake):
     with pytest.raises(UnconfirmedBarError, match="before it closed"):
         lake.store_bars([bar(0, received_ms=T0 + 30_000)])
     assert lake.store_bars([bar(0, received_ms=T0 + 59_000)]) == 1  # a clock that is a second behind
+    assert lake.store_bars([bar(1, received_ms=T0 - DAY_MS)]) == 1  # a replayed market that is ahead of the wall
 
 
 @pytest.mark.parametrize(
