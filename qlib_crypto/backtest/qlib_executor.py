@@ -118,7 +118,9 @@ class PerpExecutor(SimulatorExecutor):
         for name, due in settlements.items():
             quantity = self.position.account.quantity(name)
             if not math.isfinite(due.cash):
-                if self.exchange.missing_funding == "error" and not self.exchange.has_ended(name, start):
+                if self.exchange.has_ended(name, start):
+                    continue  # it is settled at its last mark in this step
+                if self.exchange.missing_funding == "error":
                     raise self.exchange.unknown_funding(name, start, quantity)
                 self.ledger.counts["funding unknown, taken as none"] += 1
             elif due.cash or due.rate:

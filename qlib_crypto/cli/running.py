@@ -172,6 +172,10 @@ def run_backfill(
             continue
         say(f"{venue} {what}: {summary.stored:,} stored for {summary.instruments} instruments")
         _say_missing(what, summary.missing)
+        for line in summary.refused[:_SHOWN]:
+            say(f"  {line}")
+        if len(summary.refused) > _SHOWN:
+            say(f"  and {len(summary.refused) - _SHOWN} more impossible rows of the venue, left out")
 
 
 def _say_missing(what: str, missing: Mapping[Instrument, Sequence[tuple[int, int]]]) -> None:

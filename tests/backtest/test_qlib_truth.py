@@ -208,6 +208,7 @@ def test_a_delisted_position_is_settled_at_its_last_mark_when_its_funding_ends_t
     assert (last["instrument"], last["quantity"], last["price"]) == (BTC, 1.0, 49_000.0)
     assert (last["datetime"], last["note"]) == (at("02 00:00"), CLOSED_DELISTED)
     assert last["fee"] == pytest.approx(24.5)
+    assert result.assumptions["notes"] == {"bars held without a price": 3}  # what has ended owes nothing unknown
     assert result.steps["equity"].iloc[-1] == pytest.approx(
         100_000 + 1_000 + 2 * 5 - 25 - 24.5 - 1 - 5 * 0.2, abs=1e-4
     )  # fmt: skip

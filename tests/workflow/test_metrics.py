@@ -36,9 +36,14 @@ def test_metrics_go_in_batches_that_mlflow_takes_with_their_steps():
 
 def test_what_was_logged_before_an_error_is_stored():
     recorder = Recorder()
-    with pytest.raises(KeyboardInterrupt), batched_metrics(recorder):
-        recorder.log_metrics(ic=0.5)
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with batched_metrics(recorder):
+            recorder.log_metrics(ic=0.5)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [(m.key, m.value, m.step) for m in recorder.batches[0][1]] == [("ic", 0.5, 0)]
     recorder.log_metrics(ic=0.6)
     assert len(recorder.single) == 1
