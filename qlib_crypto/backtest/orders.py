@@ -119,11 +119,12 @@ def _towards(held: float, wanted: float, most: float) -> float:
     after = held + wanted
     if abs(after) <= most:
         return wanted
-    if held * after > 0 and abs(after) <= abs(held):
+    same_side = bool(held and after) and (held > 0) == (after > 0)
+    if same_side and (wanted > 0) != (held > 0):
         return wanted
-    target = math.copysign(most, after)
-    if held * after > 0 and abs(held) >= most:
+    if same_side and abs(held) >= most:
         return 0.0
+    target = math.copysign(most, after)
     return target - held
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,8 @@ def run(
     config: ConfigOption = None,
 ) -> None:
     """Check the data and the workflow, run it as qrun would, and store a manifest with the results."""
+    # read when the library loads: LightGBM's threads would else spin while another process has their core
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from qlib_crypto.workflow.run import run as run_workflow
 
     settings = settings_from(config, lake=lake, provider=provider)

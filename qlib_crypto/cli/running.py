@@ -155,6 +155,8 @@ def run_backfill(
             instruments = sorted(spec.instrument for spec in client.specs() if is_eligible(spec))
         else:
             instruments = instruments_from(symbols, venue, settings)
+        if not dry_run:
+            lake.store_specs(venue, client.specs())  # a backtest rounds orders by them
         done: dict[str, BackfillSummary] = {}
         with row_progress() as progress:
             done[f"{interval} bars"] = backfill(
