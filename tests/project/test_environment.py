@@ -56,3 +56,8 @@ def test_lock_has_no_index_address_and_no_heavy_extras(root, lock):
     assert "://" not in text
     assert "--index" not in text.replace("--no-emit-index-url", "")
     assert not {"torch", "ray", "vectorbt", "s3fs", "boto3"} & set(lock)
+
+
+def test_test_modules_have_names_of_their_own(root):
+    names = [p.name for p in (root / "tests").rglob("*.py") if p.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names)), "pytest imports test modules by name alone"
