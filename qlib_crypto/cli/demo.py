@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from qlib_crypto.clock import DAY_MS, HOUR_MS, iso
+from qlib_crypto.clock import DAY_MS, HOUR_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.sandbox.serve import SandboxHandle
 from qlib_crypto.symbols import Interval, Venue
@@ -77,7 +78,7 @@ def run_demo(*, tape: str, venue: Venue, interval: str, out: Path) -> None:
     options = [part for name, value in variables.items() for part in ("--var", f"{name}={value}")]
     _step("workflow", "run", workflow, *options, *lake, *provider)
     summary = json.loads(Path("reports/demo/summary.json").read_text())
-    _show(summary, planted_ic(tape, venue), time.monotonic() - begin)
+    _show(summary, planted_ic(tape, plan, variables), time.monotonic() - begin)
 
 
 def plan_demo(tape: str, venue: Venue, history: Interval) -> Plan:
@@ -250,13 +251,17 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out)
 
 
-def planted_ic(tape: str, venue: Venue) -> float | None:
-    """The expected IC of the signal that a generated market hides, None for a real tape."""
+def planted_ic(tape: str, plan: Plan, variables: Mapping[str, str]) -> float | None:
+    """The mean expected IC, over the test's hours, of the signal a generated market hides; None for a real tape."""
     from qlib_crypto.cli.running import open_tape
     from qlib_crypto.sandbox.generator import GeneratorTape
 
-    source = open_tape(tape, venue) if not tape else None
-    return source.theoretical_ic if isinstance(source, GeneratorTape) else None
+    source = open_tape(tape, plan.venue) if not tape else None
+    if not isinstance(source, GeneratorTape):
+        return None
+    hours, expected = source.hours_ms, source.expected_ic()
+    tested = (hours >= parse_utc(variables["TEST_START"])) & (hours <= parse_utc(variables["TEST_END"]))
+    return float(np.nanmean(expected[tested]))
 
 
 def _show(summary: dict[str, Any], planted: float | None, seconds: float) -> None:
@@ -265,7 +270,8 @@ def _show(summary: dict[str, Any], planted: float | None, seconds: float) -> Non
     lines = (
         (
             "IC",
-            _in("{:.4f}", summary["ic"]) + (f", of {planted:.4f} that the generated market hides" if planted else ""),
+            _in("{:.4f}", summary["ic"])
+            + (f", of about {planted:.4f} that the generated market hides" if planted else ""),
         ),
         (
             "net return",

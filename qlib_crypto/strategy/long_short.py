@@ -32,7 +32,8 @@ class LongShortTopk(BaseSignalStrategy):
     gross_exposure
         Longs plus shorts over equity.
     rebalance_every
-        Steps between two rebalancings, counted from the first step; nothing is traded in between.
+        Steps between two rebalancings, counted from the first step with a signal; nothing is traded in between.
+        One that falls on a step without a signal waits for the next step that has one.
     drop_buffer
         A held name stays until it falls out of the first `topk + drop_buffer` of its leg.
     min_names
@@ -69,16 +70,21 @@ class LongShortTopk(BaseSignalStrategy):
         self.topk, self.gross_exposure, self.rebalance_every = topk, float(gross_exposure), rebalance_every
         self.drop_buffer, self.min_names = drop_buffer, least
         self.notes: Counter[str] = Counter()
+        #: The step of the next rebalance; without a signal it waits for the first step that has one.
+        self._due = 0
 
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:  # noqa: ARG002 - Qlib's signature
         """The orders of this step."""
         step = self.trade_calendar.get_trade_step()
-        if step % self.rebalance_every:
+        if step == 0:
+            self._due = 0
+        if step < self._due:
             return TradeDecisionWO([], self)
         scores = self._scores(step)
         if scores is None:
             self.notes["no signal: position kept"] += 1
             return TradeDecisionWO([], self)
+        self._due = step + self.rebalance_every
         start, end = self.trade_calendar.get_step_time(step)
         exchange, position = self._perp(self.trade_exchange, self.trade_position)
         held = position.get_stock_amount_dict()
