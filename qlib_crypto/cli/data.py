@@ -23,7 +23,7 @@ from qlib_crypto.cli.options import (
     span_from,
 )
 from qlib_crypto.cli.progress import say
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.symbols import Venue
 
 
@@ -166,7 +166,10 @@ def sql(
     from qlib_crypto.lake import Lake
     from qlib_crypto.lake.sql import query as ask
 
-    frame = ask(Lake(settings_from(config, lake=lake).lake_dir), query)
+    source = Lake(settings_from(config, lake=lake).lake_dir)
+    frame = ask(source, query)
+    if not any(source.folder(venue).is_dir() for venue in Venue):
+        raise DataError(f"no lake in {source.root.resolve()}; run in the repository's folder, or give --lake")
     if as_json:
         print(frame.to_json(orient="records", date_format="iso"))  # noqa: T201 - the command's output
     else:

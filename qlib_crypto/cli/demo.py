@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from qlib_crypto.cli.segments import segments
 from qlib_crypto.clock import DAY_MS, HOUR_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.sandbox.serve import SandboxHandle
@@ -111,21 +112,11 @@ def plan_demo(tape: str, venue: Venue, history: Interval) -> Plan:
 
 
 def workflow_variables(plan: Plan, out: Path) -> dict[str, str]:
-    """The workflow's variables: 65 % of the span to train on, 12 % to validate, the rest to test, a day between."""
-    span = plan.end_ms - plan.start_ms
-    train_end = plan.start_ms + int(span * 0.65) // HOUR_MS * HOUR_MS
-    valid_start = train_end + DAY_MS
-    valid_end = valid_start + int(span * 0.12) // HOUR_MS * HOUR_MS
-    test_start = valid_end + DAY_MS
+    """The workflow's variables."""
     return {
         "NAME": "demo",
         "MARKET": f"{plan.venue}_{_bar(plan)}",
-        "TRAIN_START": iso(plan.start_ms),
-        "TRAIN_END": iso(train_end),
-        "VALID_START": iso(valid_start),
-        "VALID_END": iso(valid_end),
-        "TEST_START": iso(test_start),
-        "TEST_END": iso(plan.end_ms - 2 * Interval.parse(_bar(plan)).ms),
+        **segments(plan.start_ms, plan.end_ms, Interval.parse(_bar(plan))),
         "MISSING_FUNDING": "untradable",
         "PROVIDER_URI": str(out / "qlib_data"),
     }

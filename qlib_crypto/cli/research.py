@@ -11,6 +11,7 @@ import typer
 
 from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, ProviderOption, settings_from
 from qlib_crypto.cli.progress import say
+from qlib_crypto.cli.segments import stored_segments
 from qlib_crypto.errors import ConfigError
 
 
@@ -25,6 +26,9 @@ def run(
     var: Annotated[
         list[str] | None, typer.Option("--var", help="NAME=VALUE for a {{ NAME }} of the workflow; may be repeated.")
     ] = None,
+    fit_segments: Annotated[
+        bool, typer.Option("--fit-segments", help="Train, validate and test on all that the provider holds.")
+    ] = False,
     as_json: JsonOption = False,
     lake: LakeOption = None,
     provider: ProviderOption = None,
@@ -37,6 +41,8 @@ def run(
 
     settings = settings_from(config, lake=lake, provider=provider)
     variables = dict(_split(item) for item in var or [])
+    if fit_segments:
+        variables = {**stored_segments(settings.provider_dir, workflow), **variables}
     result = run_workflow(
         workflow,
         variables=variables,

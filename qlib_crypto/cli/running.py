@@ -9,7 +9,7 @@ from typing import Any
 
 from qlib_crypto.cli.options import instruments_from
 from qlib_crypto.cli.progress import row_progress, say
-from qlib_crypto.clock import DAY_MS, Clock, VenueClock, WallClock, iso, parse_utc
+from qlib_crypto.clock import DAY_MS, MINUTE_MS, Clock, VenueClock, WallClock, iso, parse_utc
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.feeds import RestClient, rest_client
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS
@@ -18,6 +18,7 @@ from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 _SANDBOX_DAYS = 2
+_CLOCKS_APART_MS = 5 * MINUTE_MS
 #: Groups of instruments whose holes are named.
 _SHOWN = 5
 
@@ -40,8 +41,22 @@ def open_tape(tape: str, venue: Venue, *, seed: int | None = None, signal_streng
 
 
 def market_clock(kind: str, client: RestClient) -> Clock:
-    """The wall, or the venue's own time."""
+    """The wall, or the venue's own time.
+
+    Raises
+    ------
+    ConfigError
+        The kind is unknown, or the wall is asked for while the venue's clock reads another time: every bar would
+        then be due at the wrong time.
+
+    """
     if kind == "wall":
+        theirs, ours = client.server_time_ms(), WallClock().now_ms()
+        if abs(theirs - ours) > _CLOCKS_APART_MS:
+            raise ConfigError(
+                f"{client.venue}'s clock reads {iso(theirs)}, this machine's {iso(ours)}; against a sandbox add "
+                "--clock venue, otherwise set this machine's clock"
+            )
         return WallClock()
     if kind == "venue":
         return VenueClock(client.server_time_ms, refresh_s=0.5)

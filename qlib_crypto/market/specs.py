@@ -31,7 +31,7 @@ class InstrumentSpec:
     listed_ms, delisted_ms
         Listing and announced delisting time; None when unknown or not announced.
     spec_source
-        `venue`, `file`, `derived` or `assumed`.
+        `venue`, `file`, `derived`, `assumed`, or `generated` for a contract of a generated market.
 
     """
 

@@ -24,6 +24,7 @@ _RULES = {
     "venue": "as the venue stated them",
     "file": "from the tape's file",
     "derived": "derived from the prices, not stated by the venue",
+    "generated": "of a generated market, made up with it",
     "assumed": "unknown: every size was taken",
 }
 _MISSING = {

@@ -27,8 +27,15 @@ class Notice(NamedTuple):
 
 def notices(data: ReportData, measures: Measures) -> list[Notice]:
     """The statements that hold for this run, the serious ones first."""
-    found = [*_of_signal(data, measures), *_of_account(data, measures), *_of_span(measures)]
+    found = [*_of_origin(data), *_of_signal(data, measures), *_of_account(data, measures), *_of_span(measures)]
     return sorted(found, key=lambda notice: not notice.serious)
+
+
+def _of_origin(data: ReportData) -> list[Notice]:
+    if not (data.assumptions.get("order_rules") or {}).get("generated"):
+        return []
+    text = "A generated market with a planted signal: this checks the pipeline and says nothing about a real market."
+    return [Notice(text, serious=True)]
 
 
 def _of_signal(data: ReportData, measures: Measures) -> list[Notice]:

@@ -178,7 +178,7 @@ def _spec(
     listed_hour: int,
     delisted_hour: int,
 ) -> InstrumentSpec:
-    """The contract as the venue of this market states it: it *is* the venue, hence `spec_source` venue."""
+    """The contract as the venue of this market states it: `spec_source` says that it is generated."""
     major, okx = i < _MAJORS, config.venue is Venue.OKX
     lot_contracts = 0.01 if okx and major else 1.0 if okx else power_of_ten(-lot_decimals)
     # contracts of 10**k base: their decimal text is exact, a quotient of floats need not be
@@ -199,7 +199,7 @@ def _spec(
         max_leverage=100.0 if major else 50.0,
         listed_ms=listed,
         delisted_ms=None if delisted_hour == _NEVER else config.start_ms + delisted_hour * HOUR_MS,
-        spec_source="venue",
+        spec_source="generated",
     )
 
 

@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from qlib_crypto.sandbox.serve import running
+from qlib_crypto.sandbox.tape_files import FileTape
+from qlib_crypto.symbols import Venue
+
 GROUPS = ("collect", "backfill", "import", "seal", "rank", "sql", "convert", "verify", "run", "report",
           "sandbox", "daemon", "demo", "bench")  # fmt: skip
 
@@ -67,6 +71,8 @@ def test_help_lists_every_command(qlib_crypto):
         (("sandbox", "--tape", "nowhere", "--venue", "okx"), 2, ("nowhere",)),
         (("bench", "nothing"), 2, ("nothing",)),
         (("sql", "selec 1"), 2, ("selec",)),
+        (("sql", "select 1"), 3, ("no lake", "--lake")),
+        (("run", "workflows/x.yaml", "--fit-segments"), 2, ("convert",)),
         (("rank", "--venue", "okx", "--endpoint", "ftp://x"), 2, ("ftp://x",)),
         (("rank", "--venue", "okx", "--endpoint", "http://127.0.0.1:9"), 1, ("127.0.0.1:9",)),
     ],
@@ -133,3 +139,9 @@ def test_a_benchmark_is_a_module_like_any_other(qlib_crypto, tmp_path):
     result = qlib_crypto("bench", "speed", "--only", "fast")
     assert result.returncode == 3, result.stderr
     assert result.stdout.strip() == "['--only', 'fast']"
+
+
+def test_a_wall_clock_against_a_market_of_another_time_is_refused(qlib_crypto, real_data):
+    with running([FileTape(real_data, Venue.OKX)], speed=0, at="2025-04-15") as sandbox:
+        arguments = ("--endpoint", sandbox.url, "--symbols", "BTC_USDT")
+        one_line(qlib_crypto("collect", "--venue", "okx", *arguments), 2, "2025-04-15", "--clock venue")

@@ -64,3 +64,10 @@ def test_bars_where_all_predictions_are_the_same_are_counted(run):
         notice.text for notice in told(dataclasses.replace(run, prediction=prediction)) if "the same" in notice.text
     ]
     assert found.startswith("At 10.0% of the bars")
+
+
+def test_a_generated_market_is_said_before_anything_else(run):
+    made_up = dataclasses.replace(run, assumptions={**run.assumptions, "order_rules": {"generated": 30}})
+    first = told(made_up)[0]
+    assert first.serious
+    assert "generated market" in first.text

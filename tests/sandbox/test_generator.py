@@ -200,7 +200,12 @@ def test_prices_span_the_levels_of_a_real_venue(demo, venue):
 def test_specs_are_those_of_the_venue(demo, venue):
     for instrument, spec in demo[venue].specs.items():
         assert spec.instrument == instrument
-        assert (spec.state, spec.category, spec.rule_type, spec.spec_source) == ("live", "crypto", "normal", "venue")
+        assert (spec.state, spec.category, spec.rule_type, spec.spec_source) == (
+            "live",
+            "crypto",
+            "normal",
+            "generated",
+        )
         price = demo[venue].bars(instrument, HOUR).open[0]
         assert 1e-6 < spec.tick_size / price <= 1.01e-4
         assert spec.lot_base * price < 1500
