@@ -13,6 +13,8 @@ from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 
 #: The longest interval of either venue, and a minute of lateness. Settlements further apart are a hole in the data.
 LONGEST_INTERVAL_MS = 8 * HOUR_MS + MINUTE_MS
+#: The intervals that either venue uses, shortest first; both settle at whole multiples of them, UTC.
+VENUE_INTERVALS_MS = (HOUR_MS, 2 * HOUR_MS, 4 * HOUR_MS, 8 * HOUR_MS)
 
 
 def snap_to_minute(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -22,10 +24,12 @@ def snap_to_minute(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def settlement_intervals(time_ms: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Hours since the settlement before, shape (n,): what each rate was charged for.
+    """The hours of the interval that each settlement ended, shape (n,): what its rate is for.
 
-    NaN for the first, and where the settlement before is further away than `LONGEST_INTERVAL_MS`: one or more
-    settlements between are missing, so the interval is unknown.
+    The time since the settlement before; where that is no interval of a venue, because the interval became longer
+    in the middle of one (hourly until 21:00, then every four hours: the next is at 00:00), the shortest that is
+    longer and settles at this hour. NaN for the first, and where the settlement before is further away than
+    `LONGEST_INTERVAL_MS`: one or more settlements between are missing, so the interval is unknown.
 
     Raises
     ------
@@ -33,10 +37,18 @@ def settlement_intervals(time_ms: NDArray[np.int64]) -> NDArray[np.float64]:
         When the times do not strictly ascend by whole minutes.
 
     """
-    gaps = _gaps(snap_to_minute(time_ms))
+    times = snap_to_minute(time_ms)
+    gaps = _gaps(times)
     hours = np.full(len(gaps) + 1 if len(time_ms) else 0, np.nan)
-    hours[1:] = np.where(gaps <= LONGEST_INTERVAL_MS, gaps / HOUR_MS, np.nan)
+    hours[1:] = np.where(gaps <= LONGEST_INTERVAL_MS, _venue_interval(gaps, times[1:]) / HOUR_MS, np.nan)
     return hours
+
+
+def _venue_interval(gaps: NDArray[np.int64], at_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    longer = gaps
+    for interval in VENUE_INTERVALS_MS[::-1]:
+        longer = np.where((gaps < interval) & (at_ms % interval == 0), interval, longer)
+    return np.where(np.isin(gaps, VENUE_INTERVALS_MS), gaps, longer)
 
 
 def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -61,7 +73,7 @@ def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     starts = minutes[np.r_[True, hole]]
     ends = minutes[np.r_[hole, True]] + MINUTE_MS
     if len(gaps) and not hole[-1]:
-        ends[-1] = minutes[-1] + gaps[-1]
+        ends[-1] = minutes[-1] + _venue_interval(gaps[-1:], minutes[-1:])[0]
     return np.column_stack([starts, ends])
 
 

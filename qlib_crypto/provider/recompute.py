@@ -85,7 +85,7 @@ def _events(settlements: pl.LazyFrame, bars: Mapping[Interval, pl.DataFrame]) ->
     gap = events.select("m").sort("m").with_columns(gap=pl.col("m").diff())
     gap = gap.with_columns(
         run=(pl.col("gap") > _LONGEST).fill_null(value=False).cum_sum(),
-        since=pl.when(pl.col("gap") <= _LONGEST).then(pl.col("gap")),
+        since=pl.when(pl.col("gap") <= _LONGEST).then(_interval(pl.col("m"), pl.col("gap"))),
     )
     events = events.join(gap, on="m", how="left", maintain_order="left")
     return (
@@ -94,6 +94,13 @@ def _events(settlements: pl.LazyFrame, bars: Mapping[Interval, pl.DataFrame]) ->
         .sort("m")
         .collect()
     )
+
+
+def _interval(minute: pl.Expr, gap: pl.Expr) -> pl.Expr:
+    """The gap, or the next longer venue interval that settles at this minute where the gap is none."""
+    hours = [n * _HOUR for n in (1, 2, 4, 8)]
+    longer = [pl.when((gap < h) & (minute % h == 0)).then(h) for h in hours]
+    return pl.when(gap.is_in(hours)).then(gap).otherwise(pl.coalesce(*longer, gap))
 
 
 def _with_funding(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.LazyFrame:

@@ -70,6 +70,20 @@ def test_examples():
     assert (known_ranges(np.array([T0])) - T0).tolist() == [[0, MINUTE_MS]]
 
 
+def test_an_interval_that_grew_in_the_middle_is_the_new_one():
+    """Binance ESP_USDT, 2026-03-05: hourly until 21:00, four-hourly from then on."""
+    at = T0 + np.array([20, 21, 24, 28, 29]) * HOUR_MS
+    np.testing.assert_array_equal(settlement_intervals(at), [np.nan, 1, 4, 4, 1])
+    np.testing.assert_array_equal((known_ranges(at[:3]) - T0) / HOUR_MS, [[20, 28]])
+
+
+@given(st.integers(1, 47), st.integers(1, 8))
+def test_an_interval_is_a_venue_s_own_wherever_one_fits(hour, gap):
+    (interval,) = settlement_intervals(T0 + np.array([hour, hour + gap]) * HOUR_MS)[1:]
+    fitting = [n for n in (1, 2, 4, 8) if n > gap and (hour + gap) % n == 0]
+    assert interval == (gap if gap in (1, 2, 4, 8) else min(fitting, default=gap))
+
+
 def test_repeated_or_falling_times_are_refused():
     for at in ([T0, T0 + 3], [T0 + HOUR_MS, T0]):
         with pytest.raises(ValueError, match="ascend"):

@@ -155,7 +155,7 @@ def random_lake(seed: int, *, symbols: int, days: int, mixed: bool, holes: bool)
                 no_quote=rng.choice([0, 0.002, 1]),
             )
         if rng.random() < 0.85:
-            gaps = rng.choice([1, 2, 4, 4, 8, 8, 8, 9, 30], size=rng.integers(0, days * 4))
+            gaps = rng.choice([1, 2, 3, 4, 4, 5, 8, 8, 8, 9, 30], size=rng.integers(0, days * 4))
             start = T0 + int(rng.integers(-30, 12)) * HOUR_MS + int(rng.choice([0, 0, 17])) * MINUTE_MS
             funding[instrument] = make_settlements(
                 rng, start, gaps, jitter_ms=int(rng.choice([0, 17])), marked=rng.choice([0, 0.5, 1])

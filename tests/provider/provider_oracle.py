@@ -60,7 +60,7 @@ def _funding(frames, settlements, index, target):
             rate = last[-1][1]
             before = [m for m in minutes if m < last[-1][0]]
             if before and last[-1][0] - before[-1] <= LONGEST:
-                hours = (last[-1][0] - before[-1]) / HOUR_MS
+                hours = _interval_ms(before[-1], last[-1][0]) / HOUR_MS
         rows.append(
             (
                 sum(e[1] for e in inside) if whole else np.nan,
@@ -101,6 +101,11 @@ def _unbroken(minutes, start, stop):
             ends = tail + MINUTE_MS
     else:
         before = [m for m in minutes if m < tail]
-        interval = tail - before[-1] if before else LONGEST + 1
-        ends = tail + (interval if interval <= LONGEST else MINUTE_MS)
+        apart = tail - before[-1] if before else LONGEST + 1
+        ends = tail + (_interval_ms(before[-1], tail) if apart <= LONGEST else MINUTE_MS)
     return stop <= ends and all(b - a <= LONGEST for a, b in pairwise(chain))
+
+
+def _interval_ms(before, at):
+    gap, lengths = at - before, [n * HOUR_MS for n in (1, 2, 4, 8)]
+    return gap if gap in lengths else next((n for n in lengths if n > gap and at % n == 0), gap)
