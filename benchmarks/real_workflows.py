@@ -177,17 +177,16 @@ def run_case(bench: Bench, name: str) -> dict[str, dict[str, Any]]:
 
 def measures(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The measures of a `summary.json`; the account's identity is the check beside the net return."""
-    funding, start = summary["funding"], summary["start_equity"]
-    parts = summary["gross_return"] + (funding["net"] - summary["fees"]) / start
+    parts = summary["gross_return"] + (summary["funding_net"] - summary["fees"]) / summary["start_equity"]
     values = {
         **{key: (summary[key], "count") for key in ("symbols", "bars", "rows", "trades")},
         **{key: (summary[key], "correlation") for key in ("ic", "ic_se", "rank_ic", "rank_ic_se")},
         "turnover": (summary["turnover"], "times equity"),
         "gross_return": (summary["gross_return"], "fraction"),
         "fees": (summary["fees"], summary["quote"]),
-        "funding_paid": (funding["paid"], summary["quote"]),
-        "funding_received": (funding["received"], summary["quote"]),
-        "settlements": (funding["settlements"], "count"),
+        "funding_paid": (summary["funding_paid"], summary["quote"]),
+        "funding_received": (summary["funding_received"], summary["quote"]),
+        "settlements": (summary["settlements"], "count"),
         "sharpe_365": (summary["sharpe_365"], "ratio"),
         "max_drawdown": (summary["max_drawdown"], "fraction"),
         "benchmark_btc": (summary["benchmarks"]["btc"], "fraction"),

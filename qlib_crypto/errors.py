@@ -29,7 +29,13 @@ __all__ = [
     "StorageError",
     "UnconfirmedBarError",
     "VenueError",
+    "counted",
 ]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 bar`, `2,880 bars`; `plural` where an s is not enough. For messages."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class QlibCryptoError(Exception):

@@ -163,4 +163,9 @@ def load_settings(path: Path | None = None, *, options: Mapping[str, Any] | None
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError) as error:  # a list, bytes that are no text, a variable that is no JSON
+        raise ConfigError(
+            f"settings cannot be read ({' '.join(str(error).split())}); write {file} as `key: value` lines in UTF-8, "
+            "and QLIB_CRYPTO_* variables as values"
+        ) from None
     return settings

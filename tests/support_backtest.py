@@ -51,7 +51,8 @@ class Market:
             if bar in totals:
                 whole, cash, opening, opening_cash = totals[bar]
                 now = at == bar
-                totals[bar] = [whole + rate, cash + rate * mark, opening + rate * now, opening_cash + rate * mark * now]
+                at_open = (rate, rate * mark) if now else (0.0, 0.0)
+                totals[bar] = [whole + rate, cash + rate * mark, opening + at_open[0], opening_cash + at_open[1]]
         columns = ["funding", "funding_cash", "funding_open", "funding_open_cash"]
         frame = pd.DataFrame.from_dict(totals, orient="index", columns=columns)
         for first, last in self.unknown.get(name, []):
@@ -81,9 +82,13 @@ class Market:
 
 def random_market(
     *, freq: str = "60min", bars: int = 200, names: int = 8, seed: int = 1, settle_hours: int = 8,
-    start: str = "2025-01-01", gaps: bool = True,
+    start: str = "2025-01-01", gaps: bool = True, unpriced: float = 0.0,
 ) -> Market:  # fmt: skip
-    """Fat-tailed prices on ticks, with gaps, an outage, a listing, a delisting, and settlements every n hours."""
+    """Fat-tailed prices on ticks, with gaps, an outage, a listing, a delisting, and settlements every n hours.
+
+    `unpriced` is the share of settlements without a price.
+    """
+    priced = np.random.default_rng(seed)
     rng = np.random.default_rng(seed)
     step = pd.Timedelta(1, "D") if freq == "day" else pd.Timedelta(freq)
     times = pd.date_range(start, periods=bars, freq=step)
@@ -107,7 +112,11 @@ def random_market(
         first, end = market.bars[name].index[0], market.bars[name].index[-1] + step
         settled = pd.date_range(start, times[-1] + step, freq=f"{settle_hours}h")
         market.settlements[name] = [
-            (at, round(float(rng.normal(1e-4, 3e-4)), 8), float(np.interp(at.value, times.asi8, closes)))
+            (
+                at,
+                round(float(rng.normal(1e-4, 3e-4)), 8),
+                float(np.interp(at.value, times.asi8, closes)) if priced.random() >= unpriced else np.nan,
+            )
             for at in settled
             if first <= at < end + pd.Timedelta(hours=settle_hours)
         ]
@@ -149,11 +158,12 @@ def run(market: Market, strategy, *, start=None, end=None, account: float = 100_
 class Replay:
     """A second account: fills at true prices, true settlements, fees by the rate, marks at true closes."""
 
-    def __init__(self, market: Market, account: float, fee_rate: float) -> None:
+    def __init__(self, market: Market, account: float, fee_rate: float, forced_rate: float) -> None:
         self.market, self.start, self.cash, self.fee_rate = market, account, account, fee_rate
+        self.forced_rate = forced_rate
         self.held: dict[str, float] = {}
         self.mark: dict[str, float] = {}
-        self.funding = self.fee = 0.0
+        self.funding = self.fee = self.turnover = 0.0
         self.due: dict[tuple[str, pd.Timestamp], list[tuple[pd.Timestamp, float, float]]] = {}
         for name, settled in market.settlements.items():
             for at, rate, price in settled:
@@ -163,19 +173,29 @@ class Replay:
         for name, quantity in self.held.items():
             if any(first <= step <= last for first, last in self.market.unknown.get(name, [])):
                 continue
-            for at, rate, price in self.due.get((name, step), []):
+            due = [now for now in self.due.get((name, step), []) if not at_open or now[0] == step]
+            # the provider sums a bar: one settlement without a price leaves the sum without one
+            last = self.last_price(name, step, before_open=at_open) if any(np.isnan(p) for _, _, p in due) else None
+            for at, rate, price in due:
                 if (at == step) == at_open:
-                    self.cash -= quantity * rate * price
-                    self.funding -= quantity * rate * price
+                    amount = quantity * rate * (price if last is None else last)
+                    self.cash -= amount
+                    self.funding -= amount
+
+    def last_price(self, name, step, *, before_open) -> float:
+        bars = self.market.bars[name]
+        return self.mark[name] if before_open or step not in bars.index else bars["open"][step]
 
     def trade(self, fill):
         delisted = fill.note.startswith("no more prices")
         price = self.mark[fill.instrument] if delisted else self.market.bars[fill.instrument]["open"][fill.datetime]
         assert np.isclose(fill.price, price, rtol=1e-12, atol=0)
-        fee = abs(fill.quantity) * price * self.fee_rate
+        forced = delisted or fill.note == "funding unknown: closed"
+        fee = abs(fill.quantity) * price * (self.forced_rate if forced else self.fee_rate)
         assert np.isclose(fill.fee, fee, rtol=1e-12, atol=0)
         self.cash -= fill.quantity * price + fee
         self.fee -= fee
+        self.turnover += abs(fill.quantity) * price
         after = self.held.pop(fill.instrument, 0.0) + fill.quantity
         if abs(after) > 1e-9 * abs(fill.quantity):
             self.held[fill.instrument] = after
@@ -187,12 +207,20 @@ class Replay:
                 self.mark[name] = self.market.bars[name]["close"][step]
         equity = self.cash + sum(quantity * self.mark[name] for name, quantity in self.held.items())
         price = equity - self.start - self.funding - self.fee
-        return {"equity": equity, "price": price, "funding": self.funding, "fee": self.fee}
+        net = sum(quantity * self.mark[name] for name, quantity in self.held.items())
+        gross = sum(abs(quantity) * self.mark[name] for name, quantity in self.held.items())
+        turnover, self.turnover = self.turnover, 0.0
+        return {
+            "equity": equity, "price": price, "funding": self.funding, "fee": self.fee, "net": net, "gross": gross,
+            "turnover": turnover,
+        }  # fmt: skip
 
 
-def replay(market: Market, result: PerpRun, *, account: float, fee_rate: float) -> pd.DataFrame:
-    """Equity and its three causes since the start, at each step's close."""
-    second, rows = Replay(market, account, fee_rate), []
+def replay(
+    market: Market, result: PerpRun, *, account: float, fee_rate: float, forced_rate: float | None = None
+) -> pd.DataFrame:
+    """Equity, its three causes since the start and the exposure at each step's close, and the step's turnover."""
+    second, rows = Replay(market, account, fee_rate, fee_rate if forced_rate is None else forced_rate), []
     fills = dict(iter(result.fills.groupby("datetime")))
     for step in result.steps.index:
         second.settle(step, at_open=True)
@@ -204,14 +232,20 @@ def replay(market: Market, result: PerpRun, *, account: float, fee_rate: float) 
 
 
 def assert_replayed(
-    market: Market, result: PerpRun, *, account: float = 100_000.0, fee_rate: float = 0.0005, float32: float = 0.0
+    market: Market,
+    result: PerpRun,
+    *,
+    account: float = 100_000.0,
+    fee_rate: float = 0.0005,
+    forced_rate: float | None = None,
+    float32: float = 0.0,
 ) -> None:
-    """The recorded equity, and each of its causes, equals the replay to 1e-9 of equity at every step.
+    """The recorded equity, each of its causes, exposure and turnover equal the replay to 1e-9 of equity at every step.
 
     `float32` is the relative error allowed in each funding payment, for runs long or levered enough that what Qlib's
     float32 does to the payments adds up; price and fee are held to 1e-9 always.
     """
-    truth = replay(market, result, account=account, fee_rate=fee_rate)
+    truth = replay(market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate)
     step = pd.DatetimeIndex(result.funding["time"])
     paid = result.funding["amount"].abs().groupby(step).sum().reindex(truth.index).fillna(0.0).cumsum()
     exact = 1e-9 * truth["equity"].abs()
@@ -220,6 +254,8 @@ def assert_replayed(
     assert ((result.steps["funding"].cumsum() - truth["funding"]).abs() <= allowed).all()
     for cause in ("price", "fee"):
         assert ((result.steps[cause].cumsum() - truth[cause]).abs() <= exact).all(), cause
+    for column in ("net", "gross", "turnover"):
+        assert ((result.steps[column] - truth[column]).abs() <= exact).all(), column
     change = result.steps["equity"].diff().fillna(result.steps["equity"].iloc[0] - account)
     causes = result.steps[["price", "funding", "fee"]].sum(axis=1)
     assert ((change - causes).abs() <= exact).all()

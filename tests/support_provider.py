@@ -52,6 +52,8 @@ def _funding(times: pd.DatetimeIndex, mark: np.ndarray, rng: np.random.Generator
     settles &= times.minute == 0
     rate = np.where(settles, np.round(rng.normal(1e-4, 1e-4, len(times)), 8), 0.0)
     last = pd.Series(np.where(settles, rate, np.nan)).ffill().to_numpy()
+    bar = times[1] - times[0] if len(times) > 1 else pd.Timedelta("1h")
+    closes = ((times + bar) - times[0].floor("D")) / pd.Timedelta("1h")
     return {
         "funding": rate,
         "funding_cash": rate * mark,
@@ -59,6 +61,7 @@ def _funding(times: pd.DatetimeIndex, mark: np.ndarray, rng: np.random.Generator
         "funding_open_cash": rate * mark,
         "funding_rate": last,
         "funding_interval": np.where(np.isnan(last), np.nan, 8.0),
+        "funding_next": np.where(np.isnan(last), np.nan, 8.0 - closes % 8),
     }
 
 

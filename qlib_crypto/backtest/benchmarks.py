@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qlib.data import D
 
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.backtest.quotes import FIELDS, Quotes
 from qlib_crypto.errors import QlibCryptoError
 from qlib_crypto.symbols import Instrument
 
@@ -41,11 +42,14 @@ def equal_weight(exchange: PerpExchange) -> pd.Series[float]:
 def bitcoin(exchange: PerpExchange) -> pd.Series[float]:
     """The return of BTC on the venue of the exchange's instruments; all NaN when the provider has none."""
     for name in _bitcoins(exchange.quote.names):
-        frame = D.features([name], ["$open", "$close"], exchange.start_time, exchange.end_time, freq=exchange.freq)
-        if len(frame) and np.isfinite(frame["$close"].to_numpy()).any():
-            prices = frame.droplevel("instrument").to_numpy(dtype=np.float64)
-            returns = hold_returns(prices[:, :1], prices[:, 1:])[:, 0]
-            return pd.Series(returns, index=frame.index.get_level_values("datetime"), name="bench_btc")
+        quote = exchange.quote
+        if name not in quote.column:
+            frame = D.features([name], list(FIELDS), exchange.start_time, exchange.end_time, freq=exchange.freq)
+            quote = Quotes(frame, exchange.freq, exchange.rules)
+        if name in quote.column and quote.has_bar[:, quote.column[name]].any():
+            column = [quote.column[name]]
+            returns = hold_returns(quote.data["$open"][:, column], quote.data["$close"][:, column])[:, 0]
+            return pd.Series(returns, index=quote.times, name="bench_btc")
     return pd.Series(np.nan, index=exchange.quote.times, name="bench_btc")
 
 

@@ -1,8 +1,14 @@
-"""What a perp exchange refuses at construction, each a silent error of Qlib's otherwise."""
+"""What the parts of a perp backtest refuse, each a silent or late error of Qlib's otherwise.
+
+The classes that a YAML names have a static `check_values(where, kwargs)`: it checks what is given without constructing
+anything, so that `qlib-crypto run` can refuse it before training; the constructors call it too, for plain `qrun`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,9 @@ from qlib.utils import code_to_fname
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
 
+_CHOICES = {"liquidity": ("taker", "maker"), "missing_funding": ("error", "untradable", "zero")}
+_LARGEST_FEE = 0.02  # what is above was meant in per cent
+
 
 def refuse_stock_rules(deal_price: str | None, unknown: Mapping[str, Any]) -> None:
     """Refuses unknown keys and what Qlib's regions assume of stocks: trade unit, price limit, deal at close."""
@@ -21,15 +30,77 @@ def refuse_stock_rules(deal_price: str | None, unknown: Mapping[str, Any]) -> No
     for key, value in (("trade_unit", C.trade_unit), ("limit_threshold", C.limit_threshold)):
         if value is not None:
             raise ConfigError(f"qlib_init.{key} is {value}, a stock default of region {C.region}; write {key}: null")
-    price = deal_price or C.deal_price
+    deal_at_open("deal_price", deal_price or C.deal_price)
+
+
+def deal_at_open(key: str, price: Any) -> None:
+    """Refuses to deal at the close."""
     if price not in ("open", "$open"):
-        raise ConfigError(f"deal_price is {price!r}: a bar is known at its close, so deal at the next open; write open")
+        raise ConfigError(f"{key} is {price!r}: a bar is known at its close, so deal at the next open; write open")
 
 
-def one_of(key: str, value: str, choices: Sequence[str]) -> None:
+def whole_number(key: str, value: Any, least: int) -> None:
+    """Refuses what is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ConfigError(f"{key} {value!r} must be a whole number of at least {least}")
+
+
+def number(key: str, value: Any, fits: Callable[[float], bool], what: str) -> None:
+    """Refuses what is no finite number that `fits`; `what` says what to write."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not fits(float(value)):
+        raise ConfigError(f"{key} {value!r} {what}")
+
+
+def fee(key: str, value: Any, *, rebate: bool) -> None:
+    """Refuses what is no fee as a fraction of notional; only with `rebate` it may be negative."""
+    number(
+        key, value, lambda v: abs(v) <= _LARGEST_FEE, "is no fraction of notional up to 2 %; write 0.0005 for 0.05 %"
+    )
+    if value < 0 and not rebate:
+        raise ConfigError(f"{key} {value!r} is negative, but only makers earn rebates; write what takers pay, 0.0005")
+
+
+def no_others(where: str, kwargs: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuses the keys that would be ignored."""
+    unknown = sorted(set(kwargs) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}.{unknown[0]} is unknown; remove it, or write one of: {', '.join(sorted(known))}")
+
+
+def one_of(key: str, value: Any, choices: Sequence[str]) -> None:
     """Refuses a value that is no choice."""
     if value not in choices:
         raise ConfigError(f"{key} {value!r} is unknown; choose one of: {', '.join(choices)}")
+
+
+def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
+    """Nothing, when the given keyword arguments of an exchange have values that make sense.
+
+    Raises
+    ------
+    ConfigError
+        Names the first that has not, under `where`.
+
+    """
+    for key, value in kwargs.items():
+        at = f"{where}.{key}"
+        if key in _CHOICES:
+            one_of(at, value, _CHOICES[key])
+        elif key in ("taker_fee", "maker_fee"):
+            fee(at, value, rebate=key == "maker_fee")
+        elif key == "max_gross_leverage" and value is not None:
+            number(at, value, lambda v: v > 0, "must be a positive multiple of equity such as 3.0, or null")
+        elif key == "deal_price" and value is not None:
+            deal_at_open(at, value)
+        elif key == "codes" and not (isinstance(value, str) or is_names(value)):
+            raise ConfigError(f"{at} {value!r} must be a market such as okx_60min or a list of instruments")
+        elif key == "specs" and value is not None and not (isinstance(value, str) and Path(value).is_file()):
+            raise ConfigError(f"{at} {value!r} does not exist; leave it out for the provider's own specs.json")
+
+
+def is_names(value: Any) -> bool:
+    """True for a list of texts."""
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
 def stored(freq: str) -> Path:

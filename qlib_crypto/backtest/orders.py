@@ -20,6 +20,8 @@ BELOW_MINIMUM = "below the minimum size"
 BELOW_NOTIONAL = "below the minimum notional"
 LEVERAGE = "leverage cap"
 CLIPPED_LEVERAGE = "scaled to the leverage cap"
+FUNDING_AS_NONE = "funding unknown, taken as none"
+PAID_AT_LAST_PRICE = "settlement without a price: paid at the last known one"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,15 @@ from qlib.backtest.decision import Order, OrderDir
 from qlib.backtest.exchange import Exchange
 from qlib.data import D
 
-from qlib_crypto.backtest.checks import names_of, one_of, refuse_stock_rules, stored
+from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_rules, stored
 from qlib_crypto.backtest.orders import ASSUMED, Admitted, OrderRules, admit, load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import FIELDS, FUNDING, Quotes
 from qlib_crypto.errors import ConfigError, DataError, GapError
 from qlib_crypto.symbols import Interval
 
-MISSING_FUNDING = ("error", "untradable", "zero")
+#: The cap of an exchange that is not given one.
+MAX_GROSS_LEVERAGE = 3.0
 
 
 class FundingSum(NamedTuple):
@@ -64,6 +65,7 @@ class PerpExchange(Exchange):
     missing_funding
         What to do where funding is unknown: `error` stops with a GapError once a position is held over it,
         `untradable` neither opens nor adds there and closes what is held at that bar's open, `zero` pays nothing.
+        Where the rate is known and only the price is not, the last two pay it at the position's last known price.
     max_gross_leverage
         Gross notional over equity that no order may take the account beyond; None for no limit. Without equity
         orders can only reduce.
@@ -77,6 +79,9 @@ class PerpExchange(Exchange):
 
     """
 
+    #: What `qlib-crypto run` checks before training.
+    check_values = staticmethod(exchange_values)
+
     def __init__(
         self,
         freq: str = "60min",
@@ -89,26 +94,20 @@ class PerpExchange(Exchange):
         maker_fee: float = 0.0002,
         liquidity: str = "taker",
         missing_funding: str = "error",
-        max_gross_leverage: float | None = 3.0,
+        max_gross_leverage: float | None = MAX_GROSS_LEVERAGE,
         specs: str | None = None,
         **unknown: Any,
     ) -> None:
         refuse_stock_rules(deal_price, unknown)
-        one_of("liquidity", liquidity, ("taker", "maker"))
-        one_of("missing_funding", missing_funding, MISSING_FUNDING)
-        if max_gross_leverage is not None and not max_gross_leverage > 0:
-            raise ConfigError(f"max_gross_leverage {max_gross_leverage!r} must be positive, or null for no limit")
-        for name, fee in (("taker_fee", taker_fee), ("maker_fee", maker_fee)):
-            if not isinstance(fee, int | float) or not abs(fee) < 1:
-                raise ConfigError(f"{name} {fee!r} is no fraction of notional; write 0.0005 for 0.05 %")
+        given = {"taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs}
+        given |= {"missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage}
+        self.check_values("exchange", given)
         self.taker_fee, self.maker_fee, self.liquidity = float(taker_fee), float(maker_fee), liquidity
         self.fee_rate = self.taker_fee if liquidity == "taker" else self.maker_fee
         self.missing_funding, self.max_gross_leverage = missing_funding, max_gross_leverage
         self.market = codes if isinstance(codes, str) else "list"
         folder = stored(freq)
         self.specs_path = Path(specs) if specs else folder / "specs.json"
-        if specs and not self.specs_path.is_file():
-            raise ConfigError(f"specs {specs!r} does not exist; leave it out for the provider's own specs.json")
         self.rules: dict[str, OrderRules] = load_specs(self.specs_path)
         self.spans: dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] = {}
         self.refusals: Counter[str] = Counter()
@@ -155,9 +154,12 @@ class PerpExchange(Exchange):
         return FundingSum(rate, cash), FundingSum(whole_rate - rate, whole_cash - cash)
 
     def funding_known(self, name: str, start: pd.Timestamp) -> bool:
-        """True when every settlement of the bar is known, none included."""
-        at_open, inside = self.funding(name, start)
-        return math.isfinite(at_open.cash) and math.isfinite(inside.cash)
+        """True when every settlement of the bar can be paid, none included."""
+        return all(self.is_payable(due) for due in self.funding(name, start))
+
+    def is_payable(self, due: FundingSum) -> bool:
+        """True when the cash of the settlements is known, or their rate where a missing price is no error."""
+        return math.isfinite(due.cash if self.missing_funding == "error" else due.rate)
 
     def has_ended(self, name: str, start: pd.Timestamp) -> bool:
         """True when neither prices nor funding of the instrument go on within the loaded span: it was delisted."""
@@ -297,9 +299,12 @@ class PerpExchange(Exchange):
             orders.append((grows, name, Order(name, abs(target - held), side, start_time, end_time)))
         return [order for _, _, order in sorted(orders, key=lambda item: item[:2])]
 
-    def unknown_funding(self, name: str, start: pd.Timestamp, quantity: float) -> GapError:
+    def unknown_funding(self, name: str, start: pd.Timestamp, quantity: float, due: FundingSum) -> GapError:
         """The error of a position held over unknown funding."""
+        lacks, needs = ("is unknown", "settlements")
+        if math.isfinite(due.rate):
+            lacks, needs = (f"of rate {due.rate:.6g} has no price", "bars of that minute")
         return GapError(
-            f"funding of {name} is unknown in the {self.freq} bar of {start} while {quantity} are held: import its "
-            "settlements and convert again, or set missing_funding: untradable or zero"
+            f"funding of {name} {lacks} in the {self.freq} bar of {start} while {quantity} are held: import its "
+            f"{needs} and convert again, or set missing_funding: untradable or zero"
         )

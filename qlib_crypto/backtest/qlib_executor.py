@@ -5,18 +5,21 @@ Named in YAML as `executor: {class: PerpExecutor, module_path: qlib_crypto.backt
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from qlib.backtest.decision import BaseTradeDecision, Order, OrderDir
-from qlib.backtest.executor import SimulatorExecutor
+from qlib.backtest.executor import BaseExecutor, SimulatorExecutor
 from qlib.backtest.position import BasePosition
 from qlib.backtest.utils import CommonInfrastructure
 from qlib.data import D
 
+from qlib_crypto.backtest.checks import no_others, one_of
 from qlib_crypto.backtest.ledger import Ledger
+from qlib_crypto.backtest.orders import FUNDING_AS_NONE, PAID_AT_LAST_PRICE
 from qlib_crypto.backtest.qlib_exchange import FundingSum, PerpExchange
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.errors import ConfigError
@@ -45,11 +48,27 @@ class PerpExecutor(SimulatorExecutor):
     """
 
     def __init__(self, time_per_step: str, **kwargs: Any) -> None:
-        if kwargs.get("settle_type", BasePosition.ST_NO) != BasePosition.ST_NO:
-            raise ConfigError(f"executor settle_type {kwargs['settle_type']!r} does not exist here; leave it out")
+        signatures = [inspect.signature(kind.__init__).parameters for kind in (SimulatorExecutor, BaseExecutor)]
+        no_others("executor", kwargs, {name for keys in signatures for name in keys} - {"self", "kwargs"})
+        self.check_values("executor", kwargs)
         self.interval = Interval.parse(time_per_step)
         self.ledger = Ledger()
         super().__init__(time_per_step=self.interval.qlib, **kwargs)
+
+    @staticmethod
+    def check_values(where: str, kwargs: Mapping[str, Any]) -> None:
+        """Nothing, when the given keyword arguments have values that make sense.
+
+        Raises
+        ------
+        ConfigError
+            Names the first that is wrong, under `where`.
+
+        """
+        if kwargs.get("settle_type", BasePosition.ST_NO) != BasePosition.ST_NO:
+            raise ConfigError(f"{where}.settle_type {kwargs['settle_type']!r} does not exist here; leave it out")
+        if "trade_type" in kwargs:
+            one_of(f"{where}.trade_type", kwargs["trade_type"], (PerpExecutor.TT_SERIAL, PerpExecutor.TT_PARAL))
 
     def reset_common_infra(self, common_infra: CommonInfrastructure, copy_trade_account: bool = False) -> None:
         """Takes account and exchange, and refuses those of stocks.
@@ -100,34 +119,46 @@ class PerpExecutor(SimulatorExecutor):
         start, end = self.trade_calendar.get_step_time()
         held = sorted(self.position.account.holdings)
         settlements = {name: self.exchange.funding(name, start)[0] for name in held}
-        self._settle(settlements, start, "provider at the bar's open")
+        unknown = self._settle(settlements, start, "provider at the bar's open")
         self.position.mark({name: self.exchange.open_price(name, start) for name in held})
         closed = self._close_what_must(start, end)
         orders = (order for order in self._get_order_iterator(trade_decision) if order.stock_id not in closed)
         results = [self._deal(order) for order in orders]
         held = sorted(self.position.account.holdings)
         settlements = {name: self.exchange.funding(name, start)[1] for name in held}
-        self._settle(settlements, start, "provider inside the bar")
+        unknown |= self._settle(settlements, start, "provider inside the bar")
+        self.ledger.counts[FUNDING_AS_NONE] += len(unknown)
         stale = self.position.account.stale_marks
         self.position.mark({name: self.exchange.close_price(name, start) for name in held})
         self.ledger.counts["bars held without a price"] += self.position.account.stale_marks - stale
         self.ledger.close_step(start, self.position.account)
         return results, {"trade_info": results}
 
-    def _settle(self, settlements: Mapping[str, FundingSum], start: pd.Timestamp, source: str) -> None:
+    def _settle(self, settlements: Mapping[str, FundingSum], start: pd.Timestamp, source: str) -> set[str]:
+        """Pays what is due and returns the names whose funding is unknown and was taken as none."""
+        unknown = set()
         for name, due in settlements.items():
-            quantity = self.position.account.quantity(name)
-            if not math.isfinite(due.cash):
+            held = self.position.account.holdings[name]
+            if not self.exchange.is_payable(due):
                 if self.exchange.has_ended(name, start):
                     continue  # it is settled at its last mark in this step
                 if self.exchange.missing_funding == "error":
-                    raise self.exchange.unknown_funding(name, start, quantity)
-                self.ledger.counts["funding unknown, taken as none"] += 1
-            elif due.cash or due.rate:
-                settlement = {"rate": due.rate, "mark": due.mark, "mark_source": source, "cash_per_base": due.cash}
-                payment = self.position.settle(name, _ms(start), **settlement)
-                if payment is not None:
-                    self.ledger.pay(payment)
+                    raise self.exchange.unknown_funding(name, start, held.quantity, due)
+                unknown.add(name)
+            elif not math.isfinite(due.cash):
+                self.ledger.counts[PAID_AT_LAST_PRICE] += bool(due.rate)
+                self._pay(name, FundingSum(due.rate, due.rate * held.mark), start, "last known price")
+            else:
+                self._pay(name, due, start, source)
+        return unknown
+
+    def _pay(self, name: str, due: FundingSum, start: pd.Timestamp, source: str) -> None:
+        if not (due.cash or due.rate):
+            return
+        settlement = {"rate": due.rate, "mark": due.mark, "mark_source": source, "cash_per_base": due.cash}
+        payment = self.position.settle(name, _ms(start), **settlement)
+        if payment is not None:
+            self.ledger.pay(payment)
 
     def _close_what_must(self, start: pd.Timestamp, end: pd.Timestamp) -> set[str]:
         """The names closed without being asked; orders for them are void in this step."""

@@ -73,7 +73,7 @@ class PerpPortfolioRecord(ACRecordTemp):
         log = get_module_logger("perp backtest")
         log.info(", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
         for note, count in self.run.assumptions["notes"].items():
-            log.warning("%s: %d times", note, count)
+            log.warning("%s: %s", note, "once" if count == 1 else f"{count:,} times")
         tables = (self.run.steps, self.run.fills, self.run.funding, self.run.positions, self.run.assumptions)
         return dict(zip(OBJECTS, tables, strict=True))
 

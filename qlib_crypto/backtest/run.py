@@ -20,10 +20,11 @@ from qlib.config import C
 from qlib.utils import init_instance_by_config
 
 from qlib_crypto.backtest.benchmarks import bitcoin, equal_weight
+from qlib_crypto.backtest.checks import number
 from qlib_crypto.backtest.orders import ASSUMED
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
-from qlib_crypto.clock import DAY_MS
+from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.provider.manifest import read_manifest
 from qlib_crypto.stats.returns import annualised_sharpe, max_drawdown, step_returns, steps_in_year, total_return
@@ -33,6 +34,7 @@ from qlib_crypto.symbols import Interval
 EXECUTOR = ("PerpExecutor", "qlib_crypto.backtest.qlib_executor")
 EXCHANGE = ("PerpExchange", "qlib_crypto.backtest.qlib_exchange")
 POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
+ACCOUNT = 100_000
 BACKTEST_KEYS = {"start_time", "end_time", "account", "pos_type", "exchange_kwargs"}
 
 
@@ -49,17 +51,21 @@ class PerpRun:
     def metrics(self) -> dict[str, float]:
         """The headline numbers; money in quote coin, returns as fractions of the start equity.
 
-        net = gross - fees - funding paid (over start equity); `gross_return` is of prices alone; `turnover` is traded
-        notional over equity, summed over the steps; NaN where a number does not exist.
+        net = gross + (funding net - fees) / start equity, funding net = received - paid, both >= 0; `gross_return` is
+        of prices alone; `turnover` is traded notional over equity, summed over the steps; NaN where a number does not
+        exist. Names and signs are those of the report's `summary.json`.
         """
         start = float(self.assumptions["account"])
+        amounts = self.funding["amount"].to_numpy(np.float64)
         equity = np.concatenate([[start], self.steps["equity"].to_numpy()])
         year = steps_in_year(Interval.parse(self.assumptions["freq"]).ms)
         return {
             "net_return": total_return(equity),
             "gross_return": float(self.steps["price"].sum()) / start,
             "fees": -float(self.steps["fee"].sum()),
-            "funding_paid": -float(self.steps["funding"].sum()),
+            "funding_paid": -float(amounts[amounts < 0].sum()) + 0.0,
+            "funding_received": float(amounts[amounts > 0].sum()),
+            "funding_net": float(self.steps["funding"].sum()),
             "sharpe_365": annualised_sharpe(step_returns(equity), year),
             "max_drawdown": max_drawdown(equity),
             "turnover": float(np.nansum(step_turnover(self.steps["turnover"].to_numpy(), equity))),
@@ -91,19 +97,21 @@ def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         raise ConfigError(f"backtest keys {ignored} would be ignored; exchange keys belong under exchange.kwargs")
     if backtest.get("start_time") is None or backtest.get("end_time") is None:
         raise ConfigError("backtest needs start_time and end_time; write both as full UTC times")
-    if not isinstance(backtest.get("account", 0), int | float):
-        raise ConfigError(f"backtest.account {backtest['account']!r} must be a number: the start equity in quote coin")
+    number(
+        "backtest.account", backtest.get("account", ACCOUNT), lambda v: v > 0, "must be a number above 0: quote coins"
+    )
     executor = _named(config.get("executor") or {}, EXECUTOR)
     if "time_per_step" not in executor["kwargs"]:
         raise ConfigError("executor.kwargs needs time_per_step, such as 60min")
     _refuse_cut_day(backtest["end_time"], Interval.parse(executor["kwargs"]["time_per_step"]))
     defaults = {
-        "freq": _innermost(executor)["kwargs"]["time_per_step"],
+        "freq": innermost(executor)["kwargs"]["time_per_step"],
         "start_time": backtest["start_time"],
         "end_time": backtest["end_time"],
     }
     exchange["kwargs"] = {**defaults, **exchange["kwargs"]}
-    return executor, exchange, {"account": 100_000, "pos_type": POSITION, **backtest}
+    _refuse_wrong_span(backtest, exchange["kwargs"])
+    return executor, exchange, {"account": ACCOUNT, "pos_type": POSITION, **backtest}
 
 
 def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
@@ -157,6 +165,18 @@ def _refuse_cut_day(end: Any, step: Interval) -> None:
         raise ConfigError(f"backtest.end_time {end} means 00:00 and cuts its day; write the last bar's full UTC time")
 
 
+def _refuse_wrong_span(backtest: Mapping[str, Any], exchange: Mapping[str, Any]) -> None:
+    """Outside the exchange's span there would be no price, and nothing would say so."""
+    first, last = (parse_utc(backtest[key]) for key in ("start_time", "end_time"))
+    if last < first:
+        raise ConfigError(f"backtest.end_time {iso(last)} is before start_time {iso(first)}; swap them")
+    if parse_utc(exchange["start_time"]) > first or parse_utc(exchange["end_time"]) < last:
+        raise ConfigError(
+            f"exchange.kwargs start_time {exchange['start_time']} and end_time {exchange['end_time']} do not cover the "
+            f"backtest's {iso(first)} to {iso(last)}; leave them out"
+        )
+
+
 def _named(part: Any, default: tuple[str, str]) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise ConfigError(f"{default[0]}: write class, module_path and kwargs, not {part!r}")
@@ -165,9 +185,10 @@ def _named(part: Any, default: tuple[str, str]) -> dict[str, Any]:
     return named
 
 
-def _innermost(executor: Mapping[str, Any]) -> Mapping[str, Any]:
+def innermost(executor: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the executor that trades, nested ones unwrapped."""
     inner = executor["kwargs"].get("inner_executor")
-    return _innermost(inner) if isinstance(inner, Mapping) else executor
+    return innermost(inner) if isinstance(inner, Mapping) else executor
 
 
 def _assumptions(
@@ -185,6 +206,7 @@ def _assumptions(
         "end": str(steps.index[-1]),
         "market": exchange.market,
         "instruments": len(quote.names),
+        "instruments_with_bars": int(quote.has_bar.any(axis=0).sum()),
         "bars": bars,
         "deal_price": "open of the bar after the signal's; every admitted order fills completely",
         "sizing": "weight x equity at the last marks / open",
@@ -207,9 +229,9 @@ def _assumptions(
 
 
 def _settlement_prices(folder: Path, names: list[str]) -> dict[str, int]:
-    """How many settlements of these instruments the provider valued at which price."""
+    """How many of all stored settlements of these instruments the provider valued at which price."""
     manifest = read_manifest(folder)
     total: Counter[str] = Counter()
     for name in names:
         total.update(manifest.settlement_prices.get(name, {}) if manifest else {})
-    return dict(sorted(total.items()))
+    return {source: count for source, count in sorted(total.items()) if count}

@@ -14,12 +14,18 @@ import typer
 
 from qlib_crypto.cli import data, provider, research, system
 from qlib_crypto.cli.options import warn_outside_environment
-from qlib_crypto.errors import QlibCryptoError, StorageError
+from qlib_crypto.errors import ConfigError, QlibCryptoError, StorageError
+
+_ADVICE = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EACCES: "get permission, or give another path",
+    errno.EROFS: "give a path that can be written",
+}
 
 app = typer.Typer(
     name="qlib-crypto",
     help="Qlib's research loop for crypto perpetual futures. Research and paper trading only.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,20 +38,23 @@ def main() -> NoReturn:
     """Run the command line; turns every known error into one line and its exit code."""
     warn_outside_environment()
     try:
-        app(standalone_mode=True)
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="qlib-crypto", standalone_mode=False)
+    except typer.TyperException as error:  # an option or argument that cannot be read
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "qlib-crypto"
+        _fail(ConfigError(f"{error.format_message().rstrip('.')}; see: {command} --help"))
+    except typer.Abort:
+        sys.exit(130)
     except QlibCryptoError as error:
         _fail(error)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            where = f" at {error.filename}" if error.filename else ""
-            _fail(StorageError(f"the disk refused{where}: {error.strerror}; free space or permission, then run again"))
         if error.errno == errno.EPIPE:  # the reader of our output went away, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        raise
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+        where = f"{error.filename}: " if error.filename else ""
+        advice = _ADVICE.get(error.errno or 0, "give another path")
+        _fail(StorageError(f"{where}{error.strerror or error}; {advice}, then run again"))
+    sys.exit(code)
 
 
 def _fail(error: QlibCryptoError) -> NoReturn:

@@ -23,8 +23,12 @@ from qlib_crypto.cli.options import (
     span_from,
 )
 from qlib_crypto.cli.progress import say
-from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.errors import ConfigError, DataError, counted
 from qlib_crypto.symbols import Venue
+
+#: Members that `rank` shows.
+_FIRST = 5
+_EIGHT_HOURS = 8.0
 
 
 def register(app: typer.Typer) -> None:
@@ -113,21 +117,23 @@ def import_files(
     result = import_parquet(Lake(settings.lake_dir), paths, Venue.parse(venue), dataset, kind)
     for message in result.messages:
         say(message)
-    say(f"imported {result.rows:,} rows from {len(paths)} files")
+    say(f"imported {counted(result.rows, 'row')} from {counted(len(paths), 'file')}")
 
 
 def seal(venue: VenueOption, lake: LakeOption = None, config: ConfigOption = None) -> None:
     """Move every row of the hot store into its dated Parquet file."""
     from qlib_crypto.lake import Lake
 
-    settings = settings_from(config, lake=lake)
-    files = Lake(settings.lake_dir).seal(Venue.parse(venue))
-    say(f"sealed {len(files)} files")
+    store, at = Lake(settings_from(config, lake=lake).lake_dir), Venue.parse(venue)
+    if not store.folder(at).is_dir():
+        raise DataError(f"no {store.folder(at).resolve()} to seal; run in the repository's folder, or give --lake")
+    files = store.seal(at)
+    say(f"sealed {counted(len(files), 'file')}")
 
 
 def rank(
     venue: VenueOption = "okx",
-    size: Annotated[int | None, typer.Option(help="How many; settings say 50.")] = None,
+    size: Annotated[int | None, typer.Option(help="How many; settings say 50.", min=1)] = None,
     per_8h: Annotated[bool | None, typer.Option("--per-8h/--as-quoted", help="Normalise rates to 8 hours.")] = None,
     as_json: JsonOption = False,
     endpoint: EndpointOption = None,
@@ -138,22 +144,30 @@ def rank(
     """Rank live perpetuals by absolute current funding rate; writes top50_symbols.json and the dated record."""
     from qlib_crypto.feeds import rest_client
     from qlib_crypto.lake import Lake
+    from qlib_crypto.lake.paths import UNIVERSE
     from qlib_crypto.universe import universe_path, update_universe
 
     at = Venue.parse(venue)
     settings = settings_from(config, lake=lake, venue=at, endpoint=endpoint, rate_scale=rate_scale)
     changes = {k: v for k, v in {"size": size, "per_8h": per_8h}.items() if v is not None}
     universe = settings.universe.model_copy(update=changes)
-    client = rest_client(at, settings.venue(at))
+    store, client = Lake(settings.lake_dir), rest_client(at, settings.venue(at))
     try:
-        rows = update_universe(Lake(settings.lake_dir), client, universe, settings.lake_dir)
+        rows = update_universe(store, client, universe, settings.lake_dir)
     finally:
         client.close()
     members = [row for row in rows if row.member]
     if as_json:
         print(json.dumps([row.symbol for row in members]))  # noqa: T201 - the command's output
     else:
-        say(f"{len(members)} of {len(rows)} perpetuals → {universe_path(settings.lake_dir, at)}")
+        by = "per 8 h" if universe.per_8h else "as quoted"
+        say(f"{at}: {len(members)} of {counted(len(rows), 'eligible perpetual')}, by |funding rate| {by}; the first:")
+        for row in members[:_FIRST]:
+            hours = row.interval_hours
+            every = f" per {hours:g} h" if hours else ", interval unknown"
+            also = "" if hours == _EIGHT_HOURS else f", {row.rate_per_8h:+.4%} per 8 h"
+            say(f"  {row.rank} {row.symbol:16} {row.funding_rate:+.4%}{every}{also}")
+        say(f"written to {universe_path(settings.lake_dir, at)}; the whole ranking is in {store.folder(at) / UNIVERSE}")
 
 
 def sql(

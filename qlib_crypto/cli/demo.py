@@ -1,7 +1,8 @@
 """The demo: every step of the main job as a real command against the local exchange, timed and shown.
 
-The sandbox stands still while history is fetched by REST; then its clock runs as fast as the sockets take while the
-collector streams the last days; then lake, provider, workflow and report.
+The sandbox stands still while history is fetched by REST: at the end of it, and before that at each delisting, since
+a venue forgets what it delisted. Then its clock runs as fast as the sockets take while the collector streams the last
+days; then lake, provider, workflow and report.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import numpy as np
 from rich.console import Console
 
 from qlib_crypto.cli.segments import segments
-from qlib_crypto.clock import DAY_MS, HOUR_MS, iso, parse_utc
-from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso, parse_utc
+from qlib_crypto.errors import ConfigError, QlibCryptoError, counted
 from qlib_crypto.sandbox.serve import SandboxHandle
+from qlib_crypto.sandbox.tape import Tape
 from qlib_crypto.symbols import Interval, Venue
 
 console = Console(highlight=False)
@@ -42,8 +44,9 @@ _START_S = 60.0
 class Plan:
     """What the demo does, decided from the tape.
 
-    `history` bars are fetched by REST over `[start_ms, stream_ms)`, `stream` bars of `streamed` come by websocket until
-    `end_ms`.
+    `history` bars are fetched by REST over `[start_ms, stream_ms)`, of every perpetual listed at one of `stops`, where
+    the venue's clock stands meanwhile; `stream` bars of `streamed` come by websocket until `end_ms`. `universe` says in
+    words who is in it.
     """
 
     venue: Venue
@@ -53,6 +56,8 @@ class Plan:
     stream_ms: int
     end_ms: int
     instruments: int
+    stops: tuple[int, ...]
+    universe: str
     streamed: tuple[str, ...]
 
 
@@ -66,9 +71,12 @@ def run_demo(*, tape: str, venue: Venue, interval: str, out: Path) -> None:
     if out.exists():
         _clear(out)
     out.mkdir(parents=True, exist_ok=True)
-    console.print(f"[bold]qlib-crypto demo[/]  {venue}, {tape or 'generated market'}, {plan.instruments} perpetuals")
+    console.print(
+        f"[bold]qlib-crypto demo[/]  {venue}, {tape or 'generated market'}, {counted(plan.instruments, 'perpetual')}"
+    )
     console.print(f"  history {plan.history}: {iso(plan.start_ms)} → {iso(plan.stream_ms)} UTC by REST")
     console.print(f"  stream  {plan.stream}: {iso(plan.stream_ms)} → {iso(plan.end_ms)} UTC by websocket")
+    console.print(f"  universe: {plan.universe}", soft_wrap=True)
     with _sandbox(tape, plan, out) as url:
         _collect(plan, url, out)
     lake, provider = ["--lake", str(out)], ["--provider", str(out / "qlib_data")]
@@ -108,7 +116,31 @@ def plan_demo(tape: str, venue: Venue, history: Interval) -> Plan:
     start += -start % HOUR_MS
     begin = end - _STREAM_DAYS * DAY_MS
     streamed = tuple(s for s, (a, b) in by_interval.get(stream, by_interval[base]).items() if a < end and b > begin)
-    return Plan(venue, history, stream, start, begin, end, len(by_interval[base]), streamed)
+    return Plan(
+        venue, history, stream, start, begin, end, len(by_interval[base]), _stops(source, start, begin),
+        _universe(tape, source, start, end), streamed,
+    )  # fmt: skip
+
+
+def _stops(source: Tape, start_ms: int, stream_ms: int) -> tuple[int, ...]:
+    """Where the venue's clock stands while it is ranked and back-filled: the start where it can be ranked there, a
+    minute before each delisting, and the start of the stream.
+    """
+    known = any(source.funding_now(instrument, start_ms) for instrument in source.specs)
+    gone = {at - MINUTE_MS for at, _ in _delistings(source, start_ms, stream_ms)}
+    return (*((start_ms,) if known else ()), *sorted(gone), stream_ms)
+
+
+def _delistings(source: Tape, start_ms: int, end_ms: int) -> list[tuple[int, str]]:
+    delisted = ((spec.delisted_ms or 0, spec.instrument.symbol) for spec in source.specs.values())
+    return sorted((at, symbol) for at, symbol in delisted if start_ms < at < end_ms)
+
+
+def _universe(tape: str, source: Tape, start_ms: int, end_ms: int) -> str:
+    if tape and tape != "generator":
+        return "every perpetual of the tape; who recorded it chose them, so perhaps with hindsight"
+    gone = ", ".join(f"{symbol} until {iso(at)}" for at, symbol in _delistings(source, start_ms, end_ms))
+    return "every perpetual while it was listed, none chosen by its ranking" + (f" ({gone})" if gone else "")
 
 
 def workflow_variables(plan: Plan, out: Path) -> dict[str, str]:
@@ -128,9 +160,13 @@ def _bar(plan: Plan) -> str:
 
 def _collect(plan: Plan, url: str, out: Path) -> None:
     common = ["--venue", plan.venue, "--endpoint", url, "--rate-scale", _RATE_SCALE, "--lake", str(out)]
-    _step("rank", "rank", *common)
-    history = ["--interval", plan.history.name, "--start", iso(plan.start_ms)]
-    _step("history", "backfill", *common, *history, "--end", iso(plan.stream_ms))
+    history = ["--symbols", "all", "--interval", plan.history.name, "--start", iso(plan.start_ms)]
+    for stop in plan.stops:
+        _handle(url).set_clock(at=stop)
+        at = iso(stop)
+        _step(f"rank at {at}", "rank", *common)
+        if stop > plan.start_ms:
+            _step(f"history until {at}", "backfill", *common, *history, "--end", at)
     with _timed("stream"):
         options = ["--interval", plan.stream.name, "--clock", "venue", "--until", iso(plan.end_ms)]
         collector = _start("collect", *common, *options, "--symbols", ",".join(plan.streamed))
@@ -166,11 +202,11 @@ def _wait_for_streams(url: str, collector: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _sandbox(tape: str, plan: Plan, out: Path) -> Iterator[str]:
-    """A sandbox process that stands still at the start of the stream; its address."""
+    """A sandbox process that stands still at the first stop; its address."""
     log = (out / "sandbox.log").open("wb")
     arguments = ["sandbox", "--venue", plan.venue, "--port", "0", "--speed", "0", "--rate-scale", _RATE_SCALE]
     process = subprocess.Popen(
-        [*_command(), *arguments, "--tape", tape or "generator", "--at", iso(plan.stream_ms)],
+        [*_command(), *arguments, "--tape", tape or "generator", "--at", iso(plan.stops[0])],
         stdout=subprocess.PIPE,
         stderr=log,
         env=_environment(),
@@ -257,7 +293,7 @@ def planted_ic(tape: str, plan: Plan, variables: Mapping[str, str]) -> float | N
 
 def _show(summary: dict[str, Any], planted: float | None, seconds: float) -> None:
     console.rule("[bold]done", align="left", style="dim")
-    funding = summary["funding"]["net"]
+    funding = summary["funding_net"]
     lines = (
         (
             "IC",

@@ -74,6 +74,8 @@ def instruments_from(symbols: str, venue: Venue, settings: Settings) -> list[Ins
     if isinstance(chosen, str) and chosen.endswith(".json"):
         return read_universe(Path(chosen), venue)
     names = [s for s in chosen.split(",") if s.strip()] if isinstance(chosen, str) else list(chosen)
+    if not names:
+        raise ConfigError("--symbols names nothing; write such as --symbols BTC_USDT,ETH_USDT")
     instruments = [Instrument.parse(name, venue) for name in names]
     for instrument in instruments:
         if instrument.venue is not venue:

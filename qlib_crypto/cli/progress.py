@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from qlib_crypto.errors import counted
+
 console = Console(stderr=True, highlight=False)
 
 #: Wall seconds between two lines where there is no terminal.
@@ -24,7 +26,9 @@ def say(line: str) -> None:
 def row_progress() -> Iterator[Callable[[str], Callable[[str, int, int], None]]]:
     """A maker of `(what, done, total)` callbacks, one a label."""
     if not console.is_terminal:
-        yield lambda label: _now_and_then(lambda what, done, total: f"{label}: {what}, {done:,} of {total:,} rows")
+        yield lambda label: _now_and_then(
+            lambda what, done, total: f"{label}: {what}, {done:,} of {counted(total, 'row')}"
+        )
         return
     columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:

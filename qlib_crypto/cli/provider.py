@@ -9,7 +9,7 @@ import typer
 
 from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, ProviderOption, settings_from
 from qlib_crypto.cli.progress import line_progress, say
-from qlib_crypto.errors import DataError
+from qlib_crypto.errors import DataError, counted
 from qlib_crypto.symbols import Venue
 
 
@@ -64,6 +64,7 @@ def verify(
             print(problem)  # noqa: T201 - the command's output
     if problems:
         raise DataError(
-            f"{settings.provider_dir} differs from the lake in {len(problems)} places; run: qlib-crypto convert --full"
+            f"{settings.provider_dir} differs from the lake in {counted(len(problems), 'place')}; "
+            "run: qlib-crypto convert --full"
         )
     say(f"{settings.provider_dir} equals the lake ({cells} cells)")

@@ -59,7 +59,9 @@ def run(
 def report(
     experiment: Annotated[str, typer.Argument(help="Experiment name, as in the workflow.")],
     run_id: Annotated[str, typer.Option("--run", help="Run id; the newest finished run when left out.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder to write; reports/EXPERIMENT when left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; reports/EXPERIMENT, with --run reports/EXPERIMENT/ID.")
+    ] = None,
     provider: ProviderOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -67,7 +69,7 @@ def report(
     from qlib_crypto.report.record import rewrite_report
 
     settings = settings_from(config, provider=provider)
-    path = rewrite_report(settings, experiment, run_id or None, out or settings.reports_dir / experiment)
+    path = rewrite_report(settings, experiment, run_id or None, out or settings.reports_dir / experiment / run_id)
     say(f"report   {path}")
 
 

@@ -10,9 +10,8 @@ from typing import Any
 from qlib_crypto.cli.options import instruments_from
 from qlib_crypto.cli.progress import row_progress, say
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, Clock, VenueClock, WallClock, iso, parse_utc
-from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.errors import ConfigError, QlibCryptoError, counted
 from qlib_crypto.feeds import RestClient, rest_client
-from qlib_crypto.market.funding import LONGEST_INTERVAL_MS
 from qlib_crypto.sandbox.tape import Tape
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -92,7 +91,11 @@ def run_sandbox(
         raise refused[0]
     start = parse_utc(at) if at else max(t.span_ms[1] for t in tapes) - _SANDBOX_DAYS * DAY_MS
     options = SandboxOptions(
-        speed=speed, at=start, until=until or None, hold_streams=hold_streams, rate_scale=rate_scale or 1.0
+        speed=speed,
+        at=start,
+        until=until or None,
+        hold_streams=hold_streams,
+        rate_scale=1.0 if rate_scale is None else rate_scale,
     )
     serve(tapes, port=port, options=options, say=lambda line: print(line, flush=True))  # noqa: T201 - the address
 
@@ -129,13 +132,15 @@ def run_collector(venue: Venue, *, symbols: str, interval: str, until: str, cloc
     follows = (symbols or part.symbols) == "top50"
     client = rest_client(venue, part)
     try:
+        time = market_clock(clock, client)
+        _refuse_unlisted(client, instruments)
         summary = collect(
             Lake(settings.lake_dir),
             client,
             part,
             instruments,
             Interval.parse(interval or part.interval),
-            clock=market_clock(clock, client),
+            clock=time,
             membership=universe_path(settings.lake_dir, venue) if follows else None,
             until_ms=parse_utc(until) if until else None,
             say=say,
@@ -144,9 +149,22 @@ def run_collector(venue: Venue, *, symbols: str, interval: str, until: str, cloc
     finally:
         client.close()
     say(
-        f"{venue}: {summary.stream_bars:,} bars streamed, {summary.rest_bars:,} by REST, {summary.settlements:,} "
-        f"settlements, {summary.estimates:,} estimates, {summary.files} files written"
+        f"{venue}: {counted(summary.stream_bars, 'bar')} by stream, {summary.rest_bars:,} by REST, "
+        f"{counted(summary.settlements, 'settlement')}, {counted(summary.estimates, 'estimate')}, "
+        f"{counted(summary.files, 'file')} written"
     )
+
+
+def _refuse_unlisted(client: RestClient, instruments: Sequence[Instrument]) -> None:
+    """Say which are not listed; refuse when none is, since nothing would ever come."""
+    listed = {spec.instrument for spec in client.specs()}
+    missing = ", ".join(i.symbol for i in instruments if i not in listed)
+    if missing and listed.isdisjoint(instruments):
+        raise ConfigError(
+            f"{missing}: no linear perpetual that {client.venue} lists now; correct --symbols, or rank again"
+        )
+    if missing:
+        say(f"{client.venue} does not list {missing} now; nothing comes of it unless it is listed")
 
 
 def run_backfill(
@@ -185,27 +203,28 @@ def run_backfill(
         client.close()
     for what, summary in done.items():
         if dry_run:
-            say(f"{venue} {what}: would ask for {summary.rows:,} rows in about {summary.requests:,} requests")
+            say(
+                f"{venue} {what}: would ask for {counted(summary.rows, 'row')} "
+                f"in about {counted(summary.requests, 'request')}"
+            )
             continue
-        say(f"{venue} {what}: {summary.stored:,} stored for {summary.instruments} instruments")
+        say(f"{venue} {what}: {summary.stored:,} stored for {counted(summary.instruments, 'instrument')}")
         _say_missing(what, summary.missing)
         for line in summary.refused[:_SHOWN]:
             say(f"  {line}")
         if len(summary.refused) > _SHOWN:
-            say(f"  and {len(summary.refused) - _SHOWN} more impossible rows of the venue, left out")
+            more = counted(len(summary.refused) - _SHOWN, "more impossible row")
+            say(f"  and {more} of the venue, left out")
 
 
 def _say_missing(what: str, missing: Mapping[Instrument, Sequence[tuple[int, int]]]) -> None:
     """What the venue did not have either: instruments with the same spans in one line."""
     alike: dict[tuple[tuple[int, int], ...], list[Instrument]] = {}
     for instrument, spans in missing.items():
-        # the time since the last settlement is no hole
-        holes = tuple(s for s in spans if what != "settlements" or s[1] - s[0] > LONGEST_INTERVAL_MS)
-        if holes:
-            alike.setdefault(holes, []).append(instrument)
+        alike.setdefault(tuple(spans), []).append(instrument)
     for spans, instruments in sorted(alike.items(), key=lambda item: -len(item[1]))[:_SHOWN]:
         names = ", ".join(i.symbol for i in sorted(instruments)[:3]) + ("" if len(instruments) <= 3 else ", …")  # noqa: PLR2004 - three names
         edges = ", ".join(f"{iso(a)} → {iso(b)}" for a, b in spans[:2]) + ("" if len(spans) <= 2 else ", …")  # noqa: PLR2004 - two spans
-        say(f"  the venue has no {what} of {len(instruments)} instruments ({names}) in {edges}")
+        say(f"  the venue has no {what} of {counted(len(instruments), 'instrument')} ({names}) in {edges}")
     if len(alike) > _SHOWN:
-        say(f"  and of others in {len(alike) - _SHOWN} more groups of spans")
+        say(f"  and of others in {counted(len(alike) - _SHOWN, 'more group')} of spans")

@@ -45,14 +45,13 @@ def stored_segments(provider_dir: Path, workflow: Path) -> dict[str, str]:
 
     """
     from qlib_crypto.provider import read_manifest
+    from qlib_crypto.workflow.data import require_frequency
     from qlib_crypto.workflow.template import render
 
     manifest = read_manifest(provider_dir)
     if manifest is None:
         raise ConfigError(f"{provider_dir} is no provider; make it with: qlib-crypto convert")
-    freq = (render(workflow, {}).get("values") or {}).get("freq")
-    if freq not in manifest.frequencies:
-        stored = ", ".join(manifest.frequencies)
-        raise ConfigError(f"{workflow}: bars of {freq} are not stored in {provider_dir} (stored: {stored})")
+    freq = str((render(workflow, {}).get("values") or {}).get("freq"))
+    require_frequency(manifest, Interval.parse(freq), provider_dir, workflow)
     grid = manifest.grid(freq)
     return segments(grid.origin_ms, grid.origin_ms + grid.length * grid.interval.ms, grid.interval)

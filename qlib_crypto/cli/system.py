@@ -33,11 +33,11 @@ def register(app: typer.Typer) -> None:
 def sandbox(
     tape: Annotated[str, typer.Option(help="Folder of real Parquet, or `generator`.")] = "generator",
     venue: Annotated[str, typer.Option(help="okx, binance or both.")] = "both",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8180,
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8180,
     speed: Annotated[str, typer.Option(help="Multiple of real time, or max.")] = "1",
     at: Annotated[str, typer.Option(help="Market time to start at, UTC; empty: 2 days before the tape's end.")] = "",
     until: Annotated[str, typer.Option(help="Market time to stand still at; empty: the tape's end.")] = "",
-    hold_streams: Annotated[int, typer.Option(help="The clock waits for this many websocket streams.")] = 0,
+    hold_streams: Annotated[int, typer.Option(help="The clock waits for this many websocket streams.", min=0)] = 0,
     seed: Annotated[int | None, typer.Option(help="Generator: seed.")] = None,
     signal_strength: Annotated[float | None, typer.Option(help="Generator: strength of the planted signal.")] = None,
     rate_scale: RateScaleOption = None,

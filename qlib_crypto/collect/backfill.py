@@ -15,7 +15,7 @@ from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake, missing_ranges
 from qlib_crypto.lake.checks import bar_fault, settlement_fault, sift
 from qlib_crypto.lake.gaps import joined
-from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, snap_to_minute
+from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, holes, snap_to_minute
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 #: `(what, done, total)`: called after every page and every symbol; `done` and `total` count rows.
@@ -120,7 +120,7 @@ def backfill_funding(
 ) -> BackfillSummary:
     """Settled funding in `[start_ms, end_ms)` that the lake lacks, fetched, stored and sealed.
 
-    Asked for is what lies before the first settlement, between two that are further apart than the longest interval,
+    Asked for is what lies before the first settlement, between two where some are missing (`market.funding.holes`),
     and after the last; each such span is durable as a whole. Resumable and clipped as `backfill`. OKX serves three
     months only: older spans stay missing.
 
@@ -134,7 +134,7 @@ def backfill_funding(
 
     refused: list[str] = []
 
-    def holes(instrument: Instrument) -> list[Span]:
+    def lacking(instrument: Instrument) -> list[Span]:
         return funding_holes(settlement_times(lake, instrument, *ranges[instrument]), *ranges[instrument])
 
     def fetch(instrument: Instrument, span: Span) -> Iterable[int]:
@@ -143,10 +143,15 @@ def backfill_funding(
         refused.extend(told)
         yield lake.store_settlements(good)
 
-    todo = {instrument: holes(instrument) for instrument in ranges}
+    def missing(instrument: Instrument) -> list[Span]:
+        spans, end = lacking(instrument), ranges[instrument][1]
+        waits = bool(spans) and spans[-1][1] == end and end - spans[-1][0] <= LONGEST_INTERVAL_MS
+        return spans[:-1] if waits else spans  # the time since the last settlement is no hole
+
+    todo = {instrument: lacking(instrument) for instrument in ranges}
     page = FUNDING_PAGE[client.venue]
     try:
-        return _run(todo, 8 * HOUR_MS, page, fetch, holes, progress, refused, dry_run=dry_run)
+        return _run(todo, 8 * HOUR_MS, page, fetch, missing, progress, refused, dry_run=dry_run)
     finally:
         if not dry_run:
             lake.seal(client.venue)  # a day's file holds all symbols: written once, at the end
@@ -166,10 +171,9 @@ def funding_holes(time_ms: NDArray[np.int64], start_ms: int, end_ms: int) -> lis
     minutes = snap_to_minute(time_ms)
     minutes = minutes[(minutes >= start_ms) & (minutes < end_ms)]
     edges = np.r_[start_ms - MINUTE_MS, minutes, end_ms]
-    longest = np.full(len(edges) - 1, LONGEST_INTERVAL_MS)
-    longest[-1] = HOUR_MS
-    longest[0] = MINUTE_MS
-    wide = np.diff(edges) > longest
+    wide = np.diff(edges) > MINUTE_MS
+    if len(minutes):
+        wide[1:] = np.r_[holes(minutes), end_ms - minutes[-1] > HOUR_MS]
     return [(int(a) + MINUTE_MS, int(b)) for a, b in zip(edges[:-1][wide], edges[1:][wide], strict=True)]
 
 

@@ -25,6 +25,7 @@ from qlib_crypto.collect.parts import (
     stopped_by_signals,
 )
 from qlib_crypto.collect.worker import Worker
+from qlib_crypto.errors import counted
 from qlib_crypto.feeds import RestClient, VenueStream
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.checks import bar_fault, estimate_fault, sift
@@ -72,8 +73,8 @@ def collect(
     membership
         A file as `lake.universe_file` writes it; when it changes, its instruments are followed instead.
     since_ms
-        Also fetch what the lake lacks from here on; None goes on after each instrument's last bar, and where there is
-        none begins with the stream.
+        Also fetch what the lake lacks from here on. In any case a collector goes on where each instrument was complete
+        when the one before stopped (`Lake.mark`), else after its last bar, else with the stream.
     until_ms
         Stop by itself once every bar that closes by then is there or known to be missing.
     stop
@@ -127,10 +128,11 @@ class _Collector:
         self._worker = Worker(kinds, say, first_wait_s=pace.retry_s)
         #: Bars before this were given by the stream or asked over REST.
         self._covered: dict[Instrument, int] = {}
+        self._marks: dict[Instrument, int] = {}
         self._overdue: dict[Instrument, tuple[int, float]] = {}
         self._settles: dict[Instrument, int] = {}
         self._day = 0
-        self._bars = self._estimates = self._refused = 0
+        self._bars = self._estimates = self._refused = self._newest = 0
 
     def run(
         self,
@@ -175,10 +177,12 @@ class _Collector:
                     stream.replace(changed)
                 self._look(now)
                 if self._finished():
+                    self._filler.tell_lacking()
                     self._say(f"reached {iso(self._until_ms or 0)}")
                     return
             if now - status >= self._pace.status_s:
                 status = now
+                self._filler.tell_lacking()
                 self._status(self._line())
 
     def _close(self) -> list[Path]:
@@ -187,8 +191,12 @@ class _Collector:
         while rows := self._take(wait_s=0.0):
             self._store(rows)
         if not self._worker.stop(_STOP_S):
-            self._say("a REST request has not ended; its rows will be fetched by the next run")
+            self._say("a REST request has not ended")
+        self._keep_marks()
+        if left := self._worker.unfinished.intersection(self._covered):
+            self._say(f"{counted(len(left), 'instrument')} not complete yet; the next collector goes on there")
         files = self._lake.seal(self._client.venue)
+        self._filler.tell_lacking()
         self._status(self._line())
         return files
 
@@ -209,6 +217,7 @@ class _Collector:
             self._refused += 1
             self._say(line)
         self._bars += self._lake.store_bars(bars)
+        self._newest = max([self._newest, *(bar.open_ms for bar in bars)])
         # of a minute the lake keeps the last one anyway
         sampled = {(row.instrument, row.time_ms // MINUTE_MS): row for row in estimates}
         self._estimates += self._lake.store_estimates(sampled.values())
@@ -230,6 +239,7 @@ class _Collector:
         """Cover these instruments from their last bar on, and no others."""
         now_ms = self._time.now_ms
         closed = self._interval.floor(now_ms)
+        begun: dict[Instrument, int] = {}
         for gone in set(self._covered).difference(instruments):
             del self._covered[gone]
             self._settles.pop(gone, None)
@@ -241,13 +251,28 @@ class _Collector:
                 self._worker.ask("bars", instrument, begin, closed)
             self._covered[instrument] = max(begin, closed)
             self._worker.ask("funding", instrument, min(begin, now_ms - DAY_MS), now_ms)
+            begun[instrument] = begin
+        self._lake.store_marks(begun, self._interval)  # before the first bar, after which the span would look complete
+        self._marks |= begun
 
     def _resume(self, instrument: Instrument, closed: int) -> int:
-        """The first bar that may be missing."""
-        if self._since_ms is not None:  # the worker fetches only what the lake lacks
-            return self._interval.floor(self._since_ms)
-        last = self._lake.last_open(instrument, self._interval)
-        return closed if last is None else last + self._interval.ms
+        """The first bar that may be missing; the worker fetches only what the lake lacks."""
+        begin = self._lake.mark(instrument, self._interval)
+        if begin is None:
+            last = self._lake.last_open(instrument, self._interval)
+            begin = closed if last is None else last + self._interval.ms
+        return begin if self._since_ms is None else min(begin, self._interval.floor(self._since_ms))
+
+    def _keep_marks(self) -> None:
+        """Make durable how far the instruments are complete for which nothing is asked any more."""
+        behind = self._worker.unfinished
+        moved = {
+            instrument: covered
+            for instrument, covered in self._covered.items()
+            if instrument not in behind and covered != self._marks.get(instrument)
+        }
+        self._lake.store_marks(moved, self._interval)
+        self._marks |= moved
 
     def _look(self, now_s: float) -> None:
         """Ask for bars that are due and have not come, refresh specs and seal when a day has ended."""
@@ -270,6 +295,7 @@ class _Collector:
             self._day = day
             self._worker.ask("seal", None, 0, day)
             self._worker.ask("specs", None, 0, 0)
+        self._keep_marks()
 
     def _finished(self) -> bool:
         until = self._until_ms
@@ -284,9 +310,9 @@ class _Collector:
         return self._worker.pending == 0
 
     def _line(self) -> str:
-        covered = min(self._covered.values(), default=0)
         return (
-            f"{iso(self._time.now_ms)} {self._client.venue} {len(self._covered)} instruments, bars to {iso(covered)}: "
-            f"{self._bars:,} streamed, {self._filler.bars:,} by REST, {self._filler.settlements:,} settlements, "
-            f"{self._worker.pending} requests wait"
+            f"{self._client.venue} at {iso(self._time.now_ms)}: {counted(len(self._covered), 'instrument')}, newest "
+            f"streamed bar {iso(self._newest) if self._newest else 'none yet'}, {self._bars:,} bars by stream and "
+            f"{self._filler.bars:,} by REST, {counted(self._filler.settlements, 'settlement')}, "
+            f"{counted(self._worker.pending, 'REST request')} queued"
         )

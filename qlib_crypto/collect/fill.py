@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, iso
 from qlib_crypto.collect.backfill import BAR_PAGE, settlement_times
 from qlib_crypto.collect.worker import Again
+from qlib_crypto.errors import counted
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake, missing_ranges
 from qlib_crypto.lake.checks import bar_fault, settlement_fault, sift
@@ -16,6 +18,7 @@ from qlib_crypto.symbols import Instrument, Interval
 
 #: So long after its time a settlement may not be served yet, which is no failure.
 _SETTLE_SLACK_MS = 2 * MINUTE_MS
+_NAMED = 3
 
 
 class Filler:
@@ -29,6 +32,7 @@ class Filler:
         self.specs: dict[Instrument, InstrumentSpec] = {}
         self.bars = 0
         self.settlements = 0
+        self._lacks: queue.SimpleQueue[tuple[str, int, int, int]] = queue.SimpleQueue()
 
     def refresh(self, _instrument: Instrument | None, _start_ms: int, _end_ms: int, _last: bool) -> None:
         """Store the instruments table as it is now."""
@@ -40,7 +44,7 @@ class Filler:
         """Seal the days that ended by `end_ms`."""
         files = self._lake.seal(self._client.venue, before_ms=end_ms)
         if files:
-            self._say(f"sealed {len(files)} files of days before {iso(end_ms)}")
+            self._say(f"sealed {counted(len(files), 'file')} of days before {iso(end_ms)}")
 
     def fill(self, instrument: Instrument | None, start_ms: int, end_ms: int, last: bool) -> Again | None:
         """Fetch the bars of the span that the lake lacks; what is not closed yet, or not served yet, is left over."""
@@ -62,7 +66,7 @@ class Filler:
         early = [span for span in left if span[0] < now_ms]
         if early and last:
             count = sum(min(b, now_ms) - a for a, b in early) // step
-            self._say(f"{instrument}: the venue lacks {count} of its {self._interval} bars, from {iso(early[0][0])} on")
+            self._lacks.put((instrument.symbol, count, early[0][0], min(early[-1][1], now_ms)))
         if end_ms > closed and (last or not early):
             return Again(max(closed, start_ms), end_ms, counted=False)
         return Again(left[0][0], left[-1][1])
@@ -85,6 +89,20 @@ class Filler:
             good, refused = sift(page, settlement_fault)
             self._tell(refused)
             self.settlements += self._lake.store_settlements(good)
+
+    def tell_lacking(self) -> None:
+        """Say, in one line, which bars the venue turned out to lack since this was called last."""
+        told = [self._lacks.get_nowait() for _ in range(self._lacks.qsize())]
+        if not told:
+            return
+        symbols = sorted({symbol for symbol, *_ in told})
+        names = ", ".join(symbols[:_NAMED]) + (", …" if len(symbols) > _NAMED else "")
+        count = counted(sum(count for _, count, _, _ in told), f"{self._interval} bar")
+        start, end = min(start for *_, start, _ in told), max(end for *_, end in told)
+        self._say(
+            f"{self._client.venue} lacks {count} of {counted(len(symbols), 'instrument')} ({names}), "
+            f"opens from {iso(start)} to {iso(end - self._interval.ms)}"
+        )
 
     def _tell(self, lines: list[str]) -> None:
         for line in lines:

@@ -13,15 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qlib_crypto.clock import iso
-from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError, SchemaError
+from qlib_crypto.clock import MINUTE_MS, iso
+from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError, SchemaError, counted
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.checks import bar_fault, settlement_fault
+from qlib_crypto.lake.checks import bar_fault, settlement_fault, when
 from qlib_crypto.market.funding import snap_to_minute
 from qlib_crypto.schemas import Bar, Settlement
 from qlib_crypto.symbols import QUOTES, Instrument, Interval, Venue
 
 _VALUES = ("open", "high", "low", "close", "volume")
+#: So many gaps without a shortest one between are no accident.
+_FEW_BARS = 5
+#: No venue's cap is half of this rate; what is above was meant in per cent or basis points.
+_LARGEST_RATE = 0.1
 _TIME = pa.timestamp("ms", tz="UTC")
 
 
@@ -89,8 +93,13 @@ def _bars(path: Path, venue: Venue, interval: Interval, received_ms: int) -> tup
         table = table.slice(0, len(table) - 1)
     opens = _times(path, table, "timestamp")
     _ascending(path, opens)
+    _at_interval(path, opens, interval)
+    _past(path, opens + interval.ms, received_ms)
     quote = _optional(path, table, "quote_volume")
     trades = _optional(path, table, "trades")
+    parts = [n for n in trades if n is not None and n % 1]
+    if parts:
+        raise SchemaError(f"{path}: a trade count is {parts[0]}; write whole numbers, or leave the column out")
     bars = [
         Bar(instrument, interval, at, o, h, l, c, v, q, None if n is None else int(n), "import", received_ms)
         for at, o, h, l, c, v, q, n in zip(
@@ -109,6 +118,8 @@ def _settlements(path: Path, venue: Venue, received_ms: int) -> tuple[list[Settl
         raise SchemaError(f"{path}: no symbol in it is a linear perpetual of {venue}, such as {foreign[0]}")
     times, rates = _times(path, table, "funding_time"), _floats(path, table, "funding_rate")
     marks = _optional(path, table, "mark_price")
+    if rates and not (highest := max(map(abs, rates))) <= _LARGEST_RATE:
+        raise SchemaError(f"{path}: a funding rate is {highest}; write fractions of notional, 0.0001 for 0.01 %")
     out = []
     by_symbol: dict[Instrument, list[int]] = {}
     for text, at, rate, mark in zip(symbols, times.tolist(), rates, marks, strict=True):
@@ -116,10 +127,12 @@ def _settlements(path: Path, venue: Venue, received_ms: int) -> tuple[list[Settl
         if instrument is not None:
             by_symbol.setdefault(instrument, []).append(at)
             out.append(Settlement(instrument, at, rate, mark, "import", received_ms))
+    _past(path, times, received_ms)
     for instrument, own in by_symbol.items():
         _ascending(path, snap_to_minute(np.array(own)), str(instrument))
     left_out = sum(known[text] is None for text in symbols)
-    told = [f"{path.name}: left out {left_out} rows of {', '.join(foreign)}, no linear perpetuals"] if foreign else []
+    names = ", ".join(foreign)
+    told = [f"{path.name}: left out {counted(left_out, 'row')} of {names}, no linear perpetuals"] if foreign else []
     return out, told
 
 
@@ -153,7 +166,7 @@ def _times(path: Path, table: pa.Table, name: str) -> NDArray[np.int64]:
     if column.type.tz is None:
         raise SchemaError(f"{path}: {name} has no time zone, so its hour is anybody's guess; mark it as UTC first")
     if column.null_count:
-        raise SchemaError(f"{path}: {name} has {column.null_count} empty values")
+        raise SchemaError(f"{path}: {name} has {counted(column.null_count, 'empty value')}")
     try:
         return np.asarray(column.cast(_TIME).cast(pa.int64()).to_numpy(), dtype=np.int64)
     except pa.ArrowException:
@@ -183,6 +196,22 @@ def _ascending(path: Path, times: NDArray[np.int64], what: str = "rows") -> None
         at, following = int(times[wrong[0]]), int(times[wrong[0] + 1])
         kind = "repeat" if at == following else "are out of order at"
         raise SchemaError(f"{path}: {what} {kind} {iso(following)}; sort it and keep one row a time")
+
+
+def _at_interval(path: Path, opens: NDArray[np.int64], interval: Interval) -> None:
+    """Refuses bars of a longer interval, which lie on the grid of a shorter one too, with holes between."""
+    gaps = np.diff(opens)
+    step = int(np.gcd.reduce(gaps)) if len(gaps) >= _FEW_BARS else interval.ms
+    if step > interval.ms and step % interval.ms == 0:
+        raise SchemaError(
+            f"{path}: all bars open a multiple of {step // MINUTE_MS} minutes apart, so they are no {interval} bars; "
+            "give the --interval that they have"
+        )
+
+
+def _past(path: Path, times: NDArray[np.int64], now_ms: int) -> None:
+    if len(times) and (last := int(times.max())) > now_ms + MINUTE_MS:
+        raise SchemaError(f"{path}: it reaches to {when(last)}, which is in the future; correct its times")
 
 
 def _refuse(path: Path, faults: Iterable[DataError | None]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qlib_crypto.clock import Clock, iso
-from qlib_crypto.errors import QlibCryptoError, VenueError
+from qlib_crypto.errors import QlibCryptoError, VenueError, counted
 from qlib_crypto.lake.universe_file import read_universe
 from qlib_crypto.symbols import Instrument, Venue
 
@@ -141,7 +141,7 @@ class Membership:
         except QlibCryptoError as error:
             self._say(f"universe unchanged: {error}")
             return None
-        self._say(f"universe: {len(found)} instruments from {self._path}")
+        self._say(f"universe: {counted(len(found), 'instrument')} from {self._path}")
         return found
 
     def _stamp(self) -> tuple[int, int, int] | None:

@@ -71,7 +71,8 @@ class Worker:
         self._attempts = attempts
         self._first_wait_s = first_wait_s
         self._waiting: dict[_Key, _Waiting] = {}
-        self._busy = False
+        self._busy: _Key | None = None
+        self._failed: set[Instrument | None] = set()
         self._stopping = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -90,7 +91,14 @@ class Worker:
     def pending(self) -> int:
         """Jobs that wait or run."""
         with self._changed:
-            return len(self._waiting) + self._busy
+            return len(self._waiting) + (self._busy is not None)
+
+    @property
+    def unfinished(self) -> set[Instrument | None]:
+        """Whose jobs wait, run, or ended with an error."""
+        with self._changed:
+            busy = [self._busy[1]] if self._busy is not None else []
+            return self._failed.union(busy, (instrument for _, instrument in self._waiting))
 
     def check(self) -> None:
         """Raise what ended the worker, if anything did."""
@@ -122,7 +130,7 @@ class Worker:
                 due = [key for key, job in self._waiting.items() if job.not_before_s <= now]
                 if due:
                     key = min(due, key=lambda k: order.index(k[0]))
-                    self._busy = True
+                    self._busy = key
                     return key, self._waiting.pop(key)
                 soonest = min((job.not_before_s for job in self._waiting.values()), default=now + _IDLE_S)
                 self._changed.wait(max(0.001, soonest - now))
@@ -134,21 +142,24 @@ class Worker:
                 self._do(*taken)
         except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread by `check`
             self._error = error
-            with self._changed:
-                self._busy = False
 
     def _do(self, key: _Key, job: _Waiting) -> None:
         last = job.attempts + 1 >= self._attempts
         again: Again | None = None
+        failed = False
         try:
             again = self._kinds[key[0]](key[1], job.start_ms, job.end_ms, last)
         except VenueError as error:
             self._say(f"{key[0]} {key[1] or ''}: {error}")
-            again = Again(job.start_ms, job.end_ms, counted=False) if error.retryable else None
+            failed = not error.retryable
+            again = None if failed else Again(job.start_ms, job.end_ms, counted=False)
         except DataError as error:
             self._say(str(error))
+            failed = True
         with self._changed:
-            self._busy = False
+            self._busy = None
+            if failed:
+                self._failed.add(key[1])
             if again is not None and not (last and again.counted):
                 waits = min(job.tries + 1, _MOST_DOUBLINGS if again.counted else _FEW_DOUBLINGS)
                 due = time.monotonic() + self._first_wait_s * 2.0 ** (waits - 1)

@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+
+#: Robust standard deviations (1.4826 median absolute deviations) from the median that are left as they are: a
+#: normal value never reaches them, and a tail of ratios a hundredfold does not set the scale for all others.
+_TAIL = 5 * 1.4826
+
+
+def without_tails(values: NDArray[np.floating], at: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The values, those beyond 5 robust standard deviations of their timestamp's median moved there; shape (rows,).
+
+    NaN and infinities do not count and come back as NaN. A timestamp at which half of the values are equal is left
+    alone: it has no scale. `at` as in `z_scores`.
+    """
+    known = pd.Series(np.where(np.isfinite(values), values, np.nan), dtype=np.float64)
+    middle = known.groupby(at).transform("median")
+    reach = (known - middle).abs().groupby(at).transform("median") * _TAIL
+    reach = reach.where(reach > 0, np.inf)
+    return np.asarray(known.clip(middle - reach, middle + reach), dtype=np.float64)
 
 
 def z_scores(

@@ -51,7 +51,8 @@ class PerpAlpha158(DataHandlerLP):
     with_funding
         False leaves the funding features out.
     cross_section
-        Features that get a second column with ending `_CS`: their z-score across instruments at each bar.
+        Features that get a second column with ending `_CS`: their z-score across instruments at each bar,
+        after values beyond 5 robust standard deviations of the median are moved there.
         None for `CROSS_SECTION` and, with funding, `FUNDING_CROSS_SECTION`.
     warmup_bars, min_coverage
         A row needs this share of this many bars up to and including its own.
@@ -104,7 +105,6 @@ class PerpAlpha158(DataHandlerLP):
             warmup_bars=warmup_bars,
             min_coverage=min_coverage,
             cross_section=tuple(cross_section),
-            with_settlement=with_funding,
             filter_pipe=filter_pipe,
         )
         fit = (fit_start_time, fit_end_time)

@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 from qlib.data import D
 from qlib.data.dataset.loader import DataLoader
 
-from qlib_crypto.clock import HOUR_MS
 from qlib_crypto.errors import DataError
-from qlib_crypto.features.cross_section import z_scores
+from qlib_crypto.features.cross_section import without_tails, z_scores
 from qlib_crypto.features.expressions import Expressions
 from qlib_crypto.symbols import Interval
-
-#: Name of the feature that is computed from the clock: hours from the bar's close to the next settlement.
-TO_SETTLEMENT = "FUNDNEXT"
 
 #: Ending of a feature that is compared across instruments.
 ACROSS = "_CS"
@@ -43,10 +39,8 @@ class PerpLoader(DataLoader):
     min_coverage
         Share of those bars that must exist, in (0, 1]; 1 refuses every row within `warmup_bars` of a missing bar.
     cross_section
-        Features that are also compared across instruments: `ROC5` becomes `ROC5` and, as a z-score, `ROC5_CS`.
-    with_settlement
-        Adds `FUNDNEXT`, the hours from the bar's close to the next settlement, in (0, interval]; a settlement at the
-        close itself has passed. Both venues settle at whole multiples of the interval after 00:00 UTC.
+        Features that are also compared across instruments: `ROC5` becomes `ROC5` and, as a z-score without tails,
+        `ROC5_CS`.
     filter_pipe
         Qlib's dynamic instrument filters.
 
@@ -61,7 +55,6 @@ class PerpLoader(DataLoader):
         warmup_bars: int,
         min_coverage: float,
         cross_section: tuple[str, ...] = (),
-        with_settlement: bool = False,
         filter_pipe: list[Any] | None = None,
     ) -> None:
         self.features = features
@@ -70,14 +63,12 @@ class PerpLoader(DataLoader):
         self.warmup_bars = warmup_bars
         self.min_coverage = min_coverage
         self.cross_section = cross_section
-        self.with_settlement = with_settlement
         self.filter_pipe = filter_pipe
 
     @property
     def names(self) -> list[str]:
         """The features in column order."""
-        extra = [TO_SETTLEMENT] if self.with_settlement else []
-        return [*self.features.names, *extra, *(name + ACROSS for name in self.cross_section)]
+        return [*self.features.names, *(name + ACROSS for name in self.cross_section)]
 
     def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
         """The table, index (datetime, instrument) ascending, columns (`feature` | `label`, name), float32.
@@ -125,14 +116,7 @@ class PerpLoader(DataLoader):
         return pd.DataFrame(table, rows, pd.MultiIndex.from_tuples(columns), copy=False)
 
     def _derive(self, table: NDArray[np.float32], times: NDArray[np.datetime64]) -> None:
-        place = len(self.features.names)
-        if self.with_settlement:
-            hours = table[:, self.features.names.index("FUNDINT")].astype(np.float64)
-            close = (times.astype("datetime64[ms]").astype(np.int64) + self.interval.ms) / HOUR_MS
-            table[:, place] = hours - close % hours
-            place += 1
         moments, at = np.unique(times, return_inverse=True)
-        for name in self.cross_section:
-            values = table[:, self.features.names.index(name)]
+        for place, name in enumerate(self.cross_section, start=len(self.features.names)):
+            values = without_tails(table[:, self.features.names.index(name)], at)
             table[:, place] = z_scores(values, at, moments.size, MIN_INSTRUMENTS)[0]
-            place += 1

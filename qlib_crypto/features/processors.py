@@ -76,7 +76,8 @@ class DropEmptyFeatures(_ReadOnly):
             raise DataError(f"no feature has a value in the training segment {span}; check the provider's data")
         if self.dropped:
             names = " ".join(self.dropped)
-            log.warning("dropped %d features without a value in %s: %s", len(self.dropped), span, names)
+            count = len(self.dropped)
+            log.warning("dropped %d feature%s without a value in %s: %s", count, "s" * (count > 1), span, names)
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         """The table without the dropped features."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,6 +28,9 @@ from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 Params = Mapping[str, str | int]
+
+_LOG = logging.getLogger(__name__)
+stamina.instrumentation.set_on_retry_hooks(())  # `_told` says what is tried again, in one line
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CHUNK = 64 * 1024
@@ -212,7 +218,8 @@ class Http:
             wait_max=patience.longest_wait_s,
             wait_jitter=patience.jitter_s,
         ):
-            with attempt, self._limiter.slot(key, limit=route.limit, seconds=route.seconds, cost=route.cost(params)):
+            slot = self._limiter.slot(key, limit=route.limit, seconds=route.seconds, cost=route.cost(params))
+            with attempt, self._told(attempt), slot:
                 return self._once(path, params)
         raise AssertionError("unreachable: the last attempt raises")
 
@@ -220,6 +227,19 @@ class Http:
         """Close the connections, and wake who waits."""
         self._limiter.close()
         self._session.close()
+
+    @contextmanager
+    def _told(self, attempt: stamina.Attempt) -> Iterator[None]:
+        """Log a failure that is tried again, one line each."""
+        try:
+            yield
+        except VenueError as error:
+            if self._again(error) and attempt.num < self._patience.attempts:
+                wait = max(attempt.next_wait, error.retry_after_s or 0.0)
+                _LOG.warning(
+                    "%s (attempt %d of %d, next in about %.1f s)", error, attempt.num, self._patience.attempts, wait
+                )
+            raise
 
     def _again(self, error: Exception) -> bool:
         """Whether waiting helps, and not for longer than we want to."""
@@ -285,17 +305,26 @@ class Http:
         raise VenueError(f"{where}: HTTP {status}, {text}; {advice}", retryable=retryable, retry_after_s=wait)
 
     def _unreachable(self, where: str, error: Exception) -> VenueError:
-        text = " ".join(str(error).split())
+        text = _cause(error)
         if "refused" in text.lower():
             # on loopback nobody listens, and waiting for it only hides that
             advice = "is the sandbox running? check --endpoint" if self._local else "check --endpoint or the network"
             return VenueError(f"{where}: connection to {self._base} refused; {advice}", retryable=not self._local)
         retryable = not isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL)
         return VenueError(
-            f"{where}: no answer from {self._base} ({type(error).__name__}: {text[:_SHOWN]}); "
-            "check the network or --endpoint",
+            f"{where}: no answer from {self._base} ({text[:_SHOWN]}); check the network or --endpoint",
             retryable=retryable,
         )
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong at the bottom of urllib3's nested errors, in their words."""
+    inner: object = error
+    while isinstance(inner, BaseException):
+        error = inner
+        inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
+    text = re.sub(r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)): ", "", " ".join(str(error).split()))
+    return text or type(error).__name__
 
 
 def _quote(body: bytes) -> str:

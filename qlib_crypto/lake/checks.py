@@ -45,7 +45,7 @@ def bar_fault(bar: Bar) -> DataError | None:
     left_ms = bar.open_ms + step - bar.received_ms
     if min(_CLOCK_SLACK_MS, step // 4) < left_ms <= step:
         return UnconfirmedBarError(
-            f"bar {_bar_name(bar)} refused: received at {_when(bar.received_ms)}, before it closed; "
+            f"bar {_bar_name(bar)} refused: received at {when(bar.received_ms)}, before it closed; "
             "store only confirmed bars, and check this machine's clock"
         )
     return None
@@ -61,10 +61,10 @@ def settlement_fault(row: Settlement) -> DataError | None:
     elif row.time_ms <= 0:
         phrase = f"time {row.time_ms} must be Unix milliseconds"
     elif MINUTE_MS < row.time_ms - row.received_ms <= LONGEST_INTERVAL_MS:
-        phrase = f"it was received at {_when(row.received_ms)}, before it was due: an estimate is no settlement"
+        phrase = f"it was received at {when(row.received_ms)}, before it was due: an estimate is no settlement"
     elif row.source not in SOURCES:
         phrase = f"source {row.source!r} is unknown; use one of {' '.join(SOURCES)}"
-    return DataError(f"settlement {row.instrument} {_when(row.time_ms)} refused: {phrase}") if phrase else None
+    return DataError(f"settlement {row.instrument} {when(row.time_ms)} refused: {phrase}") if phrase else None
 
 
 def estimate_fault(row: Estimate) -> DataError | None:
@@ -78,7 +78,7 @@ def estimate_fault(row: Estimate) -> DataError | None:
         phrase = f"mark price {row.mark_price} must be finite and above 0, or None"
     elif row.time_ms <= 0 or row.settles_ms <= 0:
         phrase = f"times {row.time_ms}, {row.settles_ms} must be Unix milliseconds"
-    return DataError(f"estimate {row.instrument} {_when(row.time_ms)} refused: {phrase}") if phrase else None
+    return DataError(f"estimate {row.instrument} {when(row.time_ms)} refused: {phrase}") if phrase else None
 
 
 def sift[Row](rows: Iterable[Row], fault: Callable[[Row], DataError | None]) -> tuple[list[Row], list[str]]:
@@ -102,12 +102,13 @@ def refuse_faults[Row](rows: Sequence[Row], fault: Callable[[Row], DataError | N
             raise error
 
 
-def _when(ms: int) -> str:
+def when(ms: int) -> str:
+    """The time as text, the bare number where it is no calendar date."""
     try:
         return iso(ms)
-    except (ValueError, OverflowError, OSError):  # no calendar date
+    except (ValueError, OverflowError, OSError):
         return str(ms)
 
 
 def _bar_name(bar: Bar) -> str:
-    return f"{bar.instrument} {bar.interval} {_when(bar.open_ms)}"
+    return f"{bar.instrument} {bar.interval} {when(bar.open_ms)}"

@@ -74,6 +74,24 @@ def write_bytes(path: Path, data: bytes | pa.Buffer) -> None:
         ) from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files below a folder whose writer is gone: it was killed between write and rename."""
+    for path in folder.rglob(".*.tmp"):
+        process = path.suffixes[-2:-1]
+        if process and process[0][1:].isdigit() and not _lives(int(process[0][1:])):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def content_digest(table: pa.Table) -> str:
     """SHA-256 of the values, nulls and column names, whatever the chunks or the file's encoding."""
     digest = hashlib.sha256()

@@ -25,6 +25,12 @@ CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY, sealed_ms INTEGER NOT NULL, file TEXT NOT NULL, rows INTEGER NOT NULL,
     added INTEGER NOT NULL, replaced INTEGER NOT NULL, content_hash TEXT NOT NULL
 )"""
+_MARKS = """
+CREATE TABLE IF NOT EXISTS marks (
+    symbol TEXT NOT NULL, interval_ms INTEGER NOT NULL, mark_ms INTEGER NOT NULL, PRIMARY KEY (symbol, interval_ms)
+) WITHOUT ROWID"""
+
+_DAMAGED = "the file is damaged: move it away, sealed files stay; then back-fill the days that were not sealed"
 
 
 class Held(NamedTuple):
@@ -116,6 +122,17 @@ class HotStore:
         found = self._read(f"SELECT max(slot_ms) FROM {table.name} {where}", bound)  # noqa: S608 - names are constants, values are bound
         return found[0][0] if found else None
 
+    def put_marks(self, marks: Sequence[tuple[str, int, int]]) -> None:
+        """Keep `(symbol, interval_ms, mark_ms)`, durable on return."""
+        if marks:
+            with self.transaction() as connection:
+                connection.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", marks)
+
+    def mark(self, symbol: str, interval_ms: int) -> int | None:
+        """The mark kept last, None when there is none."""
+        found = self._read("SELECT mark_ms FROM marks WHERE symbol = ? AND interval_ms = ?", [symbol, interval_ms])
+        return found[0][0] if found else None
+
     def ledger(self) -> list[Sealed]:
         """Every seal, oldest first."""
         return [Sealed(*row) for row in self._read(f"SELECT {', '.join(Sealed._fields)} FROM ledger ORDER BY id")]  # noqa: S608 - names are constants
@@ -190,6 +207,7 @@ class HotStore:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute(_LEDGER)
+                connection.execute(_MARKS)
                 for table in TABLES:
                     connection.execute(_create(table))
             except BaseException:
@@ -205,12 +223,11 @@ class HotStore:
             advice = {
                 "SQLITE_FULL": "free disk space and run again",
                 "SQLITE_BUSY": "another process holds it; wait for that one or stop it",
-                "SQLITE_NOTADB": "it is no hot store; move it away",
-                "SQLITE_CORRUPT": "it is damaged; move it away and back-fill what was not sealed",
+                "SQLITE_NOTADB": _DAMAGED,
+                "SQLITE_CORRUPT": _DAMAGED,
             }.get(getattr(error, "sqlite_errorname", ""), "check disk space and permissions, then run again")
-            raise StorageError(
-                f"hot store {self.path}: cannot {doing} ({error}); what was acknowledged before is kept; {advice}"
-            ) from error
+            kept = "" if advice is _DAMAGED else "what was acknowledged before is kept; "
+            raise StorageError(f"hot store {self.path}: cannot {doing} ({error}); {kept}{advice}") from error
         except OSError as error:
             raise StorageError(
                 f"{error.filename or self.path}: cannot {doing} ({error.strerror or error}); "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from qlib_crypto.lake.files import content_digest, read_table, write_table
+from qlib_crypto.lake.files import content_digest, read_table, remove_leftovers, write_table
 from qlib_crypto.lake.hot import HotStore, Sealed
 from qlib_crypto.lake.paths import ESTIMATE, FUNDING, day_file, kline_file, period
 from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, TABLES, Table
@@ -39,6 +39,8 @@ def seal(
     hot: HotStore, folder: Path, venue: Venue, *, before_ms: int | None = None, instrument: Instrument | None = None
 ) -> list[Path]:
     """The files that were written, by name; see `Lake.seal`."""
+    if instrument is None:
+        remove_leftovers(folder)
     groups = (
         group
         for table in TABLES

@@ -55,7 +55,9 @@ def query(lake: Lake, sql: str) -> pd.DataFrame:
             connection.execute("SET lock_configuration = true")
             frame: pd.DataFrame = connection.sql(statements[0].query).to_arrow_table().to_pandas()
         except (duckdb.IOException, duckdb.InvalidInputException) as error:
-            raise DataError(f"sql: the lake cannot be read: {_line(error)}") from error
+            raise DataError(
+                f"sql: the lake cannot be read: {_line(error)}; move a torn file away, then back-fill its span"
+            ) from error
         except duckdb.Error as error:
             raise ConfigError(f"sql: {_line(error)}") from error
     return frame
@@ -115,4 +117,4 @@ def _quoted(text: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split("\nLINE ")[0].split())[:300]  # LINE is the query with marks under it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,6 +102,20 @@ class Lake:
             self._hot[venue].put(ESTIMATES, [estimate_row(row) for row in rows if row.instrument.venue is venue])
             for venue in {row.instrument.venue for row in rows}
         )
+
+    def store_marks(self, marks: Mapping[Instrument, int], interval: Interval) -> None:
+        """Keep, durable on return, how far each instrument is complete.
+
+        Every bar that opens before its mark, and every settlement before it, is stored or the venue does not have it.
+        A collector goes on from there, whatever came later by stream.
+        """
+        for venue in {instrument.venue for instrument in marks}:
+            rows = [(i.symbol, interval.ms, mark) for i, mark in marks.items() if i.venue is venue]
+            self._hot[venue].put_marks(rows)
+
+    def mark(self, instrument: Instrument, interval: Interval) -> int | None:
+        """The mark that `store_marks` kept last, None when no collector followed the instrument."""
+        return self._hot[instrument.venue].mark(instrument.symbol, interval.ms)
 
     def store_specs(self, venue: Venue, specs: Sequence[InstrumentSpec]) -> Path:
         """The snapshot file that says these specs: a new one, or the newest when nothing but the time changed."""

@@ -7,6 +7,7 @@ works on the minute they snap to.
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
@@ -15,6 +16,8 @@ from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 LONGEST_INTERVAL_MS = 8 * HOUR_MS + MINUTE_MS
 #: The intervals that either venue uses, shortest first; both settle at whole multiples of them, UTC.
 VENUE_INTERVALS_MS = (HOUR_MS, 2 * HOUR_MS, 4 * HOUR_MS, 8 * HOUR_MS)
+#: So many gaps on either side show which interval holds; no venue made one longer and shorter again within so few.
+_AROUND = 3
 
 
 def snap_to_minute(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -37,11 +40,55 @@ def settlement_intervals(time_ms: NDArray[np.int64]) -> NDArray[np.float64]:
         When the times do not strictly ascend by whole minutes.
 
     """
+    own = _own_intervals(snap_to_minute(time_ms))
+    return np.where(own > 0, own / HOUR_MS, np.nan)
+
+
+def due_times(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """When the settlement after each one is due, as far as the two before it tell, shape (n,), Unix milliseconds.
+
+    The next whole multiple of the interval that the settlement ended; 0 where that interval is unknown or no venue's.
+    An interval that becomes longer shows only when a due settlement stays away.
+
+    Raises
+    ------
+    ValueError
+        When the times do not strictly ascend by whole minutes.
+
+    """
     times = snap_to_minute(time_ms)
-    gaps = _gaps(times)
-    hours = np.full(len(gaps) + 1 if len(time_ms) else 0, np.nan)
-    hours[1:] = np.where(gaps <= LONGEST_INTERVAL_MS, _venue_interval(gaps, times[1:]) / HOUR_MS, np.nan)
-    return hours
+    own = _own_intervals(times)
+    return np.where(np.isin(own, VENUE_INTERVALS_MS), times - times % np.maximum(own, 1) + own, 0)
+
+
+def holes(time_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether settlements are missing between each one and the next, shape (n - 1,).
+
+    True where the two are further apart than any interval of a venue, and where they are further apart than some of
+    the three gaps before and some of the three after: an hourly coin without its settlements of 01:00 to 06:00. A gap
+    that is only longer than those before is an interval that grew, as far as one can tell until the next ones come.
+
+    Raises
+    ------
+    ValueError
+        When the times do not strictly ascend by whole minutes.
+
+    """
+    gaps = _gaps(snap_to_minute(time_ms))
+    if not len(gaps):
+        return np.zeros(0, dtype=np.bool_)
+    beyond = np.full(_AROUND, gaps.max())
+    shortest = sliding_window_view(np.concatenate([beyond, gaps, beyond]), _AROUND).min(axis=1)
+    around = np.maximum(shortest[: len(gaps)], shortest[_AROUND + 1 :])
+    return np.asarray((gaps > LONGEST_INTERVAL_MS) | (gaps >= around + HOUR_MS // 2))
+
+
+def _own_intervals(minutes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The interval that each settlement ended, in ms; 0 where it is unknown."""
+    own = np.zeros(len(minutes), dtype=np.int64)
+    gaps = _gaps(minutes)
+    own[1:] = np.where(gaps <= LONGEST_INTERVAL_MS, _venue_interval(gaps, minutes[1:]), 0)
+    return own
 
 
 def _venue_interval(gaps: NDArray[np.int64], at_ms: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -55,9 +102,9 @@ def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where funding is known: disjoint ascending spans `[start, end)`, shape (n_spans, 2), Unix milliseconds.
 
     A span of time without a settlement in it has zero funding inside a known range and unknown funding elsewhere.
-    Known begins with the minute of a settlement. It ends one interval after the last settlement (the next one would
-    fall exactly there); a settlement that a hole follows (the next is further away than `LONGEST_INTERVAL_MS`), or
-    whose own interval is unknown at the end, is known for its own minute only.
+    Known begins with the minute of a settlement. After the last settlement, and after one that a hole follows
+    (`holes`), it ends one interval later: the next one would fall exactly there. Where that interval is unknown too,
+    it ends with the settlement's own minute.
 
     Raises
     ------
@@ -68,13 +115,10 @@ def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     minutes = snap_to_minute(time_ms)
     if not len(minutes):
         return np.empty((0, 2), dtype=np.int64)
-    gaps = _gaps(minutes)
-    hole = gaps > LONGEST_INTERVAL_MS
-    starts = minutes[np.r_[True, hole]]
-    ends = minutes[np.r_[hole, True]] + MINUTE_MS
-    if len(gaps) and not hole[-1]:
-        ends[-1] = minutes[-1] + _venue_interval(gaps[-1:], minutes[-1:])[0]
-    return np.column_stack([starts, ends])
+    own, hole = _own_intervals(minutes), holes(minutes)
+    own[1:][hole] = 0
+    ends = minutes + np.where(own > 0, own, MINUTE_MS)
+    return np.column_stack([minutes[np.r_[True, hole]], ends[np.r_[hole, True]]])
 
 
 def _gaps(minutes: NDArray[np.int64]) -> NDArray[np.int64]:

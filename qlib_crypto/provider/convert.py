@@ -101,8 +101,11 @@ class _Wanted:
     memberships: Memberships
 
     def is_held_by(self, manifest: Manifest) -> bool:
-        return (manifest.code_version, manifest.lake_content, manifest.settings, manifest.memberships) == (
-            __version__, self.lake_content, self.settings, membership_hash(self.memberships),
+        held = (
+            manifest.code_version, manifest.fields, manifest.lake_content, manifest.settings, manifest.memberships,
+        )  # fmt: skip
+        return held == (
+            __version__, FIELDS, self.lake_content, self.settings, membership_hash(self.memberships),
         )  # fmt: skip
 
 

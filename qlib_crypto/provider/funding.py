@@ -12,14 +12,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from qlib_crypto.clock import iso
+from qlib_crypto.clock import HOUR_MS, iso
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, known_ranges, settlement_intervals, snap_to_minute
+from qlib_crypto.market.funding import (
+    LONGEST_INTERVAL_MS,
+    due_times,
+    known_ranges,
+    settlement_intervals,
+    snap_to_minute,
+)
 from qlib_crypto.provider.resample import Floats, GridBars, column
 from qlib_crypto.symbols import Interval
 
 FUNDING_FIELDS = (
-    "funding", "funding_cash", "funding_open", "funding_open_cash", "funding_rate", "funding_interval",
+    "funding", "funding_cash", "funding_open", "funding_open_cash",
+    "funding_rate", "funding_interval", "funding_next",
 )  # fmt: skip
 #: Where a settlement's price came from.
 PRICE_SOURCES = ("mark", "trade", "unknown")
@@ -41,6 +48,8 @@ class Settled:
         Quote per base at the settlement, NaN where unknown.
     interval_hours
         Since the settlement before, NaN where unknown.
+    due_ms
+        When the next one is due, 0 where unknown.
     known_ms
         Rows [start, end): the times for which it is known what settled.
     price_sources
@@ -52,6 +61,7 @@ class Settled:
     rate: Floats
     price: Floats
     interval_hours: Floats
+    due_ms: Times
     known_ms: Times
     price_sources: dict[str, int]
 
@@ -86,17 +96,23 @@ def settled(table: pa.Table, sources: Sequence[GridBars]) -> Settled:
         rate=column(table, "funding_rate", pa.float64()),
         price=price,
         interval_hours=settlement_intervals(time_ms),
+        due_ms=due_times(time_ms),
         known_ms=known_ranges(time_ms),
         price_sources=dict(zip(PRICE_SOURCES, (marked, known - marked, price.size - known), strict=True)),
     )
 
 
 def funding_fields(settlements: Settled, interval: Interval, first_ms: int, length: int) -> dict[str, Floats]:
-    """The six funding fields of `length` bars from the one that opens at `first_ms`, each of shape (length,).
+    """The funding fields of `length` bars from the one that opens at `first_ms`, each of shape (length,).
 
     `funding` and `funding_cash` are known where the whole bar [open, close) is; `funding_open` and `funding_open_cash`
     where the instant of the open is. A cash amount of unknown price is unknown. `funding_rate` (fraction) and
     `funding_interval` (hours) are of the last settlement at or before the open, no older than 8 h 1 min.
+    `funding_next` is the time from the close to the next settlement (hours), by the rhythm of the settlements before
+    the close: one that is due at the close counts as passed, and once a due one has stayed away the next is unknown.
+
+    The last three never change when more becomes known. The amounts may: whether nothing settled since an overdue
+    settlement is unknown until the next one tells; an amount that was known stays.
     """
     opens = first_ms + np.arange(length, dtype=np.int64) * interval.ms
     bar, after_open = np.divmod(settlements.time_ms - first_ms, interval.ms)
@@ -126,5 +142,15 @@ def funding_fields(settlements: Settled, interval: Interval, first_ms: int, leng
         summed(cash, at_open, instant),
         rate,
         hours,
+        _next_settlement(settlements, opens + interval.ms),
     )
     return dict(zip(FUNDING_FIELDS, values, strict=True))
+
+
+def _next_settlement(settlements: Settled, closes: Times) -> Floats:
+    last = np.searchsorted(settlements.time_ms, closes) - 1
+    hours = np.full(closes.shape, np.nan)
+    begun = last >= 0
+    left = (settlements.due_ms[last[begun]] - closes[begun]) / HOUR_MS
+    hours[begun] = np.where(left > 0, left, np.where(left == 0, settlements.interval_hours[last[begun]], np.nan))
+    return hours

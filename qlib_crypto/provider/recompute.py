@@ -14,6 +14,7 @@ from qlib_crypto.symbols import Interval
 _MINUTE = 60_000
 _HOUR = 60 * _MINUTE
 _LONGEST = 8 * _HOUR + _MINUTE
+_VENUE = [n * _HOUR for n in (1, 2, 4, 8)]
 
 
 def expected_fields(
@@ -83,14 +84,17 @@ def _events(settlements: pl.LazyFrame, bars: Mapping[Interval, pl.DataFrame]) ->
         events = events.join(opened, on="m", how="left", maintain_order="left")
         opens.append(name)
     gap = events.select("m").sort("m").with_columns(gap=pl.col("m").diff())
-    gap = gap.with_columns(
-        run=(pl.col("gap") > _LONGEST).fill_null(value=False).cum_sum(),
+    before, after = (pl.min_horizontal(pl.col("gap").shift(sign * k) for k in (1, 2, 3)) for sign in (1, -1))
+    wider = pl.col("gap") >= pl.max_horizontal(before, after) + _HOUR // 2
+    lost = (pl.col("gap") > _LONGEST) | (wider & before.is_not_null() & after.is_not_null())
+    gap = gap.with_columns(lost=lost.fill_null(value=False)).with_columns(
+        run=pl.col("lost").cum_sum(),
         since=pl.when(pl.col("gap") <= _LONGEST).then(_interval(pl.col("m"), pl.col("gap"))),
     )
     events = events.join(gap, on="m", how="left", maintain_order="left")
     return (
         events.with_columns(price=pl.coalesce(price, *opens))
-        .select("m", "rate", "price", "since", "run")
+        .select("m", "rate", "price", "since", "run", "lost")
         .sort("m")
         .collect()
     )
@@ -98,9 +102,8 @@ def _events(settlements: pl.LazyFrame, bars: Mapping[Interval, pl.DataFrame]) ->
 
 def _interval(minute: pl.Expr, gap: pl.Expr) -> pl.Expr:
     """The gap, or the next longer venue interval that settles at this minute where the gap is none."""
-    hours = [n * _HOUR for n in (1, 2, 4, 8)]
-    longer = [pl.when((gap < h) & (minute % h == 0)).then(h) for h in hours]
-    return pl.when(gap.is_in(hours)).then(gap).otherwise(pl.coalesce(*longer, gap))
+    longer = [pl.when((gap < h) & (minute % h == 0)).then(h) for h in _VENUE]
+    return pl.when(gap.is_in(_VENUE)).then(gap).otherwise(pl.coalesce(*longer, gap))
 
 
 def _with_funding(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.LazyFrame:
@@ -134,25 +137,38 @@ def _with_funding(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -
         funding_rate=pl.when(fresh).then(pl.col("rate")),
         funding_interval=pl.when(fresh).then(pl.col("since") / _HOUR),
     )
-    return slots.join(totals.drop("whole", "instant"), on="t").join(rates, on="t").sort("t")
+    out = slots.join(totals.drop("whole", "instant"), on="t").join(rates, on="t")
+    return out.join(_next(slots.select("t"), events, target), on="t").sort("t")
+
+
+def _next(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.LazyFrame:
+    """Hours from each close to the first multiple of the last settlement's interval that is still to come.
+
+    Null where one came by between that settlement and the close, or where the interval is unknown or no venue's.
+    """
+    closes = slots.with_columns(close=pl.col("t") + target.ms).sort("close")
+    last = closes.join_asof(
+        events.lazy().select("m", "since"), left_on="close", right_on="m", allow_exact_matches=False, coalesce=False
+    )
+    since = pl.col("since")
+    kept = since.is_in(_VENUE) & ((pl.col("close") - 1) // since == pl.col("m") // since)
+    return last.select("t", funding_next=pl.when(kept).then((since - pl.col("close") % since) / _HOUR))
 
 
 def _known(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.LazyFrame:
     """Whether the whole bar, and the instant of its open, are known: `whole`, `instant`.
 
-    Settlements fall on minutes, so a bar is known when its open and its last minute lie in one unbroken run.
+    Settlements fall on minutes, so a bar is known when its open and its last minute lie in one unbroken run, which
+    lasts from its first settlement for one interval after its last.
     """
     minutes = slots.select("t", first=pl.col("t"), last=pl.col("t") + target.ms - _MINUTE)
-    ends = events.lazy().select("m", "run")
-    final, since = (events["m"][-1], events["since"][-1]) if events.height else (None, None)
-    due = None if final is None else final + (_MINUTE if since is None else since)
+    lasts = pl.when(pl.col("lost")).then(None).otherwise(pl.col("since")).fill_null(_MINUTE)
+    ends = events.lazy().select("m", "run", end=pl.col("m") + lasts)
     for edge in ("first", "last"):
         before = minutes.select("t", at=edge).sort("at").join_asof(ends, left_on="at", right_on="m", coalesce=False)
         after = ends.select(next="m", next_run="run")
         both = before.join_asof(after, left_on="at", right_on="next", strategy="forward", coalesce=False)
-        inside = (pl.col("m") == pl.col("at")) | (pl.col("run") == pl.col("next_run")) | (
-            (pl.col("m") == pl.lit(final, pl.Int64)) & (pl.col("at") < pl.lit(due, pl.Int64))
-        )  # fmt: skip
+        inside = (pl.col("run") == pl.col("next_run")) | (pl.col("at") < pl.col("end"))
         run = pl.when(inside.fill_null(value=False)).then(pl.col("run")).alias(f"{edge}_run")
         minutes = minutes.join(both.select("t", run), on="t")
     return minutes.select(

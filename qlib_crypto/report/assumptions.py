@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 from qlib_crypto.report import formats
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import Measures
+from qlib_crypto.report.universe import rule, survivorship
 
 __all__ = ["Group", "assumptions"]
 
-SURVIVORSHIP = (
-    "The universe holds only instruments whose data were collected. Contracts delisted before collecting began are "
-    "absent, and a list of today's survivors makes the past look better than it was."
-)
 _PRICES = {
-    "mark": "the venue's mark price",
-    "trade": "the trade price of the minute",
-    "unknown": "no known price",
+    "mark": "at the venue's mark price",
+    "trade": "at the trade price of the minute",
+    "unknown": "without a price",
 }
+_PRICE_RULE = (
+    "a settlement costs rate x position x price: the venue's mark price where its history states it, else the open of "
+    "the settlement's minute in the bars; without either its cost is unknown, and where the settings accept that, the "
+    "position's last known price is paid"
+)
 _RULES = {
     "venue": "as the venue stated them",
     "file": "from the tape's file",
@@ -62,8 +64,16 @@ def assumptions(data: ReportData, measures: Measures, summary: Mapping[str, Any]
         title, label, form = _PLACES.get(key, ("Other", formats.words(key).capitalize(), formats.text))
         if label:
             groups[title].append((label, form(value)))
-    groups["Universe"].append(("Survivorship", SURVIVORSHIP))
-    groups["Run"] = [("Version", f"qlib-crypto {data.version}"), ("Run", data.run_id or formats.NONE)]
+    if data.universe:
+        groups["Universe"].append(("Members", rule(data.universe)))
+    groups["Universe"].append(("Survivorship", survivorship(data.universe, str(measures.equity.index[0]))))
+    if "funding_price" in data.assumptions:
+        groups["Funding"].append(("What that price is", _PRICE_RULE))
+    groups["Run"] = [
+        ("Run", data.run_id or formats.NONE),
+        ("Started", f"{data.started} UTC" if data.started else formats.NONE),
+        ("Version", f"qlib-crypto {data.version}" + (f", commit {data.commit}" if data.commit else "")),
+    ]
     return [Group(title, lines) for title, lines in groups.items() if lines]
 
 
@@ -77,7 +87,8 @@ def _predictions(measures: Measures, summary: Mapping[str, Any]) -> str:
 def _settlements(data: ReportData, measures: Measures) -> str:
     if data.funding.empty:
         return "none"
-    sources = "; ".join(f"{formats.integer(count)} {source}" for source, count in measures.settlement_marks.items())
+    marks = measures.settlement_marks.items()
+    sources = "; ".join(f"{formats.integer(count)} {str(source).removeprefix('provider ')}" for source, count in marks)
     return f"{formats.integer(len(data.funding))} on {data.funding['instrument'].nunique()} instruments ({sources})"
 
 
@@ -86,7 +97,11 @@ def _counted(names: Mapping[str, str]) -> Callable[[Any], str]:
         if not isinstance(value, Mapping):
             return formats.text(value)
         total = sum(value.values()) or 1
-        shares = (f"{formats.percent(n / total, 1)} {names.get(str(k), str(k))}" for k, n in value.items() if n)
+        shares = (
+            f"{'all' if n == total else formats.percent(n / total, 1)} {names.get(str(k), str(k))}"
+            for k, n in value.items()
+            if n
+        )
         return "; ".join(shares) or "none"
 
     return form
@@ -119,7 +134,8 @@ _PLACES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "freq": ("Data", "Step", formats.text),
     "bars": ("Data", "Bars of the universe in the span", formats.text),
     "market": ("Universe", "Market", formats.text),
-    "instruments": ("Universe", "Instruments", formats.text),
+    "instruments": ("Universe", "Instruments listed in the test", formats.text),
+    "instruments_with_bars": ("Universe", "Of these with bars in the test", formats.text),
     "delisting": ("Universe", "Delisting", formats.text),
     "benchmarks": ("Universe", "Benchmarks", formats.text),
     "account": (_COSTS, "Starting equity", formats.text),
@@ -136,6 +152,6 @@ _PLACES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "precision": (_COSTS, "Precision", formats.text),
     "missing_funding": ("Funding", "Missing funding", _one_of(_MISSING)),
     "funding_coverage": ("Funding", "Known funding", _share),
-    "funding_price": ("Funding", "Settlement price in the data", _counted(_PRICES)),
+    "funding_price": ("Funding", "Settlements in the whole history", _counted(_PRICES)),
     "notes": ("Other", "Decisions the backtest had to take", formats.text),
 }

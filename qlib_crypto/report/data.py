@@ -43,10 +43,12 @@ class ReportData:
         What was learned from what, as label and text: model, label, segments.
     seconds
         Wall seconds of each stage, in order; empty when unknown.
-    run_id, data_hash
-        MLflow's id of the run and the lake's content hash; None when unknown.
-    version
-        Of this package when the run was made.
+    universe
+        How the market was chosen, see `qlib_crypto.report.universe.chosen`; empty when unknown.
+    run_id, started, data_hash
+        MLflow's id of the run, when it began (UTC), and the lake's content hash; None when unknown.
+    version, commit
+        Of this package when the run was made; its git commit, None outside a repository.
 
     Raises
     ------
@@ -67,9 +69,12 @@ class ReportData:
     dropped_features: tuple[str, ...] = ()
     setup: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    universe: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
+    started: str | None = None
     data_hash: str | None = None
     version: str = __version__
+    commit: str | None = None
 
     def __post_init__(self) -> None:
         for what, frame, columns in (

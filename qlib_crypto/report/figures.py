@@ -55,9 +55,9 @@ def equity_and_drawdown(curve: pd.DataFrame) -> go.Figure:
     """
     curve = thin(curve)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
-    for name, label, dash in (("equal", "Equal weight", "dot"), ("btc", "BTC", "dash"), ("strategy", "Strategy", None)):
+    for name, label in (("equal", "Equal weight"), ("btc", "BTC"), ("strategy", "Strategy")):
         if curve[name].notna().any():
-            line = {"color": COLOURS[name], "width": 2.2 if name == "strategy" else 1.4, "dash": dash}
+            line = {"color": COLOURS[name], "width": 2.2 if name == "strategy" else 1.2}
             figure.add_trace(_line(curve[name] - 1.0, label, line, "%{y:+.2%}"), row=1, col=1)
     fall = _line(curve["drawdown"], "Drawdown", {"color": COLOURS["strategy"], "width": 1}, "%{y:.2%}")
     figure.add_trace(fall.update(fill="tozeroy", fillcolor="rgba(47,129,214,0.22)", showlegend=False), row=2, col=1)
@@ -76,7 +76,7 @@ def exposure(exposures: pd.DataFrame) -> go.Figure:
     exposures = thin(exposures)
     figure = go.Figure()
     for side in ("gross", "net"):
-        line = {"color": COLOURS[side], "width": 1.6, "dash": None if side == "gross" else "dash"}
+        line = {"color": COLOURS[side], "width": 1.4}
         figure.add_trace(_line(exposures[side], side.capitalize(), line, "%{y:.2f}" + TIMES))
     figure.update_yaxes(title="Times equity", tickformat=".2~f", ticksuffix=TIMES, rangemode="tozero")
     return _finish(figure, 320)
@@ -88,9 +88,9 @@ def source_attribution(attribution: pd.DataFrame, quote: str = "quote coin") -> 
     figure = go.Figure()
     for name, label, dash in (("price", "Price", None), ("funding", "Funding", "dash"), ("fee", "Fees", "dot")):
         line = {"color": COLOURS[name], "width": 1.6, "dash": dash}
-        figure.add_trace(_line(attribution[name], label, line, "%{y:+,.2f}"))
+        figure.add_trace(_line(attribution[name], label, line, f"%{{y:,.2f}} {quote}"))
     total = {"color": COLOURS["total"], "width": 2.4}
-    figure.add_trace(_line(attribution["total"], "Total", total, "%{y:+,.2f}"))
+    figure.add_trace(_line(attribution["total"], "Total", total, f"%{{y:,.2f}} {quote}"))
     figure.update_yaxes(title=f"Cumulated, {quote}", tickformat=_amounts(attribution))
     return _finish(figure, 360)
 
@@ -104,14 +104,14 @@ def instrument_attribution(instruments: pd.DataFrame, quote: str = "quote coin")
     figure = go.Figure()
     for source, label in (("price", "Price"), ("funding", "Funding"), ("fee", "Fees")):
         bar = go.Bar(x=shown[source].to_numpy(np.float64), y=names, orientation="h", name=label)
-        figure.add_trace(bar.update(marker_color=COLOURS[source], hovertemplate="%{x:+,.2f}"))
+        figure.add_trace(bar.update(marker_color=COLOURS[source], hovertemplate=f"%{{x:,.2f}} {quote}"))
     diamond = {"color": COLOURS["total"], "symbol": "diamond", "size": 8, "line": {"width": 1, "color": "#fff"}}
     total = go.Scatter(x=shown["total"].to_numpy(np.float64), y=names, mode="markers", name="Total", marker=diamond)
-    figure.add_trace(total.update(hovertemplate="%{x:+,.2f}"))
+    figure.add_trace(total.update(hovertemplate=f"%{{x:,.2f}} {quote}"))
     figure.update_layout(barmode="relative", hovermode="y unified")
-    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont={"size": 11}, dtick=1)
+    _named_rows(figure, len(shown))
     figure.update_xaxes(
-        title=quote, tickformat=_amounts(shown[["price", "funding", "fee"]]), showgrid=True, zeroline=True
+        title=f"Earned, {quote}", tickformat=_amounts(shown[["price", "funding", "fee"]]), showgrid=True, zeroline=True
     )
     return _finish(figure, 110 + 22 * max(len(shown), 3))
 
@@ -124,12 +124,12 @@ def information_coefficient(correlations: pd.DataFrame, window: str) -> go.Figur
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.5, 0.5], vertical_spacing=0.08)
     for row, (kind, hover) in enumerate((("rolling", "%{y:.4f}"), ("cumulated", "%{y:.2f}")), start=1):
         frame = thin(correlations[[f"rank_ic_{kind}", f"ic_{kind}"]])
-        for name, label, dash in (("rank_ic", "Rank IC", None), ("ic", "IC", "dash")):
-            line = {"color": COLOURS[name], "width": 1.7, "dash": dash}
+        for name, label in (("rank_ic", "Rank IC"), ("ic", "IC")):
+            line = {"color": COLOURS[name], "width": 1.5}
             trace = _line(frame[f"{name}_{kind}"], label, line, hover)
             figure.add_trace(trace.update(legendgroup=name, showlegend=row == 1), row=row, col=1)
-    figure.update_yaxes(title=f"Mean of {window}", tickformat=".2~f", zeroline=True, row=1, col=1)
-    figure.update_yaxes(title="Cumulated sum", tickformat="~g", zeroline=True, row=2, col=1)
+    figure.update_yaxes(title=f"IC, mean of {window}", tickformat=".2~f", zeroline=True, row=1, col=1)
+    figure.update_yaxes(title="IC, cumulated", tickformat="~g", zeroline=True, row=2, col=1)
     return _finish(figure, 420)
 
 
@@ -159,7 +159,7 @@ def feature_importance(importance: pd.Series[float]) -> go.Figure:
     bar = go.Bar(x=top.to_numpy(np.float64), y=names, orientation="h", name="Share of gain", showlegend=False)
     figure = go.Figure(bar.update(marker_color=COLOURS["strategy"], hovertemplate="%{x:.2%}"))
     figure.update_layout(hovermode="y unified")
-    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont={"size": 11}, dtick=1)
+    _named_rows(figure, len(top))
     figure.update_xaxes(title="Share of total gain", tickformat=".1~%", showgrid=True, rangemode="tozero")
     return _finish(figure, 80 + 19 * max(len(top), 4))
 
@@ -183,7 +183,15 @@ def _bars(
     )
     if period == "month":
         figure.update_traces(xperiod="M1", xperiodalignment="middle")
-    return figure
+    return figure.update_xaxes(
+        hoverformat={"day": "%a %Y-%m-%d", "week": "week from %Y-%m-%d", "month": "%B %Y"}[period]
+    )
+
+
+def _named_rows(figure: go.Figure, count: int) -> None:
+    """One row a name, the first on top, without the room that markers would add at both ends."""
+    figure.update_yaxes(range=[count - 0.4, -0.6], showgrid=False, tickfont={"size": 11}, dtick=1)
+    figure.update_xaxes(hoverformat="")  # the template's is for times
 
 
 def _percent(frame: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ _LISTED = 40  # entries of a list that are worth reading one by one
 
 def percent(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """`12.34%` of the fraction 0.1234."""
-    return _written(value, f"{'+' if signed else ''}.{digits}%", 100)
+    return _written(value, f"{'+' if signed else ''},.{digits}%", 100)
 
 
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
@@ -24,9 +24,13 @@ def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str
     return _written(value, f"{'+' if signed else ''},.{digits}f")
 
 
-def money(value: float | None, *, signed: bool = False) -> str:
-    """`1,234` from a thousand on, `123.45` below: as many digits as tell amounts apart."""
-    return number(value, 0 if value is not None and abs(value) >= 1000 else 2, signed=signed)  # noqa: PLR2004 - as said
+def money(value: float | None, scale: float | None = None, *, signed: bool = False) -> str:
+    """`1,234` where `scale` (the value itself when None) is a thousand or more, otherwise `123.45`.
+
+    Amounts that are read together have one scale, such as the starting equity, and so the same digits.
+    """
+    size = value if scale is None else scale
+    return number(value, 0 if size is not None and abs(size) >= 1000 else 2, signed=signed)  # noqa: PLR2004 - as said
 
 
 def integer(value: float | None) -> str:

@@ -50,6 +50,8 @@ def page(data: ReportData, measures: Measures, summary: Mapping[str, Any]) -> st
     return _template().render(
         name=data.name,
         subtitle=_subtitle(data, measures, summary),
+        origin=_origin(data),
+        short=formats.days(measures.equity.index[0], measures.equity.index[-1]) if measures.short else "",
         cards=tables.cards(measures, summary),
         notices=notices(data, measures),
         sections=sections,
@@ -167,11 +169,17 @@ def _window(measures: Measures) -> str:
 def _subtitle(data: ReportData, measures: Measures, summary: Mapping[str, Any]) -> list[str]:
     parts = [
         formats.span(measures.equity.index[0], measures.equity.index[-1]),
-        f"{formats.integer(summary['symbols'])} instrument{'' if summary['symbols'] == 1 else 's'}",
+        f"{formats.integer(summary['symbols'])} instrument{'' if summary['symbols'] == 1 else 's'} predicted",
         f"steps of {formats.step(measures.step)}" if measures.step is not None else "one step",
     ]
     market = data.assumptions.get("market")
-    return [*parts, f"universe {market}"] if isinstance(market, str) and market else parts
+    return [*parts, f"market {market}"] if isinstance(market, str) and market else parts
+
+
+def _origin(data: ReportData) -> list[str]:
+    run = f"run {data.run_id[:8]}" if data.run_id else "a run without a record"
+    when = f" of {data.started[:16]} UTC" if data.started else ""
+    return [run + when, f"qlib-crypto {data.version}" + (f" at {data.commit}" if data.commit else "")]
 
 
 def _embedded(figure: go.Figure) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from qlib_crypto.symbols import Instrument, Interval
 __all__ = ["Measures", "instrument_attribution", "measure", "monthly_returns", "quote_coin", "step_length"]
 
 SOURCES = ("price", "funding", "fee")
+#: Annualised figures of a shorter test say little.
+SHORT_DAYS = 90
 _DAY = pd.Timedelta(days=1)
 
 
@@ -87,6 +89,11 @@ class Measures:
     unlabelled: float
     importance: pd.Series[float] | None
     settlement_marks: pd.Series[int]
+
+    @property
+    def short(self) -> bool:
+        """True when the test is too short for annualised figures to say much."""
+        return bool(self.equity.index[-1] - self.equity.index[0] < SHORT_DAYS * _DAY)
 
 
 def measure(data: ReportData) -> Measures:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
+from qlib_crypto.backtest.orders import FUNDING_AS_NONE, PAID_AT_LAST_PRICE
+from qlib_crypto.errors import counted
 from qlib_crypto.report import formats
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import SOURCES, Measures
@@ -14,7 +15,6 @@ from qlib_crypto.stats.ic import MIN_NAMES
 
 __all__ = ["Notice", "notices"]
 
-_SHORT_DAYS = 180
 _ATTRIBUTION_TOLERANCE = 1e-9  # of equity: the account's own promise
 
 
@@ -74,12 +74,22 @@ def _of_signal(data: ReportData, measures: Measures) -> list[Notice]:
 
 def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
     found = []
+    notes = data.assumptions.get("notes") or {}
+    unknown, unpriced = notes.get(FUNDING_AS_NONE, 0), notes.get(PAID_AT_LAST_PRICE, 0)
+    if unknown:
+        text = f"A position was held over unknown funding, taken as none, in {counted(unknown, 'bar')}."
+        found.append(Notice(text, serious=False))
+    if unpriced:
+        text = (
+            f"{counted(unpriced, 'settlement')} had no price at the minute, so the position's last known one was paid."
+        )
+        found.append(Notice(text, serious=False))
     if data.fills.empty:
         text = (
             "No trade was made, so equity never changed. Look at the signal, the universe and the smallest order sizes."
         )
         found.append(Notice(text, serious=True))
-    elif data.funding.empty:
+    elif data.funding.empty and not unknown:
         text = "No funding was settled while a position was held: the funding figures are zero because nothing was due."
         found.append(Notice(text, serious=False))
     if (measures.equity <= 0).any():
@@ -97,8 +107,8 @@ def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
 
 
 def _of_span(measures: Measures) -> list[Notice]:
-    start, end = measures.equity.index[0], measures.equity.index[-1]
-    if end - start >= pd.Timedelta(days=_SHORT_DAYS):
+    if not measures.short:
         return []
-    text = "Annualised figures extrapolate that to a year and say little by themselves."
-    return [Notice(f"The test covers {formats.days(start, end)}. {text}", serious=False)]
+    days = formats.days(measures.equity.index[0], measures.equity.index[-1])
+    text = "Annualised figures, in grey, extrapolate that to a year and say little by themselves."
+    return [Notice(f"The test covers {days}. {text}", serious=False)]

@@ -5,6 +5,7 @@ Named in YAML, last in the list, as `record: {class: ReportRecord, module_path: 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,20 @@ from qlib.workflow.record_temp import RecordTemp
 
 from qlib_crypto import __version__
 from qlib_crypto.errors import ConfigError, DataError
-from qlib_crypto.provider.manifest import read_manifest
+from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.report.data import ReportData
-from qlib_crypto.report.write import PAGE, SUMMARY, write_report
+from qlib_crypto.report.universe import chosen
+from qlib_crypto.report.write import PAGE, SUMMARY, replaced, write_report
 from qlib_crypto.settings import Settings
-from qlib_crypto.workflow.load import LoadedRun, load_run
+from qlib_crypto.workflow.load import UNIVERSE, LoadedRun, load_run
 
 __all__ = ["ReportRecord", "report_data", "rewrite_report"]
 
 
 class ReportRecord(RecordTemp):
     """Writes `{report_dir}/{name}/report.html` and `summary.json` and logs both as artifacts of the run.
+
+    The folder shows the newest run; an earlier one's report is replaced, which is said with how to draw it again.
 
     Parameters
     ----------
@@ -70,8 +74,18 @@ class ReportRecord(RecordTemp):
         """
         experiment = self.recorder.client.get_experiment(self.recorder.experiment_id).name
         run = load_run(experiment, self.recorder.id, tracking_uri=self.recorder.uri)
-        data = report_data(run, name=self.name, provider_hash=_provider_hash())
+        provider, manifest = _open_provider()
+        if provider is not None:
+            universe = chosen(provider, str((run.assumptions or {}).get("market")))
+            self.recorder.save_objects(**{UNIVERSE: universe})
+            run = dataclasses.replace(run, universe=universe)
+        data = report_data(run, name=self.name, provider_hash=manifest.lake_content if manifest else None)
         folder = self.report_dir / Path(data.name).name
+        if earlier := replaced(folder, data):
+            get_module_logger("report").warning(
+                "%s replaces the report of run %s of %s; to draw that again: qlib-crypto report %s --run %s",
+                folder, *earlier, experiment, earlier[0],
+            )  # fmt: skip
         self.report, self.summary = write_report(data, folder), folder / SUMMARY
         for path in (self.report, self.summary):
             self.recorder.log_artifact(str(path))
@@ -119,6 +133,7 @@ def report_data(run: LoadedRun, *, name: str | None = None, provider_hash: str |
             f"run {run.run_id} of {run.name} has no backtest to report; put PerpPortfolioRecord before ReportRecord"
         )
     manifest = run.manifest or {}
+    code = manifest.get("code", {})
     return ReportData(
         name=name or run.name,
         steps=run.steps,
@@ -132,9 +147,12 @@ def report_data(run: LoadedRun, *, name: str | None = None, provider_hash: str |
         dropped_features=tuple(run.dropped or ()),
         setup=_setup(manifest),
         seconds=run.seconds or {},
+        universe=run.universe or {},
         run_id=run.run_id,
+        started=run.started or None,
         data_hash=manifest.get("data", {}).get("lake_content") or provider_hash,
-        version=manifest.get("code", {}).get("version") or __version__,
+        version=code.get("version") or __version__,
+        commit=f"{code['commit'][:10]}{' with changes' if code.get('changed') else ''}" if code.get("commit") else None,
     )
 
 
@@ -155,10 +173,10 @@ def _setup(manifest: Mapping[str, Any]) -> dict[str, str]:
     return lines | {names.get(key, key): f"{first} to {last}" for key, (first, last) in segments.items()}
 
 
-def _provider_hash() -> str | None:
-    """The lake content that the open provider was made from, None when it has no manifest."""
+def _open_provider() -> tuple[Path, Manifest] | tuple[None, None]:
+    """The folder and the manifest of the provider that is open, None when it has no manifest."""
     for folder in C.dpm.provider_uri.values() if C.registered else ():
         manifest = read_manifest(Path(folder))
         if manifest is not None:
-            return manifest.lake_content
-    return None
+            return Path(folder), manifest
+    return None, None

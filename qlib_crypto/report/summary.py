@@ -4,7 +4,8 @@
 key                value
 ================== ====================================================================================================
 name, run_id       the report's name; MLflow's run id
-version            of this package
+started            when the run began, ISO 8601 UTC
+version, commit    of this package; its git commit
 data_hash          the lake's content hash
 start, end         first step open and last step close, ISO 8601 UTC
 step_minutes       length of a step
@@ -19,11 +20,13 @@ icir, rank_icir    mean over standard deviation across timestamps, not annualise
 trades             fills
 turnover           traded notional over equity, summed over all steps (both sides count); `turnover_per_day` its mean
 gross_return       price gains over starting equity, before fees and funding
-net_return         all gains over starting equity; = gross_return + (funding.net - fees) / start_equity
+net_return         all gains over starting equity; = gross_return + (funding_net - fees) / start_equity
 start_equity       quote coin; likewise end_equity
 quote              the quote coin
 fees               paid, quote coin; < 0 when rebates exceed fees
-funding            `paid` ≥ 0, `received` ≥ 0, `net` = received - paid, quote coin; `settlements` counts them
+funding_paid       what our positions paid at settlements, quote coin, ≥ 0; likewise funding_received, ≥ 0
+funding_net        funding_received - funding_paid, quote coin; > 0 is a gain
+settlements        payments and receipts of funding
 sharpe_365         mean over standard deviation of step returns, times sqrt(steps in 365 x 24 h)
 sortino_365        the same with downside deviation
 volatility_365     standard deviation of step returns, annualised
@@ -31,6 +34,7 @@ annual_return_365  net return compounded to a year
 max_drawdown       deepest fall from a peak, ≤ 0; `max_drawdown_at` its bottom, ISO 8601 UTC
 benchmarks         return of `btc` and of the equally weighted market over the span
 seconds            wall seconds of each stage, when known
+universe           how the market was chosen, see `qlib_crypto.report.universe.chosen`
 dropped_features   features left out because they had no value in training
 assumptions        what the backtest assumed
 notices            what a reader must know first, in words
@@ -75,7 +79,9 @@ def summarise(data: ReportData, measures: Measures) -> dict[str, Any]:
     summary = {
         "name": data.name,
         "run_id": data.run_id,
+        "started": data.started,
         "version": data.version,
+        "commit": data.commit,
         "data_hash": data.data_hash,
         "start": measures.equity.index[0],
         "end": measures.equity.index[-1],
@@ -84,6 +90,7 @@ def summarise(data: ReportData, measures: Measures) -> dict[str, Any]:
         **_signal(measures),
         **_performance(data, measures),
         "seconds": dict(data.seconds),
+        "universe": dict(data.universe),
         "dropped_features": list(data.dropped_features),
         "assumptions": dict(data.assumptions),
         "notices": [notice.text for notice in notices(data, measures)],
@@ -161,12 +168,10 @@ def _performance(data: ReportData, measures: Measures) -> dict[str, Any]:
         "gross_return": gained["price"] / start if start > 0 else None,
         "net_return": total_return(equity),
         "fees": -gained["fee"] + 0.0,
-        "funding": {
-            "paid": -amounts[amounts < 0].sum() + 0.0,
-            "received": amounts[amounts > 0].sum(),
-            "net": gained["funding"],
-            "settlements": len(data.funding),
-        },
+        "funding_paid": -amounts[amounts < 0].sum() + 0.0,
+        "funding_received": amounts[amounts > 0].sum(),
+        "funding_net": gained["funding"],
+        "settlements": len(data.funding),
         "sharpe_365": annualised_sharpe(returns, a_year),
         "sortino_365": sortino(returns, a_year),
         "volatility_365": annualised_volatility(returns, a_year),

@@ -20,8 +20,16 @@ _WHOLE_FROM = 10_000  # a column that reaches this has no decimals
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
+class Line(NamedTuple):
+    """A number that is no headline; `faint` when it is annualised from a short test."""
+
+    label: str
+    value: str
+    faint: bool = False
+
+
 class Card(NamedTuple):
-    """A headline number with one line of context; `tone` is `gain`, `loss` or empty."""
+    """A headline number with one line of context; `tone` is `gain`, `loss`, `faint` or empty."""
 
     label: str
     value: str
@@ -32,7 +40,8 @@ class Card(NamedTuple):
 def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
     """The ten headline numbers, the most asked for first."""
     quote, start = summary["quote"], summary["start_equity"]
-    net, funding = summary["net_return"], summary["funding"]
+    net, funding = summary["net_return"], summary["funding_net"]
+    paid, received = (formats.money(summary[f"funding_{side}"], start) for side in ("paid", "received"))
     change = summary["end_equity"] - start
     days = formats.days(measures.equity.index[0], measures.equity.index[-1])
     bottom = summary["max_drawdown_at"]
@@ -40,15 +49,20 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
         Card(
             "Net return",
             formats.percent(net, signed=True),
-            f"{formats.money(change, signed=True)} {quote} in {days}",
+            f"{formats.money(change, start, signed=True)} {quote} in {days}",
             _tone(net),
         ),
         Card(
             "Gross return",
             formats.percent(summary["gross_return"], signed=True),
-            "price alone, before fees and funding",
+            "before fees and funding",
         ),
-        Card("Sharpe ratio", formats.number(summary["sharpe_365"]), "annualised with 365 days"),
+        Card(
+            "Sharpe, annualised",
+            formats.number(summary["sharpe_365"]),
+            f"short test: {days}" if measures.short else "365 days of 24 hours",
+            "faint" if measures.short else "",
+        ),
         Card(
             "Maximum drawdown",
             formats.percent(summary["max_drawdown"]),
@@ -57,17 +71,21 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
         Card("Rank IC", _signed(summary["rank_ic"]), _error(summary["rank_ic_se"])),
         Card("IC", _signed(summary["ic"]), _error(summary["ic_se"])),
         Card("Turnover a day", formats.times(summary["turnover_per_day"]), "traded notional over equity"),
-        Card("Trades", formats.integer(summary["trades"]), f"in {formats.integer(summary['steps'])} steps"),
+        Card(
+            "Trades",
+            formats.integer(summary["trades"]),
+            f"in {formats.integer(summary['steps'])} step{'' if summary['steps'] == 1 else 's'}",
+        ),
         Card(
             "Fees",
-            f"{formats.money(summary['fees'])} {quote}",
+            f"{formats.money(summary['fees'], start)} {quote}",
             f"{formats.percent(summary['fees'] / start if start > 0 else None)} of starting equity",
         ),
         Card(
             "Funding, net",
-            f"{formats.money(funding['net'], signed=True)} {quote}",
-            f"{formats.money(funding['paid'])} paid, {formats.money(funding['received'])} received",
-            _tone(funding["net"]),
+            f"{formats.money(funding, start, signed=True)} {quote}",
+            f"{paid} paid, {received} received",
+            _tone(funding),
         ),
     ]
 
@@ -84,33 +102,36 @@ def _tone(value: float | None) -> str:
     return "" if not value else "gain" if value > 0 else "loss"
 
 
-def statistics(measures: Measures, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of the numbers that are no headline."""
+def statistics(measures: Measures, summary: Mapping[str, Any]) -> list[Line]:
+    """The numbers that are no headline."""
     quote, marks = summary["quote"], summary["benchmarks"]
     exposure = measures.exposure
-    return [
-        ("Starting equity", f"{formats.money(summary['start_equity'])} {quote}"),
-        ("Final equity", f"{formats.money(summary['end_equity'])} {quote}"),
+    annualised = [
         ("Return a year, compounded", formats.percent(summary["annual_return_365"])),
         ("Volatility a year", formats.percent(summary["volatility_365"])),
-        ("Sortino ratio", formats.number(summary["sortino_365"])),
+        ("Sortino, annualised", formats.number(summary["sortino_365"])),
+    ]
+    rest = [
+        ("Starting equity", f"{formats.money(summary['start_equity'])} {quote}"),
+        ("Final equity", f"{formats.money(summary['end_equity'])} {quote}"),
         ("BTC over the span", formats.percent(marks["btc"], signed=True)),
         ("Equal weight over the span", formats.percent(marks["equal"], signed=True)),
         (
             "Gross exposure, mean and highest",
-            f"{formats.times(exposure['gross'].mean())}, {formats.times(exposure['gross'].max())}",
+            f"{formats.times(exposure['gross'].mean())} and {formats.times(exposure['gross'].max())}",
         ),
         (
             "Net exposure, lowest and highest",
-            f"{formats.times(exposure['net'].min())}, {formats.times(exposure['net'].max())}",
+            f"{formats.times(exposure['net'].min())} to {formats.times(exposure['net'].max())}",
         ),
         ("Turnover over the span", formats.times(summary["turnover"], 1)),
-        ("Funding settlements", formats.integer(summary["funding"]["settlements"])),
+        ("Funding settlements on our positions", formats.integer(summary["settlements"])),
         ("IC over its deviation (ICIR)", formats.number(summary["icir"], 3)),
-        ("Rank IC over its deviation", formats.number(summary["rank_icir"], 3)),
+        ("Rank IC over its deviation (rank ICIR)", formats.number(summary["rank_icir"], 3)),
         ("Timestamps with predictions", formats.integer(summary["bars"])),
         ("Predictions", formats.integer(summary["rows"])),
     ]
+    return [*(Line(*line) for line in rest), *(Line(*line, faint=measures.short) for line in annualised)]
 
 
 def instruments(measures: Measures) -> list[tuple[str, ...]]:

@@ -51,7 +51,7 @@ def template(mode: Literal["light", "dark"]) -> go.layout.Template:
         font={"family": FONT, "size": 13, "color": ink},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        xaxis=axis | {"showgrid": False, "showline": True},
+        xaxis=axis | {"showgrid": False, "showline": True, "hoverformat": "%Y-%m-%d %H:%M UTC"},
         yaxis=axis | {"showline": False},
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
         title={"x": 0, "xanchor": "left", "xref": "paper", "font": {"size": 16}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from qlib_crypto.report.html import page
 from qlib_crypto.report.measures import measure
 from qlib_crypto.report.summary import summarise, to_json
 
-__all__ = ["PAGE", "SUMMARY", "write_report"]
+__all__ = ["PAGE", "SUMMARY", "replaced", "write_report"]
 
 PAGE, SUMMARY = "report.html", "summary.json"
 
@@ -39,6 +40,20 @@ def write_report(data: ReportData, out_dir: Path) -> Path:
             f"report {out_dir}: {error.strerror or error}; free space or give another folder (reports_dir, --out)"
         ) from None
     return out_dir / PAGE
+
+
+def replaced(out_dir: Path, data: ReportData) -> tuple[str, str] | None:
+    """Id and time of the run whose report in `out_dir` one of `data` would replace; None when there is no other."""
+    try:
+        earlier = json.loads((out_dir / SUMMARY).read_text(encoding="utf-8"))
+        run_id, started = earlier["run_id"], earlier.get("started")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (
+        None
+        if run_id is None or run_id == data.run_id
+        else (str(run_id), f"{started} UTC" if started else "unknown time")
+    )
 
 
 def _replace(path: Path, text: str) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
-from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.clock import iso
+from qlib_crypto.errors import ConfigError, QlibCryptoError, counted
 from qlib_crypto.sandbox.server import Sandbox, SandboxOptions
 from qlib_crypto.sandbox.tape import Tape
 
@@ -92,11 +93,30 @@ def serve(
 
     """
     sandbox = Sandbox(tapes, options or SandboxOptions())
-    asyncio.run(_serve(sandbox, host, port, lambda bound: say(_banner(host, bound))))
+    asyncio.run(_serve(sandbox, host, port, lambda bound: say(_banner(sandbox, host, bound))))
 
 
-def _banner(host: str, port: int) -> str:
-    return f"sandbox listens on http://{host}:{port} (REST and websocket, both venues); stop with Ctrl-C"
+def _banner(sandbox: Sandbox, host: str, port: int) -> str:
+    """What runs, and what to type next; the address is in the first line."""
+    clock, url, venues = sandbox.clock, f"http://{host}:{port}", list(sandbox.markets)
+    speed = "maximum speed" if clock.is_max else f"{clock.speed:g} times real time" if clock.speed else "standing still"
+    if clock.held:
+        speed += " once its streams are subscribed"
+    lines = [
+        f"sandbox listens on {url} (REST and websocket of {' and '.join(venues)})",
+        f"  market time  {iso(clock.now_ms())} UTC, {speed}, until {iso(clock.until_ms)}",
+    ]
+    for venue, market in sandbox.markets.items():
+        start, end = market.tape.span_ms
+        listed = len(market.trading(clock.now_ms()))
+        lines.append(f"  tape         {venue}: {listed} of {counted(len(market.tape.specs), 'contract')} listed now, "
+                     f"{iso(start)} → {iso(end)}")  # fmt: skip
+    lines += [
+        f"  collect      qlib-crypto rank --venue {venues[0]} --endpoint {url}",
+        f"               qlib-crypto collect --venue {venues[0]} --endpoint {url} --clock venue",
+        f"  state        {url}/sandbox/status; stop with Ctrl-C",
+    ]
+    return "\n".join(lines)
 
 
 async def _serve(sandbox: Sandbox, host: str, port: int, ready: Callable[[int], None]) -> None:

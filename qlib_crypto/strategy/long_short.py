@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,9 +10,14 @@ import pandas as pd
 from qlib.backtest.decision import TradeDecisionWO
 from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
 
+from qlib_crypto.backtest.checks import no_others, number, whole_number
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.errors import ConfigError
+
+TOPK = 5
+#: What Qlib itself passes to a strategy.
+_OF_QLIB = ("outer_trade_decision", "level_infra", "common_infra", "trade_exchange")
 
 
 class LongShortTopk(BaseSignalStrategy):
@@ -50,34 +54,61 @@ class LongShortTopk(BaseSignalStrategy):
         self,
         *,
         signal: Any = None,
-        topk: int = 5,
+        topk: int = TOPK,
         gross_exposure: float = 1.0,
         rebalance_every: int = 1,
         drop_buffer: int = 0,
         min_names: int | None = None,
         **kwargs: Any,
     ) -> None:
-        least = topk if min_names is None else min_names
-        for name, value, low in (
-            ("topk", topk, 1), ("rebalance_every", rebalance_every, 1), ("drop_buffer", drop_buffer, 0),
-            ("min_names", least, 1),
-        ):  # fmt: skip
-            if not isinstance(value, int) or value < low:
-                raise ConfigError(f"strategy {name} {value!r} must be a whole number of at least {low}")
-        if not (math.isfinite(gross_exposure) and gross_exposure > 0) or least > topk:
-            raise ConfigError(f"strategy: gross_exposure {gross_exposure!r} > 0 and min_names {least} <= topk {topk}")
+        no_others("strategy", kwargs, _OF_QLIB)
+        given = {"topk": topk, "gross_exposure": gross_exposure, "rebalance_every": rebalance_every, "signal": signal}
+        self.check_values("strategy", {**given, "drop_buffer": drop_buffer, "min_names": min_names})
         super().__init__(signal=signal, **kwargs)
         self.topk, self.gross_exposure, self.rebalance_every = topk, float(gross_exposure), rebalance_every
-        self.drop_buffer, self.min_names = drop_buffer, least
+        self.drop_buffer, self.min_names = drop_buffer, topk if min_names is None else min_names
         self.notes: Counter[str] = Counter()
         #: The step of the next rebalance; without a signal it waits for the first step that has one.
         self._due = 0
+
+    @staticmethod
+    def check_values(where: str, kwargs: Mapping[str, Any]) -> None:
+        """Nothing, when the given keyword arguments have values that make sense.
+
+        Raises
+        ------
+        ConfigError
+            Names the first that is wrong, under `where`.
+
+        """
+        if "risk_degree" in kwargs:
+            raise ConfigError(f"{where}.risk_degree has no effect here; remove it and set gross_exposure")
+        for key, least in (("topk", 1), ("rebalance_every", 1), ("drop_buffer", 0)):
+            if key in kwargs:
+                whole_number(f"{where}.{key}", kwargs[key], least)
+        if "gross_exposure" in kwargs:
+            what = "must be positive: longs plus shorts over equity, such as 1.0"
+            number(f"{where}.gross_exposure", kwargs["gross_exposure"], lambda v: v > 0, what)
+        if kwargs.get("min_names") is not None:
+            whole_number(f"{where}.min_names", kwargs["min_names"], 1)
+            topk = kwargs.get("topk", TOPK)
+            if kwargs["min_names"] > topk:
+                raise ConfigError(f"{where}.min_names {kwargs['min_names']} is above topk {topk}; write {topk} or less")
+        if kwargs.get("signal") is None:
+            raise ConfigError(f"{where}.signal is missing; write <PRED>, the prediction")
+
+    @staticmethod
+    def shortest_leg(kwargs: Mapping[str, Any]) -> tuple[str, int]:
+        """The keyword argument that says how many names a leg must reach, and its value."""
+        key = "topk" if kwargs.get("min_names") is None else "min_names"
+        return key, int(kwargs.get(key, TOPK))
 
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:  # noqa: ARG002 - Qlib's signature
         """The orders of this step."""
         step = self.trade_calendar.get_trade_step()
         if step == 0:
             self._due = 0
+            self.notes.clear()
         if step < self._due:
             return TradeDecisionWO([], self)
         scores = self._scores(step)
@@ -100,6 +131,8 @@ class LongShortTopk(BaseSignalStrategy):
             return None
         column = signal.iloc[:, 0] if isinstance(signal, pd.DataFrame) else signal
         scored = column.dropna()
+        if scored.empty:
+            return None
         return [name for _, name in sorted((-score, str(name)) for name, score in scored.items())]
 
     def _weights(self, ranked: Sequence[str], held: Mapping[str, float], position: PerpPosition) -> dict[str, float]:

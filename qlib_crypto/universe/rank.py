@@ -39,6 +39,11 @@ class Ranked(NamedTuple):
         """`BTC_USDT`."""
         return self.instrument.symbol
 
+    @property
+    def rate_per_8h(self) -> float:
+        """The rate normalised to eight hours; an unknown interval counts as 8 h, the default of both venues."""
+        return _per_8h(self.funding_rate, self.interval_hours)
+
 
 def is_eligible(spec: InstrumentSpec) -> bool:
     """True for a live crypto contract under the venue's normal rules."""
@@ -64,8 +69,8 @@ def rank(
     eligible = [spec.instrument for spec in specs if is_eligible(spec) and spec.instrument in quoted]
 
     def size_of(instrument: Instrument) -> float:
-        estimate = quoted[instrument]
-        return abs(estimate.rate) * (_EIGHT_HOURS / (estimate.interval_hours or _EIGHT_HOURS) if per_8h else 1.0)
+        rate, hours = quoted[instrument].rate, quoted[instrument].interval_hours
+        return abs(_per_8h(rate, hours) if per_8h else rate)
 
     ordered = sorted(eligible, key=lambda i: (-size_of(i), -turnover.get(i, 0.0), i.symbol))
     return [
@@ -125,6 +130,10 @@ def membership_spans(lake: Lake, venue: Venue) -> dict[str, list[tuple[int, int 
     for symbol, since in open_since.items():
         spans.setdefault(symbol, []).append((since, None))
     return {symbol: spans[symbol] for symbol in sorted(spans)}
+
+
+def _per_8h(rate: float, interval_hours: float | None) -> float:
+    return rate * _EIGHT_HOURS / (interval_hours or _EIGHT_HOURS)
 
 
 def _table(ranked: Sequence[Ranked], at_ms: int) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,20 @@ from qlib.config import MODE_CONF, C
 from qlib.data.data import LocalExpressionProvider
 from qlib.data.ops import register_all_ops
 
-from qlib_crypto.clock import DAY_MS, iso, parse_utc
+from qlib_crypto.clock import DAY_MS, iso
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.features.expressions import OPEN_TO_OPEN
 from qlib_crypto.symbols import Interval
 from qlib_crypto.workflow.classes import check_classes, named_classes
-from qlib_crypto.workflow.template import hint
+from qlib_crypto.workflow.portfolio import Legs, check_portfolio
+from qlib_crypto.workflow.values import full_time, known_keys, mapping
 
 _TOP = ("values", "qlib_init", "experiment_name", "task", "sys")
 _TASK = ("model", "dataset", "record")
 _SEGMENTS = ("train", "valid", "test")
-_PORTFOLIO = ("strategy", "executor", "backtest")
-_BACKTEST = ("start_time", "end_time", "account", "pos_type", "exchange_kwargs")
 _INIT_EXTRA = ("region", "trade_unit", "limit_threshold", "deal_price", "clear_mem_cache", "skip_if_reg", "custom_ops")
 #: What each region assumes of stocks, and what it must be here.
 _OVERRIDES = {"trade_unit": None, "limit_threshold": None, "deal_price": "open", "kernels": 1}
-_MINUTE_DIGITS = len("2025-04-17 16:50")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,8 @@ class Workflow:
         Its folder, as written.
     markets
         The market files it reads, the features' first.
+    legs
+        How many instruments its portfolios need.
     interval, intervals
         Bar length of the features, and every one that is named anywhere.
     segments
@@ -66,6 +65,7 @@ class Workflow:
     provider: Path
     tracking_uri: str
     markets: tuple[str, ...]
+    legs: tuple[Legs, ...]
     interval: Interval
     intervals: tuple[Interval, ...]
     segments: Mapping[str, tuple[int, int]]
@@ -89,10 +89,10 @@ def check_workflow(path: Path, config: Mapping[str, Any]) -> Workflow:
 
 
 def _checked(path: Path, config: Mapping[str, Any]) -> Workflow:
-    _keys("top level", config, _TOP, required=("qlib_init", "task"))
-    init, task = _mapping("qlib_init", config["qlib_init"]), _mapping("task", config["task"])
+    known_keys("top level", config, _TOP, required=("qlib_init", "task"))
+    init, task = mapping("qlib_init", config["qlib_init"]), mapping("task", config["task"])
     tracking_uri = _check_init(init)
-    _keys("task", task, _TASK, required=_TASK)
+    known_keys("task", task, _TASK, required=_TASK)
     if not isinstance(task["record"], list):
         raise ConfigError(f"task.record must be a list of records, not {task['record']!r}")
     check_classes("task", task)
@@ -102,10 +102,11 @@ def _checked(path: Path, config: Mapping[str, Any]) -> Workflow:
     spans = _check_segments(segments, interval, label_bars(label))
     _check_handler(handler, spans)
     markets = [_market("task.dataset.kwargs.handler.kwargs.instruments", handler.get("instruments"))]
+    legs: list[Legs] = []
     for place, record in named_classes("task.record", task["record"]):
         kwargs = record.get("kwargs") or {}
         if record["class"] == "PerpPortfolioRecord":
-            _check_portfolio(f"{place}.kwargs.config", _mapping(f"{place}.kwargs.config", kwargs.get("config")), spans)
+            legs.extend(check_portfolio(f"{place}.kwargs.config", kwargs.get("config"), spans["test"], markets[0]))
         if record["class"] == "PerpExchange" and isinstance(kwargs.get("codes"), str):
             markets.append(_market(f"{place}.kwargs.codes", kwargs["codes"]))
         if record["class"] == "SigAnaRecord":
@@ -118,6 +119,7 @@ def _checked(path: Path, config: Mapping[str, Any]) -> Workflow:
         provider=Path(str(init["provider_uri"])).expanduser(),
         tracking_uri=tracking_uri,
         markets=tuple(dict.fromkeys(markets)),
+        legs=tuple(legs),
         interval=interval,
         intervals=tuple(sorted(intervals)),
         segments=spans,
@@ -145,7 +147,7 @@ def label_bars(label: str) -> int:
 
 def _check_init(init: Mapping[str, Any]) -> str:
     known = (*C._default_config, *MODE_CONF["client"], *_INIT_EXTRA)  # noqa: SLF001 - Qlib has no list of its settings
-    _keys("qlib_init", init, known, required=("provider_uri", "region", "exp_manager"))
+    known_keys("qlib_init", init, known, required=("provider_uri", "region", "exp_manager"))
     if not isinstance(init["provider_uri"], str) or not init["provider_uri"]:
         raise ConfigError(f"qlib_init.provider_uri {init['provider_uri']!r}: write the provider's folder, qlib_data")
     for key, value in _OVERRIDES.items():
@@ -153,7 +155,7 @@ def _check_init(init: Mapping[str, Any]) -> str:
             now = init.get(key, "what the region sets")
             wanted = "null" if value is None else value
             raise ConfigError(f"qlib_init.{key} is {now}, which is not for perpetuals; write {key}: {wanted}")
-    manager = _mapping("qlib_init.exp_manager", init["exp_manager"])
+    manager = mapping("qlib_init.exp_manager", init["exp_manager"])
     check_classes("qlib_init.exp_manager", manager)
     uri = str((manager.get("kwargs") or {}).get("uri", ""))
     if "://" not in uri or uri.startswith("file:"):
@@ -165,11 +167,11 @@ def _check_init(init: Mapping[str, Any]) -> str:
 
 def _dataset(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     where = "task.dataset.kwargs"
-    kwargs = _mapping(where, config.get("kwargs"))
-    _keys(where, kwargs, ("handler", "segments", "fetch_kwargs"), required=("handler", "segments"))
-    handler = _mapping(f"{where}.handler.kwargs", _mapping(f"{where}.handler", kwargs["handler"]).get("kwargs"))
-    segments = _mapping(f"{where}.segments", kwargs["segments"])
-    _keys(f"{where}.segments", segments, _SEGMENTS, required=_SEGMENTS)
+    kwargs = mapping(where, config.get("kwargs"))
+    known_keys(where, kwargs, ("handler", "segments", "fetch_kwargs"), required=("handler", "segments"))
+    handler = mapping(f"{where}.handler.kwargs", mapping(f"{where}.handler", kwargs["handler"]).get("kwargs"))
+    segments = mapping(f"{where}.segments", kwargs["segments"])
+    known_keys(f"{where}.segments", segments, _SEGMENTS, required=_SEGMENTS)
     return handler, segments
 
 
@@ -179,7 +181,7 @@ def _check_segments(segments: Mapping[str, Any], interval: Interval, ahead: int)
         ends = segments[name]
         if not isinstance(ends, list | tuple) or len(ends) != 2:  # noqa: PLR2004 - a first and a last bar
             raise ConfigError(f"segment {name} is {ends!r}; write [first bar, last bar]")
-        first, last = (_time(f"segment {name}", value, interval) for value in ends)
+        first, last = (full_time(f"segment {name}", value, interval) for value in ends)
         if last < first:
             raise ConfigError(f"segment {name} ends at {iso(last)}, before its start {iso(first)}; swap them")
         spans[name] = first, last
@@ -187,11 +189,16 @@ def _check_segments(segments: Mapping[str, Any], interval: Interval, ahead: int)
         gap = (spans[after][0] - spans[before][1]) // interval.ms
         if gap <= ahead:
             earliest = iso(spans[before][1] + (ahead + 1) * interval.ms)
+            apart = f"{_bars(gap)} after {before} ends" if gap >= 0 else f"before {before} ends"
             raise ConfigError(
-                f"segment {after} starts at {iso(spans[after][0])}, {gap} bars after {before} ends, but a label looks "
-                f"{ahead} bars ahead; start it at {earliest} or later"
+                f"segment {after} starts at {iso(spans[after][0])}, {apart}, but a label looks {_bars(ahead)} ahead; "
+                f"start it at {earliest} or later"
             )
     return spans
+
+
+def _bars(count: int) -> str:
+    return f"{count:,} bar{'' if count == 1 else 's'}"
 
 
 def _check_handler(handler: Mapping[str, Any], spans: Mapping[str, tuple[int, int]]) -> None:
@@ -207,29 +214,9 @@ def _check_handler(handler: Mapping[str, Any], spans: Mapping[str, tuple[int, in
             if key in ("start_time", "end_time"):
                 continue
             raise ConfigError(f"{where}.{key} is missing; it {rule}")
-        at = _time(f"{where}.{key}", handler[key], None)
+        at = full_time(f"{where}.{key}", handler[key], None)
         if at < low or (high is not None and at > high):
             raise ConfigError(f"{where}.{key} {iso(at)} {rule} ({iso(low) if at < low else iso(high or 0)})")
-
-
-def _check_portfolio(where: str, config: Mapping[str, Any], spans: Mapping[str, tuple[int, int]]) -> None:
-    _keys(where, config, _PORTFOLIO, required=("strategy",))
-    backtest = _mapping(f"{where}.backtest", config.get("backtest") or {})
-    _keys(f"{where}.backtest", backtest, _BACKTEST, required=())
-    exchange_kwargs = _mapping(f"{where}.backtest.exchange_kwargs", backtest.get("exchange_kwargs") or {})
-    _keys(f"{where}.backtest.exchange_kwargs", exchange_kwargs, ("exchange",), required=())
-    exchange = (exchange_kwargs.get("exchange") or {}).get("kwargs") or {}
-    first, last = spans["test"]
-    for place, part in (("backtest", backtest), ("exchange", exchange)):
-        for key in ("start_time", "end_time"):
-            if part.get(key) is None:
-                continue
-            at = _time(f"{place}.{key}", part[key], None)
-            if not first <= at <= last:
-                raise ConfigError(
-                    f"{place}.{key} {iso(at)} lies outside the test segment {iso(first)} to {iso(last)}, where there "
-                    "are no predictions; take the segment's"
-                )
 
 
 def _check_annualisation(where: str, kwargs: Mapping[str, Any], interval: Interval) -> None:
@@ -262,34 +249,3 @@ def _market(where: str, name: Any) -> str:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where} {name!r}: write a market of the provider, such as okx_60min")
     return name
-
-
-def _time(where: str, value: Any, interval: Interval | None) -> int:
-    """The instant of a full timestamp: Qlib reads a bare date as its 00:00 or as the whole day, by its YAML type."""
-    bare = isinstance(value, date) and not isinstance(value, datetime)
-    if bare or not isinstance(value, str | datetime) or (isinstance(value, str) and len(value) < _MINUTE_DIGITS):
-        raise ConfigError(f"{where} {value!s:.40}: write a full UTC time such as 2025-04-17 16:00:00")
-    try:
-        at = parse_utc(value)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    if interval is not None and at % interval.ms:
-        raise ConfigError(
-            f"{where} {iso(at)} is not the open of a {interval.qlib} bar; write {iso(interval.floor(at))}"
-        )
-    return at
-
-
-def _mapping(where: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} must be a mapping, not {value!r}")
-    return value
-
-
-def _keys(where: str, config: Mapping[str, Any], known: tuple[str, ...], *, required: tuple[str, ...]) -> None:
-    for key in config:
-        if key not in known:
-            raise ConfigError(f"{where}: key {key} is unknown{hint(str(key), known)}")
-    for key in required:
-        if key not in config:
-            raise ConfigError(f"{where}: key {key} is missing; see workflows/lightgbm_60min.yaml")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.provider.instruments import MEMBERS
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.write import feature_file
 from qlib_crypto.symbols import Instrument, Interval
 from qlib_crypto.workflow.check import Workflow
+from qlib_crypto.workflow.portfolio import Legs
 from qlib_crypto.workflow.template import hint
 
 _FLOAT_BYTES = 4
@@ -29,15 +31,12 @@ def check_data(workflow: Workflow) -> Manifest:
     """
     manifest = open_manifest(workflow.provider)
     for interval in workflow.intervals:
-        if interval.qlib not in manifest.frequencies:
-            stored = ", ".join(manifest.frequencies)
-            raise ConfigError(
-                f"{workflow.path}: {interval.qlib} bars are not stored in {workflow.provider} (stored: {stored}); "
-                f"add {interval} to provider.intervals and convert, or choose a stored one"
-            )
+        require_frequency(manifest, interval, workflow.provider, workflow.path)
     _check_calendar(workflow, manifest)
     for market in workflow.markets:
         _check_market(workflow, market, manifest)
+    for legs in workflow.legs:
+        _check_legs(workflow, legs)
     return manifest
 
 
@@ -56,6 +55,27 @@ def open_manifest(provider: Path) -> Manifest:
     if manifest is None:
         raise DataError(f"{provider} has no manifest.json, so no finished conversion; run: qlib-crypto convert --full")
     return manifest
+
+
+def require_frequency(manifest: Manifest, interval: Interval, provider: Path, workflow: Path) -> None:
+    """Nothing, when the provider has bars of this length.
+
+    Raises
+    ------
+    ConfigError
+        When it has none: what to configure, or what to collect.
+
+    """
+    if interval.qlib in manifest.frequencies:
+        return
+    what = f"add {interval} to provider.intervals and convert, or choose a stored one"
+    if interval.name in manifest.settings.intervals:
+        what = (
+            f"it is in provider.intervals, but the lake has no complete bar of it: back-fill or collect {interval} or "
+            "finer bars, then run: qlib-crypto convert"
+        )
+    stored = ", ".join(manifest.frequencies)
+    raise ConfigError(f"{workflow}: {interval.qlib} bars are not stored in {provider} (stored: {stored}); {what}")
 
 
 def check_unchanged(workflow: Workflow, manifest: Manifest) -> None:
@@ -91,9 +111,16 @@ def _check_market(workflow: Workflow, market: str, manifest: Manifest) -> None:
     folder = workflow.provider / "instruments"
     path = folder / f"{market}.txt"
     markets = sorted(p.stem for p in folder.glob("*.txt"))
+    if market not in markets and market.startswith(MEMBERS):
+        whole = next((name for name in markets if name.endswith(f"_{workflow.interval.qlib}")), "all")
+        raise ConfigError(
+            f"{workflow.path}: market {market!r} is not in {folder}: the lake has no ranking, or no bar of a member "
+            "since; run: qlib-crypto rank, collect, then convert. Members count from the first ranking on; for the "
+            f"history before it choose another market such as {whole}"
+        )
     if market not in markets:
         raise ConfigError(f"{workflow.path}: market {market!r} is not in {folder}{hint(market, markets)}")
-    spans = _spans(path)
+    spans = market_spans(path)
     for name, (start, end) in workflow.segments.items():
         if not any(first <= end and start <= last for first, last in spans.values()):
             raise DataError(
@@ -106,8 +133,33 @@ def _check_market(workflow: Workflow, market: str, manifest: Manifest) -> None:
             _check_files(workflow.provider, Instrument.parse(instrument), interval, manifest)
 
 
-def _spans(path: Path) -> Mapping[str, tuple[int, int]]:
-    """First and last instant of each instrument of a market, over all its spans."""
+def _check_legs(workflow: Workflow, legs: Legs) -> None:
+    start, end = workflow.segments["test"]
+    names: set[str] | None = None
+    for codes in (legs.market, legs.codes or legs.market):
+        listed = {*codes}
+        if isinstance(codes, str):
+            spans = market_spans(workflow.provider / "instruments" / f"{codes}.txt")
+            listed = {name for name, (first, last) in spans.items() if first <= end and start <= last}
+        names = listed if names is None else names & listed
+    have = len(names or ())
+    if have < 2 * legs.names:
+        raise ConfigError(
+            f"{workflow.path}: {legs.key} {legs.names} needs {2 * legs.names} instruments, but {legs.market} has "
+            f"{have} to trade in the test segment, so nothing would be traded; write {max(have // 2, 1)} or less, or "
+            "choose a larger market"
+        )
+
+
+def market_spans(path: Path) -> Mapping[str, tuple[int, int]]:
+    """First and last instant of each instrument of a market file, Unix milliseconds, over all its spans.
+
+    Raises
+    ------
+    DataError
+        When the file is empty or no market file.
+
+    """
     spans: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -15,11 +15,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from qlib_crypto.clock import iso
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.workflow.record import DROPPED, IMPORTANCE
 from qlib_crypto.workflow.template import hint
 
 MANIFEST, SUMMARY, SECONDS, LOG = "manifest.json", "summary.json", "stage_seconds.pkl", "qlib.log"
+UNIVERSE = "universe.pkl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class LoadedRun:
     ----------
     name, run_id
         Experiment, and MLflow's id of the run.
+    started
+        When the run began, UTC: `2025-06-01 08:30:12`.
     metrics
         The numbers logged with MLflow.
     pred, label
@@ -40,6 +44,8 @@ class LoadedRun:
         Gain of each feature, largest first.
     dropped
         Features without a value in training.
+    universe
+        How the market was chosen, see `qlib_crypto.report.universe.chosen`.
     summary, manifest
         `summary.json` and `manifest.json`.
     seconds
@@ -49,6 +55,7 @@ class LoadedRun:
 
     name: str
     run_id: str
+    started: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     pred: pd.DataFrame | None = None
     label: pd.DataFrame | None = None
@@ -59,6 +66,7 @@ class LoadedRun:
     assumptions: dict[str, Any] | None = None
     importance: pd.Series[float] | None = None
     dropped: list[str] | None = None
+    universe: dict[str, Any] | None = None
     summary: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
     seconds: dict[str, float] | None = None
@@ -74,6 +82,7 @@ _FILES = {
     "assumptions": "perp_assumptions.pkl",
     "importance": IMPORTANCE,
     "dropped": DROPPED,
+    "universe": UNIVERSE,
     "summary": SUMMARY,
     "manifest": MANIFEST,
     "seconds": SECONDS,
@@ -101,7 +110,10 @@ def load_run(name: str, run_id: str | None = None, *, tracking_uri: str = "sqlit
         for key, file in _FILES.items():
             if file in stored:
                 objects[key] = _read(Path(client.download_artifacts(found.info.run_id, file)))
-    return LoadedRun(name=name, run_id=found.info.run_id, metrics=dict(found.data.metrics), **objects)
+    info = found.info
+    return LoadedRun(
+        name=name, run_id=info.run_id, started=iso(info.start_time), metrics=dict(found.data.metrics), **objects
+    )
 
 
 def _find(client: MlflowClient, name: str, run_id: str | None, tracking_uri: str) -> Run:

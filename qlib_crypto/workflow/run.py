@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
@@ -18,12 +19,13 @@ from qlib.utils import auto_filter_kwargs, fill_placeholder, flatten_dict, init_
 from qlib.workflow import R
 from qlib.workflow.recorder import MLflowRecorder, Recorder
 
+from qlib_crypto.clock import iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.features.handler import PerpAlpha158
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.manifest import Manifest
 from qlib_crypto.settings import Settings
-from qlib_crypto.workflow.check import Workflow, check_workflow
+from qlib_crypto.workflow.check import Workflow, check_workflow, label_bars
 from qlib_crypto.workflow.data import check_data, check_unchanged
 from qlib_crypto.workflow.identity import run_manifest
 from qlib_crypto.workflow.load import LOG, MANIFEST, SECONDS
@@ -96,7 +98,7 @@ def run(
     lake
         The lake that the provider should be made from; when it holds other data by now, that is said.
     progress
-        Gets one line a stage, with its seconds, and every warning.
+        Gets one line a stage, with its seconds, one every 10 s while a stage goes on, and every warning.
 
     Raises
     ------
@@ -118,7 +120,7 @@ def run(
         # without its logging configuration Qlib leaves the handlers of `Log` in place
         qlib.init(**{**workflow.config["qlib_init"], "logging_config": None})
         MLflowRecorder._log_uncommitted_code = _nothing  # noqa: SLF001 - it prints git's usage outside a repository; the manifest names the commit
-        R.start_exp(experiment_name=workflow.name)
+        R.start_exp(experiment_name=workflow.name, recorder_name=run_title(workflow))
     try:
         result = _recorded(workflow, provider, variables, stages)
     except BaseException:
@@ -126,6 +128,39 @@ def run(
         raise
     _end(stages, Recorder.STATUS_FI)
     return result
+
+
+def run_title(workflow: Workflow) -> str:
+    """What MLflow lists the run as: workflow, market and days of the test."""
+    first, last = (iso(at)[:10] for at in workflow.segments["test"])
+    return f"{workflow.path.stem} {workflow.markets[0]} {first} to {last}"
+
+
+def main_parameters(workflow: Workflow) -> dict[str, Any]:
+    """What people change and compare runs by: the file's `values`, and what follows from them."""
+    values = {
+        name: " to ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in (workflow.config.get("values") or {}).items()
+    }
+    segments = {name: f"{iso(first)} to {iso(last)}" for name, (first, last) in workflow.segments.items()}
+    return (
+        values
+        | segments
+        | {
+            "workflow": workflow.path.name,
+            "market": " ".join(workflow.markets),
+            "interval": workflow.interval.qlib,
+            "label": workflow.label,
+            "label_bars_ahead": label_bars(workflow.label),
+            "seed": workflow.seed,
+        }
+    )
+
+
+def training_words(evaluations: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Round and score of a training that goes on, from what LightGBM records of it; empty before the first round."""
+    scores = [(name, values[-1], len(values)) for name, values in list(evaluations.get("valid", {}).items()) if values]
+    return f"round {scores[0][2]}, validation {scores[0][0]} {scores[0][1]:.6g}" if scores else ""
 
 
 def provider_words(manifest: Manifest) -> str:
@@ -149,16 +184,18 @@ def _recorded(workflow: Workflow, provider: Manifest, variables: Mapping[str, st
     manifest = run_manifest(workflow, provider, variables, recorder.id)
     with stages.log.captured():
         R.log_params(**flatten_dict(task))
+        R.log_params(**main_parameters(workflow))
         R.save_objects(task=task)
         _save_text(recorder, MANIFEST, json.dumps(manifest, indent=1, default=str, ensure_ascii=False))
     with stages("features") as said:
         dataset = init_instance_by_config(task["dataset"], accept_types=Dataset)
         check_unchanged(workflow, provider)
         said.append(_table_words(dataset))
-    with stages("model") as said:
+    evaluations: dict[str, dict[str, list[float]]] = {}
+    with stages("model", lambda: training_words(evaluations)) as said:
         model = init_instance_by_config(task["model"], accept_types=Model)
         with batched_metrics(recorder):
-            _fit(model, dataset)
+            _fit(model, dataset, evaluations)
         R.save_objects(**{"params.pkl": model})
         dataset.config(dump_all=False, recursive=True)
         R.save_objects(dataset=dataset)
@@ -197,9 +234,10 @@ def _complete(summary: Path, seconds: Mapping[str, float]) -> None:
     partial.replace(summary)
 
 
-def _fit(model: Any, dataset: Any) -> None:
+def _fit(model: Any, dataset: Any, evaluations: dict[str, dict[str, list[float]]]) -> None:
+    watched = {"evals_result": evaluations} if "evals_result" in inspect.signature(model.fit).parameters else {}
     try:
-        auto_filter_kwargs(model.fit)(dataset, reweighter=None)
+        auto_filter_kwargs(model.fit)(dataset, reweighter=None, **watched)
     except ValueError as error:
         if "Empty data" not in str(error):
             raise

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2.sandbox import SandboxedEnvironment
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from qlib_crypto.errors import ConfigError
+
+_LARGEST = 1_000_000
 
 
 def variables_of(path: Path) -> list[str]:
@@ -72,9 +75,12 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 def _read(path: Path) -> tuple[Environment, str]:
     if not path.is_file():
-        others = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        folder = path.parent if path.parent.name == "workflows" else Path("workflows")
+        others = [str(p) for p in folder.glob("*.yaml")]
         raise ConfigError(f"workflow {path} does not exist{hint(str(path), others)}")
-    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - the output is YAML, not HTML
+    if path.stat().st_size > _LARGEST:
+        raise ConfigError(f"{path} has {path.stat().st_size:,} bytes, more than a workflow needs; give a workflow file")
+    environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     try:
         text = path.read_text(encoding="utf-8")
         environment.parse(text)

@@ -66,7 +66,8 @@ def test_a_real_portfolio_on_a_converted_provider_is_replayed_from_the_raw_files
     result = run(market, strategy, codes=f"okx_{freq}", specs=str(folder / "specs.json"))
     assert len(result.fills) > 20
     assert len(result.funding) > 20
-    assert result.assumptions["funding_price"]["trade"] > 200
+    settled = sum(len(times) for times in hours.settlements.values())
+    assert result.assumptions["funding_price"] == {"trade": settled}
     assert result.assumptions["funding_coverage"] == 1.0
     assert result.steps["bench_btc"].notna().all()
     assert_replayed(market, result)

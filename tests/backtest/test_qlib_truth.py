@@ -187,8 +187,52 @@ class TestMissingFunding:
     def test_zero_pays_nothing_there_and_says_how_often(self, market):
         result = run(market, Scripted({"2025-01-01 01:00": {BTC: 1.0}}), missing_funding="zero")
         assert result.funding["time"].tolist() == [at("01 08:00"), at("02 00:00"), at("02 08:00"), at("02 16:00")]
-        assert result.assumptions["notes"] == {"funding unknown, taken as none": 22}
+        assert result.assumptions["notes"] == {"funding unknown, taken as none": 11}  # bars
         assert 0 < result.assumptions["funding_coverage"] < 1
+        assert_replayed(market, result)
+
+
+class TestASettlementWithoutAPrice:
+    """Its rate is known, but the bar of its minute is missing."""
+
+    @pytest.fixture
+    def market(self, tmp_path) -> Market:
+        market = flat((50_000.0, 2_000.0), bars=48)
+        bars = market.bars[BTC]
+        bars.loc[at("01 15:00"), "close"] = 48_000.0
+        market.bars[BTC] = bars.drop(at("01 16:00"))
+        market.settlements[BTC][2] = (at("01 16:00"), 0.0001, np.nan)
+        market.open(tmp_path)
+        return market
+
+    @pytest.mark.parametrize("policy", ["untradable", "zero"])
+    def test_is_paid_at_the_last_close_and_counted(self, market, policy):
+        script = {"2025-01-01 01:00": {BTC: 1.0, ETH: -1.0}, "2025-01-02 01:00": {BTC: -1.0}}
+        result = run(market, Scripted(script), missing_funding=policy)
+        paid = result.funding.loc[result.funding["instrument"] == BTC].set_index("time")
+        assert paid["amount"].to_numpy() == pytest.approx([-5.0, -4.8, -5.0], rel=1e-7)
+        assert paid["mark_source"].tolist().count("last known price") == 1
+        assert paid.loc[at("01 16:00"), "mark"] == pytest.approx(48_000.0)
+        assert paid.loc[at("01 16:00"), "mark_source"] == "last known price"
+        assert result.assumptions["notes"] == {orders.PAID_AT_LAST_PRICE: 1, "bars held without a price": 1}
+        assert len(result.fills) == 3
+        assert_replayed(market, result)
+
+    def test_is_an_error_that_says_so_by_default(self, market):
+        message = r"funding of BTC_USDT\.OKX of rate 0\.0001 has no price in the 60min bar of 2025-01-01 16:00:00"
+        with pytest.raises(GapError, match=message):
+            run(market, Scripted({"2025-01-01 01:00": {BTC: 1.0}}))
+
+    def test_inside_a_bar_is_paid_at_its_open(self, tmp_path):
+        market = flat(freq="day", bars=4)
+        market.bars[BTC]["close"] = 52_000.0
+        time, rate, _ = market.settlements[BTC][4]
+        market.settlements[BTC][4] = (time, rate, np.nan)  # 2025-01-02 08:00
+        market.open(tmp_path)
+        result = run(market, Scripted({"2025-01-01": {BTC: 1.0}}), missing_funding="zero")
+        inside = result.funding.loc[result.funding["mark_source"] == "last known price"]
+        assert inside["time"].tolist() == [at("02")]
+        assert inside["amount"].tolist() == pytest.approx([-10.0])
         assert_replayed(market, result)
 
 
@@ -230,6 +274,17 @@ def test_prices_are_the_ticks_of_the_venue_not_their_float32(tmp_path):
     result = run(market, Scripted({"2025-01-01 01:00": {BTC: 1.0}}))
     assert float(np.float32(67_123.4)) != 67_123.4
     assert result.fills["price"].iloc[0] == pytest.approx(67_123.4, rel=1e-15)
+
+
+@pytest.mark.parametrize("codes", [[BTC, ETH], [ETH]])
+def test_the_btc_benchmark_is_made_of_the_ticks_of_the_venue(tmp_path, codes):
+    market = flat((67_123.4, 2_000.0), bars=6)
+    closes = np.array([67_123.5, 67_200.1, 67_019.7, 67_333.3, 67_000.2, 67_111.1])
+    market.bars[BTC]["close"] = closes
+    market.open(tmp_path)
+    result = run(market, Scripted({}), codes=codes)
+    truth = closes / np.array([67_123.4, *closes[:-1]]) - 1
+    assert np.abs(result.steps["bench_btc"].to_numpy() - truth).max() < 1e-14
 
 
 def test_benchmarks_start_at_the_first_open_and_a_gap_catches_up(tmp_path):

@@ -55,12 +55,15 @@ def test_the_record_saves_the_tables_of_the_report_and_logs_the_headline_numbers
 
     metrics = answer["metrics"]
     assert set(metrics) == {
-        "net_return", "gross_return", "fees", "funding_paid", "sharpe_365", "max_drawdown", "turnover", "trades",
+        "net_return", "gross_return", "fees", "funding_paid", "funding_received", "funding_net", "sharpe_365",
+        "max_drawdown", "turnover", "trades",
     }  # fmt: skip
     assert metrics["net_return"] == pytest.approx(truth["equity"].iloc[-1] / 50_000 - 1, rel=1e-6)
     assert metrics["fees"] == pytest.approx(-truth["fee"].iloc[-1])
-    assert metrics["funding_paid"] == pytest.approx(-truth["funding"].iloc[-1], rel=1e-5)
-    costs = (metrics["fees"] + metrics["funding_paid"]) / 50_000
+    assert metrics["funding_net"] == pytest.approx(truth["funding"].iloc[-1], rel=1e-5)
+    assert metrics["funding_received"] - metrics["funding_paid"] == pytest.approx(metrics["funding_net"])
+    assert min(metrics["funding_paid"], metrics["funding_received"]) > 0
+    costs = (metrics["fees"] - metrics["funding_net"]) / 50_000
     assert metrics["gross_return"] - costs == pytest.approx(metrics["net_return"], abs=1e-9)
     returns = truth["equity"].pct_change().fillna(truth["equity"].iloc[0] / 50_000 - 1)
     assert metrics["sharpe_365"] == pytest.approx(returns.mean() / returns.std() * np.sqrt(365 * 24), rel=1e-6)

@@ -7,9 +7,10 @@ import pytest
 import qlib
 from support_backtest import POSITION, Market, Scripted, random_market, run
 
+from qlib_crypto.backtest.qlib_executor import PerpExecutor
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.run import completed, run_backtest
-from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError
+from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.strategy.long_short import LongShortTopk
 
 
@@ -51,8 +52,12 @@ def test_the_bare_region_defaults_are_refused(market, folder, defaults, message)
         ({"freq": "7min"}, "interval '7min' is unknown"),
         ({"missing_funding": "ignore"}, "missing_funding 'ignore' is unknown; choose one of: error, untradable, zero"),
         ({"liquidity": "best"}, "liquidity 'best'"),
-        ({"max_gross_leverage": 0}, "max_gross_leverage 0 must be positive"),
+        ({"max_gross_leverage": 0}, "max_gross_leverage 0 must be a positive"),
+        ({"max_gross_leverage": "3"}, "max_gross_leverage '3' must be a positive"),
         ({"taker_fee": 5}, "taker_fee 5 is no fraction"),
+        ({"taker_fee": -0.0001}, "exchange.taker_fee -0.0001 is negative"),
+        ({"codes": 5}, "codes 5 must be"),
+        ({"start_time": "2025-01-01 05:00"}, "do not cover the backtest's 2025-01-01 00:00:00"),
         ({"codes": "nasdaq"}, "codes 'nasdaq' is no market"),
         ({"codes": []}, "has no instrument"),
         ({"specs": "nowhere.json"}, "specs 'nowhere.json' does not exist"),
@@ -121,6 +126,9 @@ STEP = {"kwargs": {"time_per_step": "60min"}}
         ({"executor": STEP, "backtest": {**BACKTEST, "end_time": "2025-01-03"}}, "2025-01-03 means 00:00 and cuts"),
         ({"executor": STEP, "backtest": {**BACKTEST, "end_time": date(2025, 1, 3)}}, "2025-01-03 means 00:00 and cuts"),
         ({"executor": STEP, "backtest": {**BACKTEST, "account": "1e5"}}, "account '1e5' must be a number"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "account": 0}}, "account 0 must be a number above 0"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "account": True}}, "account True must be a number"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "start_time": "2025-02-01"}}, "is before start_time"),
         ({"executor": "PerpExecutor", "backtest": BACKTEST}, "PerpExecutor: write class"),
     ],
 )
@@ -163,8 +171,17 @@ def test_an_account_starts_from_money_alone(cash, start):
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"topk": 0}, {"topk": 2.5}, {"rebalance_every": 0}, {"drop_buffer": -1}, {"gross_exposure": 0}, {"min_names": 9}],
-)
+    [
+        {"topk": 0}, {"topk": 2.5}, {"topk": "abc"}, {"topk": True}, {"rebalance_every": 0}, {"drop_buffer": -1},
+        {"gross_exposure": 0}, {"gross_exposure": "abc"}, {"min_names": 9}, {"signal": None}, {"risk_degree": 0.5},
+    ],
+)  # fmt: skip
 def test_a_strategy_that_cannot_be_right_is_refused(kwargs):
-    with pytest.raises(QlibCryptoError, match="strategy"):
-        LongShortTopk(signal=pd.DataFrame(), **kwargs)
+    with pytest.raises(ConfigError, match=rf"^strategy\.{next(iter(kwargs))} "):
+        LongShortTopk(**{"signal": pd.DataFrame(), **kwargs})
+
+
+@pytest.mark.parametrize("kwargs", [{"verbos": True}, {"settle_type": "cash"}, {"trade_type": "both"}])
+def test_an_executor_that_cannot_be_right_is_refused(kwargs):
+    with pytest.raises(ConfigError, match=rf"^executor\.{next(iter(kwargs))} "):
+        PerpExecutor("60min", **kwargs)

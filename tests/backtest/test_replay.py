@@ -13,6 +13,7 @@ from qlib.backtest.backtest import backtest_loop
 from qlib.utils import init_instance_by_config
 from support_backtest import Market, Scripted, assert_replayed, random_market, run
 
+from qlib_crypto.backtest.orders import PAID_AT_LAST_PRICE
 from qlib_crypto.backtest.qlib_executor import CLOSED_DELISTED
 from qlib_crypto.backtest.run import completed, run_backtest
 from qlib_crypto.strategy.long_short import LongShortTopk
@@ -56,7 +57,7 @@ def test_of_a_portfolio_that_holds_through_outage_and_delisting(tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_of_random_orders_that_cross_zero_and_meet_the_leverage_cap(tmp_path, seed):
-    market = random_market(bars=120, names=4, seed=seed, settle_hours=4)
+    market = random_market(bars=120, names=4, seed=seed, settle_hours=4, unpriced=0.1)
     market.open(tmp_path)
     rng = np.random.default_rng(seed)
     script = {}
@@ -67,6 +68,7 @@ def test_of_random_orders_that_cross_zero_and_meet_the_leverage_cap(tmp_path, se
     assert result.fills["note"].str.startswith("scaled").any()
     crossed = result.positions.groupby("instrument")["quantity"].agg(lambda q: (np.sign(q).diff().abs() == 2).any())
     assert crossed.any()
+    assert result.assumptions["notes"][PAID_AT_LAST_PRICE] > 5
     assert_replayed(market, result)
     at_close = result.steps["gross"] / result.steps["equity"]
     assert at_close.max() < 2.5 * 1.2  # orders stop at the cap, prices may pass it
@@ -207,7 +209,11 @@ def test_of_many_random_configurations(tmp_path, seed):
     rng = np.random.default_rng(1_000 + seed)
     freq = str(rng.choice(["60min", "240min", "day"]))
     market = random_market(
-        freq=freq, bars=int(rng.integers(40, 250)), seed=seed, settle_hours=int(rng.choice([1, 4, 8]))
+        freq=freq,
+        bars=int(rng.integers(40, 250)),
+        seed=seed,
+        settle_hours=int(rng.choice([1, 4, 8])),
+        unpriced=0.05,
     )
     market.open(tmp_path)
     strategy = LongShortTopk(
@@ -219,6 +225,7 @@ def test_of_many_random_configurations(tmp_path, seed):
         drop_buffer=int(rng.integers(0, 3)),
     )
     fee = float(rng.choice([-0.0001, 0.0, 0.0005]))
-    result = run(market, strategy, missing_funding=str(rng.choice(["zero", "untradable"])), taker_fee=fee)
+    policy = str(rng.choice(["zero", "untradable"]))
+    result = run(market, strategy, missing_funding=policy, liquidity="maker", maker_fee=fee, taker_fee=0.0007)
     assert len(result.fills) > 5
-    assert_replayed(market, result, fee_rate=fee, float32=1.2e-7)
+    assert_replayed(market, result, fee_rate=fee, forced_rate=0.0007, float32=1.2e-7)

@@ -1,11 +1,13 @@
 """The command line as a user meets it: help, one-line errors, exit codes."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from qlib_crypto.cli.running import open_tape
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.sandbox.tape_files import FileTape
 from qlib_crypto.symbols import Venue
@@ -74,6 +76,14 @@ def test_help_lists_every_command(qlib_crypto):
         (("sql", "select 1"), 3, ("no lake", "--lake")),
         (("run", "workflows/x.yaml", "--fit-segments"), 2, ("convert",)),
         (("rank", "--venue", "okx", "--endpoint", "ftp://x"), 2, ("ftp://x",)),
+        (("rank", "--size", "0"), 2, ("--size", "rank --help")),
+        (("seal", "--venue", "okx", "--lake", "nowhere"), 3, ("nowhere", "--lake")),
+        (("collect", "--venue", "okx", "--symbols", ","), 2, ("--symbols",)),
+        (("sandbox", "--port", "99999"), 2, ("--port",)),
+        (("sandbox", "--rate-scale", "0"), 2, ("rate_scale",)),
+        (("rank", "--size", "many"), 2, ("--size", "rank --help")),
+        (("bogus",), 2, ("bogus", "qlib-crypto --help")),
+        (("collect",), 2, ("--venue", "collect --help")),
         (("rank", "--venue", "okx", "--endpoint", "http://127.0.0.1:9"), 1, ("127.0.0.1:9",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) and value and value[0] != "no bars" else None,
@@ -96,7 +106,8 @@ def test_well_known_scripts_have_help(root, script):
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "Usage" in result.stdout
+    assert "Usage: qlib-crypto " in result.stdout
+    assert f"{script}.py" not in result.stdout
 
 
 def test_a_script_outside_any_environment_says_what_to_do(root, tmp_path):
@@ -124,6 +135,18 @@ def test_outside_the_environment_one_line_says_so(qlib_crypto, tmp_path, monkeyp
     assert inside.stderr == ""
 
 
+def test_rank_shows_the_first_five_with_their_rates(qlib_crypto):
+    with running([open_tape("generator", Venue.OKX)], speed=0, at="2025-05-29") as sandbox:
+        result = qlib_crypto("rank", "--endpoint", sandbox.url, "--size", "7")
+    assert result.returncode == 0, result.stderr
+    first, *rows, last = result.stderr.splitlines()
+    assert first == "okx: 7 of 31 eligible perpetuals, by |funding rate| as quoted; the first:"
+    assert len(rows) == 5
+    assert re.fullmatch(r"  1 \w+_USDT +[+-]0\.\d{4}% per (8 h|[14] h, [+-]\d\.\d{4}% per 8 h)", rows[0]), rows[0]
+    assert "top50_symbols.json" in last
+    assert "universe" in last
+
+
 def test_a_benchmark_is_a_module_like_any_other(qlib_crypto, tmp_path):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "speed.py").write_text(
@@ -139,6 +162,17 @@ def test_a_benchmark_is_a_module_like_any_other(qlib_crypto, tmp_path):
     result = qlib_crypto("bench", "speed", "--only", "fast")
     assert result.returncode == 3, result.stderr
     assert result.stdout.strip() == "['--only', 'fast']"
+
+
+def test_symbols_that_the_venue_does_not_list_are_refused(qlib_crypto):
+    with running([open_tape("generator", Venue.OKX)], speed=0, at="2025-05-29") as sandbox:
+        options = ("--venue", "okx", "--endpoint", sandbox.url, "--symbols")
+        collect = ("collect", "--clock", "venue", "--until", "2025-05-29", *options)
+        one_line(qlib_crypto(*collect, "NOPE_USDT"), 2, "NOPE_USDT", "--symbols")
+        one_line(qlib_crypto("backfill", "--start", "2025-05-28", *options, "NOPE_USDT"), 2, "NOPE_USDT", "--symbols")
+        some = qlib_crypto(*collect, "NOPE_USDT,BTC_USDT")
+    assert some.returncode == 0, some.stderr
+    assert "okx does not list NOPE_USDT now" in some.stderr
 
 
 def test_a_wall_clock_against_a_market_of_another_time_is_refused(qlib_crypto, real_data):

@@ -186,6 +186,8 @@ def test_funding_holes_are_before_between_and_after():
         (T0 + 52 * hour + MINUTE_MS, T0 + 60 * hour),
     ]  # fmt: skip
     assert funding_holes(have, T0 + 8 * hour, T0 + 17 * hour) == []
+    hourly = T0 + np.array([0, 1, 2, 7, 8, 9]) * hour
+    assert funding_holes(hourly, T0, T0 + 10 * hour) == [(T0 + 2 * hour + MINUTE_MS, T0 + 7 * hour)]
     assert funding_holes(np.array([], dtype=np.int64), T0, T0 + hour) == [(T0, T0 + hour)]
     assert funding_holes(np.array([], dtype=np.int64), T0, T0) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from qlib_crypto.errors import DataError, StorageError, VenueError
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.tables import TABLES
 from qlib_crypto.settings import OkxSettings
-from qlib_crypto.symbols import Venue
+from qlib_crypto.symbols import Instrument, Venue
 
 FAST = Pace(look_s=0.02, grace_s=0.15, status_s=0.1, retry_s=0.05)
 
@@ -144,6 +145,35 @@ def test_it_catches_up_from_the_last_bar_at_the_start(lake):
     assert summary.rest_bars == 20
 
 
+@pytest.mark.parametrize("end", ["stopped", "refused for good", "crashed"])
+def test_what_one_run_left_open_the_next_one_fetches(lake, end):
+    client = market(now=30)
+    client.add_settlements(settlement(T0 + 20 * MINUTE_MS))
+    lake.store_bars([ws(k) for k in range(10)])
+    streamed, stop, told = threading.Event(), threading.Event(), []
+
+    def fails():
+        streamed.wait(20)
+        wait_for(lambda: minutes(lake)[-1:] == [39])
+        stop.set()
+        if end == "crashed":
+            raise RuntimeError(end)
+        raise VenueError("okx does not answer", retryable=end == "stopped")
+
+    client.before_page = fails
+    first = [*(ws(k) for k in range(30, 40)), streamed.set]
+    with pytest.raises(RuntimeError) if end == "crashed" else contextlib.nullcontext():
+        run(lake, client, first, stop=stop, told=told)
+    assert minutes(lake) == [*range(10), *range(30, 40)]
+    assert end == "crashed" or any("1 instrument not complete yet" in line for line in told)
+
+    client.before_page, client.now_ms = (lambda: None), T0 + 40 * MINUTE_MS
+    run(lake, client, [*(ws(k) for k in range(40, 60)), moves(client, 60)], until_ms=T0 + HOUR_MS)
+    assert minutes(lake) == list(range(60))
+    assert len(lake.settlements(Venue.OKX)) == 1
+    assert lake.mark(BTC, M1) == T0 + HOUR_MS
+
+
 def test_without_history_it_begins_with_the_stream_unless_told_since(lake, tmp_path):
     client = market(now=30)
     steps = [*(ws(k) for k in range(30, 60)), moves(client, 60)]
@@ -164,8 +194,25 @@ def test_a_hole_that_the_venue_has_too_is_told_and_ends(lake):
     steps = [*(ws(k) for k in range(60) if k not in {20, 21}), moves(client, 60)]
     run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
     assert len(minutes(lake)) == 58
-    assert f"{BTC}: the venue lacks 2 of its 1m bars, from 2025-04-01 00:20:00 on" in told
+    lack = "okx lacks 2 1m bars of 1 instrument (BTC_USDT), opens from 2025-04-01 00:20:00 to 2025-04-01 00:21:00"
+    assert lack in told
     assert 2 <= sum(entry[0] == "bars" for entry in client.log) <= 6
+
+
+def test_what_many_instruments_lack_is_one_line(lake):
+    four = [Instrument.parse(f"{name}_USDT.OKX") for name in ("AVAX", "BCH", "EOS", "FIL")]
+    client = market(of=four)
+    for instrument in four:
+        for k in range(58, 60):
+            del client.bar_rows[instrument, M1][T0 + k * MINUTE_MS]
+    told = []
+    steps = [*(ws(k, of=i) for k in range(58) for i in four), moves(client, 60)]
+    run(lake, client, steps, instruments=four, until_ms=T0 + HOUR_MS, told=told)
+    (line,) = [line for line in told if "lacks" in line]
+    assert line == (
+        "okx lacks 8 1m bars of 4 instruments (AVAX_USDT, BCH_USDT, EOS_USDT, …), "
+        "opens from 2025-04-01 00:58:00 to 2025-04-01 00:59:00"
+    )
 
 
 def test_a_bar_that_rest_serves_late_is_asked_again(lake):
@@ -217,7 +264,7 @@ def test_settlements_come_by_rest_when_the_estimate_moves_on(lake):
     assert summary.settlements == 4
     assert rows.column("timestamp").cast("int64").to_pylist() == [t + 5 for t in times]
     assert len(lake.estimates(Venue.OKX)) == summary.estimates == 4
-    assert told == []
+    assert [line for line in told if "not complete yet" not in line] == []  # there are no bars at all
 
 
 def test_a_settlement_that_rest_serves_late_is_asked_again(lake):
@@ -245,8 +292,8 @@ def test_days_are_sealed_as_they_end(lake):
     run(lake, client, [*steps, moves(client, 2 * 1440 + 60)], until_ms=T0 + 2 * DAY_MS + HOUR_MS, told=told)
     sealed = [line for line in told if line.startswith("sealed")]
     assert sealed == [
-        "sealed 1 files of days before 2025-04-02 00:00:00",
-        "sealed 1 files of days before 2025-04-03 00:00:00",
+        "sealed 1 file of days before 2025-04-02 00:00:00",
+        "sealed 1 file of days before 2025-04-03 00:00:00",
     ]
     assert len(minutes(lake)) == 2 * 1440 + 60
     assert all_sealed(lake)
@@ -355,8 +402,8 @@ def test_a_status_line_says_where_it_is(lake):
     lines = []
     run(lake, client, [*(ws(k) for k in range(60)), moves(client, 60)], until_ms=T0 + HOUR_MS, status=lines.append)
     assert lines[-1] == (
-        "2025-04-01 01:00:00 okx 1 instruments, bars to 2025-04-01 01:00:00: "
-        "60 streamed, 0 by REST, 0 settlements, 0 requests wait"
+        "okx at 2025-04-01 01:00:00: 1 instrument, newest streamed bar 2025-04-01 00:59:00, "
+        "60 bars by stream and 0 by REST, 0 settlements, 0 REST requests queued"
     )
 
 

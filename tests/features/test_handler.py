@@ -34,7 +34,7 @@ def test_the_table_is_alpha158_and_funding(open_provider, bars):
     assert table.index.is_monotonic_increasing
     assert table.index.names == ["datetime", "instrument"]
     assert set(table.dtypes) == {np.dtype("float32")}
-    same = [c for c in stock.get_cols("feature") if not c.startswith(("RSQR", "CORR"))]
+    same = [c for c in stock.get_cols("feature") if not c.startswith(("RSQR", "CORR", "CORD"))]
     pd.testing.assert_frame_equal(features[same], stock.fetch(col_set="feature").loc[features.index, same])
     assert ours.dropped_features == []
 
@@ -77,11 +77,31 @@ def test_features_across_instruments(open_provider, bars):
     table = raw(handler(cross_section=["ROC5", "FUND"]))["feature"]
     assert [c for c in table if c.endswith("_CS")] == ["ROC5_CS", "FUND_CS"]
     for name in ("ROC5", "FUND"):
-        by_time = table[name].astype("float64").groupby("datetime")
-        expected = (table[name] - by_time.transform("mean")) / by_time.transform("std")
+        values = table[name].astype("float64")
+        middle = values.groupby("datetime").transform("median")
+        reach = 5 * 1.4826 * (values - middle).abs().groupby("datetime").transform("median")
+        values = values.clip(middle - reach, middle + reach)
+        by_time = values.groupby("datetime")
+        expected = (values - by_time.transform("mean")) / by_time.transform("std")
         np.testing.assert_allclose(table[name + "_CS"], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="'ROC6', which is no feature"):
         handler(cross_section=["ROC6"])
+
+
+def test_one_instrument_that_did_not_trade_flattens_nobody(open_provider):
+    frames = synthetic_bars(bars=24 * 5)
+    quiet, thin = frames["PEPE_USDT.OKX"], frames["XRP_USDT.OKX"]
+    quiet.loc[quiet.index[100], "volume"] = 0.0
+    thin.loc[thin.index[110], "volume"] *= 1e-6
+    open_provider(frames)
+    table = raw(handler(cross_section=["VMA20"]))["feature"]
+    scores = table.pivot_table("VMA20_CS", "datetime", "instrument")
+    assert np.isnan(scores["PEPE_USDT.OKX"].iloc[40])
+    assert scores.notna().to_numpy().sum() == scores.size - 1
+    assert table["VMA20"].max() > 1e5
+    others = scores.drop(columns="XRP_USDT.OKX").iloc[50]
+    assert others.std() > 0.1
+    assert scores["XRP_USDT.OKX"].iloc[50] > 1
 
 
 def test_hours_to_the_next_settlement(open_provider, bars):

@@ -120,7 +120,7 @@ def test_a_feature_is_dropped_by_the_training_segment_alone(caplog):
     got = drop(df)
     assert [c[-1] for c in got.columns] == ["F0", "F2", "LABEL0"]
     assert drop.dropped == ["F1"]
-    assert "dropped 1 features without a value" in caplog.text
+    assert "dropped 1 feature without a value" in caplog.text
     assert "F1" in caplog.text
     again = pickle.loads(pickle.dumps(drop))  # noqa: S301 - our own bytes
     assert again.dropped == ["F1"]

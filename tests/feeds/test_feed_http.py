@@ -9,13 +9,15 @@ import time
 
 import orjson
 import pytest
+import requests
+import urllib3
 from aiohttp import web
 from support_feeds import loopback, settings_at
 
 from qlib_crypto.errors import VenueError
 from qlib_crypto.feeds.binance import BinanceRest
 from qlib_crypto.feeds.okx import OkxRest
-from qlib_crypto.feeds.rest import Patience
+from qlib_crypto.feeds.rest import Patience, _cause
 from qlib_crypto.settings import OkxSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -23,6 +25,7 @@ QUICK = Patience(attempts=4, first_wait_s=0.01, longest_wait_s=0.02, jitter_s=0.
 OKX_TIME = {"code": "0", "msg": "", "data": [{"ts": "1597026383085"}]}
 BINANCE_TIME = {"serverTime": 1499827319559}
 M1 = Interval.parse("1m")
+HTTPS = urllib3.connection.HTTPSConnection("www.okx.com")
 
 
 def okx_error(code, msg="trouble"):
@@ -200,7 +203,7 @@ def test_a_venue_that_accepts_and_is_silent_times_out():
     with socket.create_server(("127.0.0.1", 0)) as server:
         patience = Patience(attempts=2, first_wait_s=0.01, longest_wait_s=0.01, jitter_s=0.0, read_s=0.1)
         client = OkxRest(settings_at(Venue.OKX, f"http://127.0.0.1:{server.getsockname()[1]}"), patience)
-        with pytest.raises(VenueError, match=r"no answer from .*ReadTimeout") as caught:
+        with pytest.raises(VenueError, match=r"no answer from .*Read timed out") as caught:
             client.server_time_ms()
         client.close()
     assert caught.value.retryable
@@ -283,3 +286,47 @@ def serve_raw(server, answers):
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def test_each_retry_is_one_line_that_counts(caplog):
+    with caplog.at_level("WARNING"):
+        success(Script((500, b"oops", {}), (500, b"oops", {}), OKX_TIME))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2, lines
+    for number, line in enumerate(lines, start=1):
+        assert line.startswith("okx GET /api/v5/public/time: HTTP 500, ")
+        assert f"(attempt {number} of 4, next in about " in line
+        assert "\n" not in line
+
+
+def test_the_last_attempt_is_not_called_a_retry(caplog):
+    with caplog.at_level("WARNING"):
+        failure(Script((500, b"oops", {})))
+    counts = [record.getMessage().rsplit("(attempt ", 1)[1][:6] for record in caplog.records]
+    assert counts == ["1 of 4", "2 of 4", "3 of 4"]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            requests.ConnectionError(
+                urllib3.exceptions.MaxRetryError(
+                    None, "/api/v5/public/time",
+                    urllib3.exceptions.NameResolutionError("www.okx.com", HTTPS, OSError(-2, "Not known")),
+                )
+            ),
+            "Failed to resolve 'www.okx.com' ([Errno -2] Not known)",
+        ),
+        (
+            requests.ConnectionError(
+                urllib3.exceptions.ProtocolError("Connection aborted.", ConnectionResetError(104, "Connection reset"))
+            ),
+            "[Errno 104] Connection reset",
+        ),
+        (requests.Timeout("the answer was not complete after 60 s"), "the answer was not complete after 60 s"),
+        (requests.ConnectionError(), "ConnectionError"),
+    ],
+)  # fmt: skip
+def test_a_network_failure_names_its_cause_and_not_the_wrapping(error, text):
+    assert _cause(error) == text

@@ -238,3 +238,20 @@ def test_a_forked_child_uses_its_own_connection(lake):
     assert os.waitpid(child, 0)[1] == 0
     lake.store_bars([bar(2)])
     assert len(lake.bars(BTC, M1)) == 3
+
+
+def test_the_next_seal_removes_what_a_killed_writer_left(lake):
+    lake.store_bars([bar(0)])
+    folder = lake.folder(BTC.venue) / "kline_1m"
+    folder.mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead, alive, other = (
+        folder / name for name in (f".X.parquet.{gone.pid}.tmp", f".X.parquet.{os.getppid()}.tmp", ".notes.tmp")
+    )
+    for path in (dead, alive, other):
+        path.write_bytes(b"half")
+    lake.seal(BTC.venue)
+    assert [path.exists() for path in (dead, alive, other)] == [False, True, True]
+    alive.unlink()
+    other.unlink()

@@ -307,7 +307,11 @@ def test_load_bars_gives_a_utc_frame(lake, tmp_path):
     assert np.isnan(frame.quote_volume.iloc[0])
     assert frame.trades.iloc[0] is pd.NA
     assert frame.trades.iloc[1] == 3
-    assert len(load_bars("BTC_USDT.OKX", "1min", "2030-01-01", lake_dir=tmp_path)) == 0
+    for span in (("2030-01-01", None), ("2025-04-01", "2025-04-01"), ("2025-04-02", "2025-04-01")):
+        empty = load_bars("BTC_USDT.OKX", "1min", *span, lake_dir=tmp_path)
+        assert len(empty) == 0
+        assert empty.dtypes.equals(frame.dtypes)
+        assert empty.index.dtype == frame.index.dtype
     with pytest.raises(DataError, match="backfill"):
         load_bars("BTC_USDT.OKX", "1h", lake_dir=tmp_path)
     with pytest.raises(ConfigError):

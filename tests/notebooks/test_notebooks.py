@@ -63,9 +63,17 @@ def test_sources_are_jupytext_and_hold_no_outputs(root, name):
     assert all(not cell.get("outputs") for cell in notebook.cells)
 
 
+def opens_offline(notebook):
+    html = [output.data["text/html"] for output in outputs(notebook) if "text/html" in output.get("data", {})]
+    library = [text for text in html if "plotly.js v" in text]
+    drawn = [text for text in html if "Plotly.newPlot" in text and text not in library]
+    return len(library) == 1 and len(drawn) == len(figures(notebook))
+
+
 def test_data_tour(execute):
     notebook = execute("data_tour")
     drawn = figures(notebook)
+    assert opens_offline(notebook)
     assert [figure["layout"]["title"]["text"] for figure in drawn] == [
         "BTC_USDT.OKX",
         "What a long paid since the start: the six with the most funding",
@@ -81,6 +89,7 @@ def test_data_tour(execute):
 def test_workflow_tour(execute, home):
     notebook = execute("workflow_tour")
     assert len(figures(notebook)) == 6
+    assert opens_offline(notebook)
     summary = json.loads((home / "reports" / "workflow_tour" / "summary.json").read_text(encoding="utf-8"))
     assert summary["symbols"] == 6
     text = " ".join(output.get("text", "") for output in outputs(notebook))

@@ -14,7 +14,7 @@ SUMMARY = {
     "symbols": 30, "bars": 10, "rows": 300, "trades": 7, "turnover": 2.0, "quote": "USDT",
     "ic": 0.02, "ic_se": 0.01, "rank_ic": 0.03, "rank_ic_se": 0.01,
     "start_equity": 1000.0, "gross_return": 0.05, "net_return": 0.039, "fees": 10.0,
-    "funding": {"paid": 3.0, "received": 2.0, "net": -1.0, "settlements": 4},
+    "funding_paid": 3.0, "funding_received": 2.0, "funding_net": -1.0, "settlements": 4,
     "sharpe_365": 1.0, "max_drawdown": -0.1, "benchmarks": {"btc": 0.1, "equal": 0.2},
     "dropped_features": ["VWAP0"], "assumptions": {"funding_coverage": 0.9}, "seconds": {"model": 3.0},
 }  # fmt: skip

@@ -11,7 +11,7 @@ from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 
 FIELDS = (
     "open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change",
-    "funding", "funding_cash", "funding_open", "funding_open_cash", "funding_rate", "funding_interval",
+    "funding", "funding_cash", "funding_open", "funding_open_cash", "funding_rate", "funding_interval", "funding_next",
 )  # fmt: skip
 LONGEST = 8 * HOUR_MS + MINUTE_MS
 
@@ -69,6 +69,7 @@ def _funding(frames, settlements, index, target):
                 sum(e[1] * e[2] for e in opening) if instant else np.nan,
                 rate,
                 hours,
+                _to_next(minutes, stop),
             )
         )
     return pd.DataFrame(rows, index=index, columns=list(FIELDS[9:]), dtype=float)
@@ -93,17 +94,38 @@ def _unbroken(minutes, start, stop):
         return False
     after = [m for m in minutes if m >= stop]
     tail = chain[-1]
-    if after:
+    if after and not _lost(minutes, tail, after[0]):
         chain.append(after[0])
         ends = after[0]
-        if after[0] - tail > LONGEST:
-            chain.pop()
-            ends = tail + MINUTE_MS
     else:
         before = [m for m in minutes if m < tail]
-        apart = tail - before[-1] if before else LONGEST + 1
-        ends = tail + (_interval_ms(before[-1], tail) if apart <= LONGEST else MINUTE_MS)
-    return stop <= ends and all(b - a <= LONGEST for a, b in pairwise(chain))
+        lone = not before or _lost(minutes, before[-1], tail)
+        ends = tail + (MINUTE_MS if lone else _interval_ms(before[-1], tail))
+    return stop <= ends and not any(_lost(minutes, a, b) for a, b in pairwise(chain))
+
+
+def _lost(minutes, a, b):
+    """Whether a settlement between two neighbours is missing: too far apart for any, or for those on both sides."""
+    at, gap = minutes.index(a), b - a
+    before = [y - x for x, y in pairwise(minutes[max(at - 3, 0) : at + 1])]
+    after = [y - x for x, y in pairwise(minutes[at + 1 : at + 5])]
+    return gap > LONGEST or (any(gap >= x + HOUR_MS / 2 for x in before) and any(gap >= x + HOUR_MS / 2 for x in after))
+
+
+def _to_next(minutes, close):
+    """Hours, walking from the settlement before the close in hours of the clock to the first that is due."""
+    past = [m for m in minutes if m < close][-2:]
+    if len(past) < 2 or past[1] - past[0] > LONGEST:
+        return np.nan
+    length = _interval_ms(*past)
+    if length not in (HOUR_MS, 2 * HOUR_MS, 4 * HOUR_MS, 8 * HOUR_MS):
+        return np.nan
+    due = past[1] + MINUTE_MS
+    while due % length:
+        due += MINUTE_MS
+    if due < close:
+        return np.nan
+    return (due - close or length) / HOUR_MS
 
 
 def _interval_ms(before, at):

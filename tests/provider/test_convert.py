@@ -16,6 +16,7 @@ from qlib_crypto.clock import DAY_MS, HOUR_MS
 from qlib_crypto.errors import ConfigError, DataError, SchemaError, StorageError
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider import convert, read_manifest, verify
+from qlib_crypto.provider.manifest import write_manifest
 from qlib_crypto.provider.swap import workplace
 from qlib_crypto.schemas import Bar, Settlement
 from qlib_crypto.settings import ProviderSettings
@@ -64,7 +65,7 @@ def test_what_is_written(provider):
         name for frequency in frequencies for name in (frequency, f"{frequency}_future")
     }
     assert {path.name for path in (provider / "features").iterdir()} == {"btc_usdt.okx", "eth_usdt.binance"}
-    assert len(list((provider / "features" / "btc_usdt.okx").iterdir())) == 15 * 3
+    assert len(list((provider / "features" / "btc_usdt.okx").iterdir())) == 16 * 3
     assert {path.stem for path in (provider / "instruments").iterdir()} == {
         *("all", "okx", "binance", "top50"),
         *(f"{market}_{frequency}" for market in ("all", "okx", "binance", "top50") for frequency in frequencies),
@@ -95,7 +96,7 @@ def test_the_same_lake_is_not_converted_twice_unless_told_to(provider):
     assert content(provider) == before, "equal lakes give equal bytes"
 
 
-@pytest.mark.parametrize("what", ["lake", "settings", "memberships", "code", "damage"])
+@pytest.mark.parametrize("what", ["lake", "settings", "memberships", "code", "fields", "damage"])
 def test_a_change_of_anything_that_matters_is_converted(provider, what, monkeypatch):
     convert(lake_of(), provider, PROVIDER)
     lake, settings, memberships = lake_of(), PROVIDER, {}
@@ -107,6 +108,11 @@ def test_a_change_of_anything_that_matters_is_converted(provider, what, monkeypa
         memberships = {Venue.OKX: {"BTC_USDT": [(T0, None)]}}
     elif what == "code":
         monkeypatch.setattr(sys.modules["qlib_crypto.provider.convert"], "__version__", "99")
+    elif what == "fields":
+        held = read_manifest(provider)
+        write_manifest(provider, held.model_copy(update={"fields": held.fields[:-1]}))
+        for path in provider.glob(f"features/*/{held.fields[-1]}.*.bin"):
+            path.unlink()
     else:
         next((provider / "features" / "btc_usdt.okx").iterdir()).unlink()
     assert convert(lake, provider, settings, memberships=memberships).changed

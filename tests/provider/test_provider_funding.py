@@ -3,10 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from provider_lakes import T0, MemoryLake, make_bars
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import SchemaError
+from qlib_crypto.market.funding import holes
 from qlib_crypto.provider.funding import funding_fields, settled
 from qlib_crypto.provider.resample import on_grid
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -74,9 +77,12 @@ def test_a_bar_that_is_not_known_to_its_end_is_unknown_but_its_open_may_be_known
 def test_a_hole_is_unknown_and_the_settlements_around_it_are_known():
     at = settle([(0, 0, 0.01, 1), (8, 0, 0.02, 1), (26, 0, 0.03, 1), (34, 0, 0.04, 1)])
     fields = funding_fields(at, HOUR, T0, 34)
-    assert np.flatnonzero(np.isnan(fields["funding_open"])).tolist() == list(range(9, 26))
-    assert np.flatnonzero(np.isnan(fields["funding"])).tolist() == list(range(8, 26)), "8:00-9:00 reaches into the hole"
-    assert np.flatnonzero(np.isnan(funding_fields(at, MINUTE, T0 + 8 * HOUR_MS, 3)["funding"])).tolist() == [1, 2]
+    # the interval that the settlement at 08:00 began ends at 16:00; the one that begins at 26:00 is of unknown length
+    assert np.flatnonzero(np.isnan(fields["funding_open"])).tolist() == list(range(16, 26))
+    assert np.flatnonzero(np.isnan(fields["funding"])).tolist() == list(range(16, 26))
+    assert np.flatnonzero(np.isnan(fields["funding_next"])).tolist() == [*range(8), *range(16, 34)]
+    alone = settle([(0, 0, 0.01, 1), (26, 0, 0.02, 1)])
+    assert np.flatnonzero(np.isnan(funding_fields(alone, MINUTE, T0, 3)["funding"])).tolist() == [1, 2]
 
 
 def test_the_rate_ages_out_after_eight_hours_and_a_minute():
@@ -116,14 +122,53 @@ def test_two_settlements_of_one_minute_are_refused():
         settle([(8, -2, 0.01, 1), (8, 9, 0.01, 1)])
 
 
-def test_nothing_is_known_before_its_time():
-    """A field as of a bar's open does not change when settlements after that open are taken away."""
-    rows = [(h, 0, h / 1000, 1) for h in (0, 8, 12, 13, 21, 25)]
-    full = funding_fields(settle(rows), HOUR, T0, 24)
-    for hour in range(24):
-        past = funding_fields(settle([row for row in rows if row[0] <= hour]), HOUR, T0, 24)
-        for name in ("funding_rate", "funding_interval"):
-            np.testing.assert_array_equal(past[name][hour], full[name][hour])
+def test_the_next_settlement_is_unknown_from_the_one_that_stayed_away_on():
+    """Binance ESP_USDT, 2026-03-05: hourly until 21:00, four-hourly from then on."""
+    at = settle([(hour, 0, 0.01, 1) for hour in (19, 20, 21, 24, 28, 32, 36)])
+    check(
+        funding_fields(at, HOUR, T0 + 19 * HOUR_MS, 12),
+        funding_next=[NAN, 1, 1, NAN, NAN, 3, 2, 1, 4, 3, 2, 1],
+        funding_interval=[NAN, 1, 1, 1, 1, 4, 4, 4, 4, 4, 4, 4],
+        funding=[0.01, 0.01, 0.01, 0, 0, 0.01, 0, 0, 0, 0.01, 0, 0],
+    )
+    check(funding_fields(at, FOUR, T0 + 16 * HOUR_MS, 4), funding_next=[NAN, NAN, 4, 4])
+    minutes = funding_fields(at, MINUTE, T0 + 22 * HOUR_MS - 2 * MINUTE_MS, 4)
+    check(minutes, funding_next=[1 / 60, 1, NAN, NAN])
+    check(funding_fields(settle([(0, 0, 0, 1), (5, 0, 0, 1)]), HOUR, T0 + 5 * HOUR_MS, 1), funding_next=[NAN])
+
+
+SETTLEMENTS = st.lists(st.integers(1, 10), min_size=1, max_size=12)
+
+
+@given(SETTLEMENTS, st.sampled_from([MINUTE, HOUR, FOUR]), st.integers(1, 60))
+def test_nothing_is_known_before_its_time(gaps, interval, hour):
+    """Without what settles at or after a close: rates and times stay as they are.
+
+    Amounts stay, or are still unknown, or what comes later shows that a settlement between was lost.
+    """
+    rows = [(h, 0, h / 1000, 1) for h in np.cumsum([0, *gaps]).tolist()]
+    close = T0 + hour * HOUR_MS // interval.ms * interval.ms
+    count = min((close - T0) // interval.ms, 24 * 60)
+    first = close - count * interval.ms
+    full = funding_fields(settle(rows), interval, first, count)
+    past = [row for row in rows if T0 + row[0] * HOUR_MS < close]
+    known = funding_fields(settle(past), interval, first, count)
+    for name in ("funding_rate", "funding_interval", "funding_next"):
+        np.testing.assert_array_equal(known[name], full[name], err_msg=name)
+    found = holes(settle(rows).time_ms).sum() > holes(settle(past).time_ms).sum() if past else True
+    for name in ("funding", "funding_cash", "funding_open", "funding_open_cash"):
+        both = np.isfinite(known[name]) & (np.isfinite(full[name]) | (not found))
+        np.testing.assert_array_equal(known[name][both], full[name][both], err_msg=name)
+    told = np.isfinite(full["funding_next"])
+    assert np.isfinite(known["funding"][told & np.isfinite(full["funding"])]).all()
+
+
+def test_what_was_lost_between_hourly_settlements_is_unknown_not_zero():
+    at = settle([(hour, 0, 0.01, 1) for hour in (0, 1, 2, 7, 8, 9, 10)])
+    hourly = funding_fields(at, HOUR, T0, 11)
+    check(hourly, funding=[0.01, 0.01, 0.01, NAN, NAN, NAN, NAN, 0.01, 0.01, 0.01, 0.01])
+    until_seven = settle([(hour, 0, 0.01, 1) for hour in (0, 1, 2, 7)])
+    check(funding_fields(until_seven, HOUR, T0 + 3 * HOUR_MS, 4), funding=[0, 0, 0, 0])  # may have grown
 
 
 def test_bar_edges_belong_to_the_bar_that_opens_there():

@@ -73,7 +73,7 @@ def test_correlations_roll_above_and_add_up_below(measures):
     last = measures.ic["rank_ic"].dropna().sum()
     below = [trace for trace in figure.data if trace.yaxis == "y2" and trace.name == "Rank IC"]
     assert below[0].y[~np.isnan(below[0].y)][-1] == pytest.approx(last)
-    assert figure.layout.yaxis.title.text == "Mean of 7 days"
+    assert figure.layout.yaxis.title.text == "IC, mean of 7 days"
 
 
 def test_every_axis_with_a_unit_says_so(measures):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qlib_crypto.report.figures import TIMES
 from qlib_crypto.report.html import page
 from qlib_crypto.report.measures import measure
 from qlib_crypto.report.summary import summarise
@@ -63,9 +64,14 @@ def test_headline_numbers_are_written_as_people_write_them(run, whole):
     assert ("+" if summary["net_return"] > 0 else "\N{MINUS SIGN}") + net in texts
     assert f"{summary['trades']:,}" in texts
     assert "\N{MINUS SIGN}0.00%" not in texts
-    for label in ("Net return", "Sharpe ratio", "Maximum drawdown", "Rank IC", "Fees", "Funding, net"):
+    for label in ("Net return", "Sharpe, annualised", "Maximum drawdown", "Rank IC", "Fees", "Funding, net"):
         assert label in texts
-    for fact in ("2025-02-11 00:00 to 2025-03-23 00:00 UTC", "30 instruments", "steps of 1 hour", "universe okx_60min"):
+    for fact in (
+        "2025-02-11 00:00 to 2025-03-23 00:00 UTC",
+        "30 instruments predicted",
+        "steps of 1 hour",
+        "market okx_60min",
+    ):
         assert fact in texts
 
 
@@ -99,9 +105,10 @@ def test_every_assumption_is_on_the_page(run, whole):
     joined = " ".join(whole[1].texts)
     for words in (
         "okx_60min", "0.05%", "0.02%", "98.73% of the bars", "90.0% derived from the prices, not stated by the venue",
-        "untradable: nothing is held", "99.4% the trade price of the minute", "makes the past look better than it was",
+        "untradable: nothing is held", "99.4% at the trade price of the minute",
+        "makes the past look better than it was",
         "funding_rate_mean_168, funding_rate_std_168", run.data_hash, run.run_id, "below the minimum size: 312",
-        "provider at the bar's open", "LGBModel, seed 7", "no maintenance margin",
+        "at the bar's open", "LGBModel, seed 7", "no maintenance margin",
     ):  # fmt: skip
         assert words in joined, words
 
@@ -141,7 +148,7 @@ def test_no_trade(make_run):
 
 def test_one_symbol(make_run):
     _, reader = read(make_run(days=5, names=1))
-    assert "1 instrument" in reader.texts
+    assert "1 instrument predicted" in reader.texts
     assert any("Only one instrument is predicted" in text for text in reader.texts)
     assert "not defined for this run" in reader.texts
     assert "ic" not in _plots(reader)
@@ -150,7 +157,7 @@ def test_one_symbol(make_run):
 def test_no_funding(make_run):
     _, reader = read(make_run(days=5, funding=False))
     assert any(text.startswith("No funding was settled") for text in reader.texts)
-    assert "0.00 paid, 0.00 received" in reader.texts
+    assert "0 paid, 0 received" in reader.texts
 
 
 def test_constant_predictions_and_missing_labels(run):
@@ -188,3 +195,37 @@ def test_hundreds_of_instruments_are_cut_in_the_table_but_not_in_its_total(run):
     assert len(rows) == 60
     assert any("in the middle are left out" in t for t in reader.texts)
     assert f"{len(fills):,}" in reader.texts
+
+
+def test_the_page_names_its_run_time_and_code(run):
+    fields = {"started": "2025-06-01 08:30:12", "commit": "77aa1e3abc"}
+    _, reader = read(dataclasses.replace(run, **fields))
+    assert f"run {run.run_id[:8]} of 2025-06-01 08:30 UTC" in reader.texts
+    assert "qlib-crypto 0.1.0 at 77aa1e3abc" in reader.texts
+    assert run.run_id in reader.texts
+
+
+def test_annualised_figures_of_a_short_test_are_grey(make_run):
+    for days, grey in ((40, 4), (91, 0)):
+        text, reader = read(make_run(days=days, freq="4h", names=6))
+        assert len(re.findall(r'<dd class="(?:value )?faint">', text)) == grey
+        assert (f"short test: {days} days" in reader.texts) == (grey > 0)
+
+
+def test_amounts_that_are_read_together_have_the_same_digits(run):
+    _, reader = read(run)
+    paid, received = re.search(r"(\S+) paid, (\S+) received", " ".join(reader.texts)).groups()
+    assert "." not in paid + received
+
+
+def test_every_number_on_hover_has_a_format_that_plotly_understands(whole):
+    reader = whole[1]
+    for key in _plots(reader):
+        for trace in json.loads(reader.scripts[f"plot-{key}"])["data"]:
+            number, unit = re.fullmatch(r"%\{[xy]:(.*?)\}(.*)", trace["hovertemplate"]).groups()
+            assert re.fullmatch(r",?\.\df|\+?\.\d%", number), "plotly shows all digits for a sign and a comma together"
+            assert unit == {"attribution": " USDT", "instruments": " USDT", "exposure": TIMES, "turnover": TIMES}.get(
+                key, ""
+            )
+    for template in ("theme-light", "theme-dark"):
+        assert json.loads(reader.scripts[template])["layout"]["xaxis"]["hoverformat"].endswith("UTC")

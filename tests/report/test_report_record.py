@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from qlib.config import C
 from qlib.workflow.expm import MLflowExpManager
 from qlib.workflow.recorder import MLflowRecorder
+from typer.testing import CliRunner
 
+from qlib_crypto.cli.app import app
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.report.record import ReportRecord, report_data, rewrite_report
 from qlib_crypto.settings import load_settings
@@ -20,7 +24,7 @@ from qlib_crypto.workflow.load import load_run
 
 MANIFEST = {
     "seed": 7,
-    "code": {"version": "0.0.9"},
+    "code": {"version": "0.0.9", "commit": "77aa1e3abcdef0", "changed": True},
     "data": {"lake_content": "abc123"},
     "config": {
         "task": {
@@ -100,6 +104,7 @@ def test_the_record_writes_and_logs_both_files(store, small, tmp_path):
     assert summary["run_id"] == recorder.id
     assert summary["data_hash"] == "abc123"
     assert summary["version"] == "0.0.9"
+    assert summary["commit"] == "77aa1e3abc with changes"
     assert summary["dropped_features"] == ["x"]
     assert summary["seconds"] == {"model": 2.5}
     text = record.report.read_text(encoding="utf-8")
@@ -112,6 +117,31 @@ def test_the_record_writes_and_logs_both_files(store, small, tmp_path):
     again = rewrite_report(settings, "demo", None, tmp_path / "elsewhere")
     assert again.read_bytes() == record.report.read_bytes()
     assert load_run("demo", tracking_uri=uri).summary == summary
+
+
+def test_a_replaced_report_is_said_with_how_to_draw_it_again(store, small, tmp_path, caplog, monkeypatch):
+    recorder, uri, manager = store
+    monkeypatch.setitem(C.__dict__["_config"], "logging_level", logging.INFO)
+    monkeypatch.setattr(logging.getLogger("qlib"), "propagate", True)
+    save(recorder, small)
+    ReportRecord(recorder=recorder).generate()
+    assert "replaces" not in caplog.text
+    manager.end_exp(recorder_status=recorder.STATUS_FI)
+    second = manager.start_exp(experiment_name="demo", uri=uri).active_recorder
+    save(second, small)
+    caplog.clear()
+    ReportRecord(recorder=second).generate()
+    assert f"reports/demo replaces the report of run {recorder.id} of 20" in caplog.text
+    assert f"qlib-crypto report demo --run {recorder.id}" in caplog.text
+
+    arguments = ["report", "demo", "--run", recorder.id, "--config", str(tmp_path / "config.yaml")]
+    (tmp_path / "config.yaml").write_text(f"tracking_uri: {uri}\nreports_dir: {tmp_path / 'reports'}\n")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    drawn = json.loads((tmp_path / "reports" / "demo" / recorder.id / "summary.json").read_text())
+    assert drawn["run_id"] == recorder.id
+    assert drawn["started"].startswith("20")
+    assert json.loads((tmp_path / "reports" / "demo" / "summary.json").read_text())["run_id"] == second.id
 
 
 def test_name_and_folder_are_the_workflows_to_choose(store, small, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -9,7 +10,7 @@ import pytest
 
 from qlib_crypto.errors import StorageError
 from qlib_crypto.report import write
-from qlib_crypto.report.write import write_report
+from qlib_crypto.report.write import replaced, write_report
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,12 @@ def test_a_file_in_the_way_is_one_line(small, tmp_path):
     with pytest.raises(StorageError, match=r"report .*taken") as caught:
         write_report(small, tmp_path / "taken")
     assert os.linesep not in str(caught.value)
+
+
+def test_only_the_report_of_another_run_is_replaced(small, tmp_path):
+    assert replaced(tmp_path, small) is None
+    write_report(dataclasses.replace(small, started="2025-06-01 08:30:12"), tmp_path)
+    assert replaced(tmp_path, small) is None
+    assert replaced(tmp_path, dataclasses.replace(small, run_id="f00")) == (small.run_id, "2025-06-01 08:30:12 UTC")
+    (tmp_path / "summary.json").write_text("[]")
+    assert replaced(tmp_path, small) is None

@@ -179,9 +179,15 @@ def test_serve_prints_its_address_and_stops_on_a_signal(folder, number):
         assert "http://127.0.0.1:" in line
         url = next(word for word in line.split() if word.startswith("http"))
         assert get(f"{url}/sandbox/status").status == 200
+        told = "".join(server.stdout.readline() for _ in range(5))
         server.send_signal(number)
         out, problems = server.communicate(timeout=20)
     assert (server.returncode, out, problems) == (0, "", "")
+    for words in (
+        "market time  2025-", "1 times real time, until 2025-", "okx: 2 of 3 contracts listed now",
+        f"collect --venue okx --endpoint {url} --clock venue", "stop with Ctrl-C",
+    ):  # fmt: skip
+        assert words in told
 
 
 def test_a_port_that_is_taken_is_named(okx_tape):

@@ -96,6 +96,15 @@ def test_a_signal_trades_at_the_open_of_the_next_bar_and_a_missing_one_keeps_the
     assert result.assumptions["notes"] == {"no signal: position kept": 29}
 
 
+def test_a_signal_without_a_score_is_none_and_keeps_the_position(market):
+    nothing = dict.fromkeys(NAMES, np.nan)
+    strategy = LongShortTopk(signal=signal_of({"2025-01-01 05:00": FIRST, "2025-01-01 06:00": nothing}), topk=1)
+    for _ in range(2):  # the notes are of one run
+        result = run(market, strategy)
+        assert len(result.fills) == 2
+        assert result.assumptions["notes"] == {"no signal: position kept": 29}
+
+
 def test_the_last_signal_of_the_span_is_never_traded_and_a_signal_without_a_future_bar_changes_nothing(market):
     rows = {f"2025-01-01 {hour:02}:00": FIRST for hour in range(5, 24)}
     later = {**rows, "2025-01-02 05:00": dict(zip(NAMES, (-3, -2, -1, 1, 2, 3), strict=True))}

@@ -54,7 +54,9 @@ def test_per_8h_normalises_by_the_interval():
     specs = [spec(BTC), spec(ETH), spec(SOL)]
     assert [r.instrument for r in rank(quotes, specs, [], size=9)] == [BTC, SOL, ETH]
     assert [r.instrument for r in rank(quotes, specs, [], size=9, per_8h=True)] == [ETH, BTC, SOL]
-    assert rank(quotes, specs, [], size=9, per_8h=True)[0].funding_rate == 2e-4  # the record keeps what was quoted
+    first, _, last = rank(quotes, specs, [], size=9, per_8h=True)
+    assert (first.funding_rate, first.rate_per_8h) == (2e-4, pytest.approx(1.6e-3))  # the record keeps what was quoted
+    assert last.rate_per_8h == last.funding_rate == 5e-4  # an unknown interval counts as 8 h
 
 
 @given(

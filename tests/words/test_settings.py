@@ -45,6 +45,7 @@ def test_nested_environment(monkeypatch):
         ("universe: {size: none}", "universe.size"),
         ("a: [", "not valid YAML"),
         ("schedule: {convert_at: '24:00'}", "convert_at"),
+        ("- a", r"config.yaml as `key: value` lines"),
     ],
 )
 def test_a_wrong_key_or_value_names_file_and_key(tmp_path, text, match):
@@ -52,6 +53,16 @@ def test_a_wrong_key_or_value_names_file_and_key(tmp_path, text, match):
     with pytest.raises(ConfigError, match=match) as error:
         load_settings()
     assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text_and_a_variable_that_is_no_json_are_told(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_settings()
+    (tmp_path / "config.yaml").unlink()
+    monkeypatch.setenv("QLIB_CRYPTO_OKX", "nonsense")
+    with pytest.raises(ConfigError, match="okx"):
+        load_settings()
 
 
 def test_a_named_file_must_exist(tmp_path):

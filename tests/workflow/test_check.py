@@ -33,6 +33,8 @@ HANDLER = "task.dataset.kwargs.handler.kwargs"
 SEGMENTS = "task.dataset.kwargs.segments"
 BACKTEST = "task.record.3.kwargs.config.backtest"
 EXCHANGE = f"{BACKTEST}.exchange_kwargs.exchange.kwargs"
+STRATEGY = "task.record.3.kwargs.config.strategy"
+EXECUTOR = "task.record.3.kwargs.config.executor"
 
 
 @pytest.mark.parametrize("name", ["lightgbm_60min", "lightgbm_5min", "lightgbm_day"])
@@ -92,6 +94,8 @@ def test_the_segments_of_the_hourly_workflow(root):
         (f"{SEGMENTS}.valid", ["2025-02-07", "2025-02-13 23:00:00"], "write a full UTC time"),
         (f"{SEGMENTS}.valid", [date(2025, 2, 7), "2025-02-13 23:00:00"], "write a full UTC time"),
         (f"{SEGMENTS}.valid", [datetime(2025, 2, 7), "2025-02-13 23:00:00"], None),  # noqa: DTZ001 - as YAML gives it
+        (f"{SEGMENTS}.valid", ["2025-02-07 02:00:00+02:00", "2025-02-13 23:00:00"], "write 2025-02-07 00:00:00, which"),
+        (f"{BACKTEST}.start_time", "2025-02-15T00:00:00Z", "backtest.start_time 2025-02-15T00:00:00Z: Qlib compares"),
         (f"{SEGMENTS}.valid", ["2025-02-07 00:30:00", "2025-02-13 23:00:00"], "write 2025-02-07 00:00:00"),
         (f"{SEGMENTS}.valid", ["2025-02-13 23:00:00", "2025-02-07 00:00:00"], "before its start"),
         (f"{SEGMENTS}.valid", "2025-02-07 00:00:00", "write [first bar, last bar]"),
@@ -122,6 +126,54 @@ def test_what_is_wrong_is_named(hourly, where, value, message, tmp_path):
     assert message in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "w.yaml"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (f"{STRATEGY}.kwargs.topk", "abc", "strategy.kwargs.topk 'abc' must be a whole number of at least 1"),
+        (f"{STRATEGY}.kwargs.topk", 0, "topk 0 must be"),
+        (f"{STRATEGY}.kwargs.topk", -3, "topk -3 must be"),
+        (f"{STRATEGY}.kwargs.topk", 2.5, "topk 2.5 must be"),
+        (f"{STRATEGY}.kwargs.topk", True, "topk True must be"),
+        (f"{STRATEGY}.kwargs.rebalance_every", 0, "rebalance_every 0 must be a whole number of at least 1"),
+        (f"{STRATEGY}.kwargs.drop_buffer", -1, "drop_buffer -1 must be a whole number of at least 0"),
+        (f"{STRATEGY}.kwargs.min_names", 3, "min_names 3 is above topk 2; write 2 or less"),
+        (f"{STRATEGY}.kwargs.min_names", "1", "min_names '1' must be"),
+        (f"{STRATEGY}.kwargs.gross_exposure", "1", "gross_exposure '1' must be positive"),
+        (f"{STRATEGY}.kwargs.gross_exposure", float("nan"), "gross_exposure nan must be positive"),
+        (f"{STRATEGY}.kwargs.gross_exposure", 4, "gross_exposure 4 is above the exchange's max_gross_leverage 3.0"),
+        (f"{STRATEGY}.kwargs.risk_degree", 0.5, "risk_degree has no effect here; remove it and set gross_exposure"),
+        (f"{STRATEGY}.kwargs.signal", DELETE, "strategy.kwargs.signal is missing; write <PRED>"),
+        (STRATEGY, None, "config.strategy must be a mapping with class, module_path and kwargs"),
+        (f"{EXECUTOR}.kwargs.time_per_step", DELETE, "executor.kwargs needs time_per_step"),
+        (f"{EXECUTOR}.kwargs.trade_type", "both", "trade_type 'both' is unknown; choose one of: serial, parallel"),
+        (f"{EXECUTOR}.kwargs.settle_type", "cash", "executor.kwargs.settle_type 'cash' does not exist"),
+        (f"{EXECUTOR}.kwargs.time_per_step", "day", "exchange.kwargs.freq 60min is not the executor's day"),
+        (f"{BACKTEST}.account", 0, "backtest.account 0 must be a number above 0"),
+        (f"{BACKTEST}.account", "1e5 USDT", "backtest.account '1e5 USDT' must be a number above 0"),
+        (f"{BACKTEST}.account", float("inf"), "backtest.account inf must be"),
+        (f"{BACKTEST}.pos_type", "Position", "pos_type 'Position' is no PerpPosition"),
+        (f"{BACKTEST}.pos_type", "qlib.backtest.position.Position", "is no PerpPosition; write qlib_crypto."),
+        (f"{BACKTEST}.end_time", "2025-02-14 23:00:00", "outside the test segment"),
+        (f"{EXCHANGE}.end_time", "2025-02-27 23:00:00", "do not cover the backtest's 2025-02-15 00:00:00"),
+        (f"{BACKTEST}.exchange_kwargs.exchange", "PerpExchange", "exchange must be a mapping, not 'PerpExchange'"),
+        (f"{EXCHANGE}.taker_fee", -0.0005, "exchange.kwargs.taker_fee -0.0005 is negative, but only makers"),
+        (f"{EXCHANGE}.maker_fee", -0.0001, None),
+        (f"{EXCHANGE}.taker_fee", 0.05, "taker_fee 0.05 is no fraction of notional up to 2 %; write 0.0005 for 0.05 %"),
+        (f"{EXCHANGE}.taker_fee", "0.05%", "taker_fee '0.05%' is no fraction"),
+        (f"{EXCHANGE}.max_gross_leverage", -1, "max_gross_leverage -1 must be a positive multiple of equity"),
+        (f"{EXCHANGE}.max_gross_leverage", "3x", "max_gross_leverage '3x' must be"),
+        (f"{EXCHANGE}.max_gross_leverage", None, None),
+        (f"{EXCHANGE}.missing_funding", "ignore", "missing_funding 'ignore' is unknown; choose one of: error, unt"),
+        (f"{EXCHANGE}.liquidity", "best", "liquidity 'best' is unknown; choose one of: taker, maker"),
+        (f"{EXCHANGE}.deal_price", "close", "exchange.kwargs.deal_price is 'close'"),
+        (f"{EXCHANGE}.codes", 5, "codes 5 must be a market"),
+        (f"{EXCHANGE}.specs", "nowhere.json", "specs 'nowhere.json' does not exist"),
+    ],
+)  # fmt: skip
+def test_a_portfolio_that_cannot_be_right_is_refused_before_training(hourly, where, value, message, tmp_path):
+    test_what_is_wrong_is_named(hourly, where, value, message, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +248,39 @@ def test_what_the_provider_lacks_is_named(hourly, tmp_path, where, value, kind, 
         check_data(checked(hourly, tmp_path))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "codes", "message"),
+    [
+        (
+            {"topk": 4},
+            "okx_60min",
+            r"kwargs\.topk 4 needs 8 instruments, but okx_60min has 6 to trade .*write 3 or less",
+        ),
+        ({"topk": 9, "min_names": 4}, "okx_60min", r"kwargs\.min_names 4 needs 8 instruments"),
+        ({"topk": 2}, ["BTC_USDT.OKX", "ETH_USDT.OKX", "NOPE_USDT.OKX"], r"topk 2 needs 4 .* has 2 to .*write 1 or"),
+        ({"topk": 3}, "okx_60min", None),
+        ({"topk": 9, "min_names": 3}, "okx_60min", None),
+    ],
+)
+def test_legs_longer_than_the_market_are_refused_before_training(hourly, tmp_path, kwargs, codes, message):
+    put(hourly, f"{STRATEGY}.kwargs", {"signal": "<PRED>", **kwargs})
+    put(hourly, f"{EXCHANGE}.codes", codes)
+    if message is None:
+        check_data(checked(hourly, tmp_path))
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_data(checked(hourly, tmp_path))
+
+
+def test_legs_count_who_is_listed_in_the_test_segment(own_provider, hourly, tmp_path):
+    market = own_provider / "instruments" / "okx_60min.txt"
+    lines = market.read_text().splitlines()
+    gone = [f"{line.split(chr(9))[0]}\t2025-01-01 00:00:00\t2025-02-14 23:00:00" for line in lines[:3]]
+    market.write_text("\n".join([*gone, *lines[3:]]) + "\n")
+    with pytest.raises(ConfigError, match=r"topk 2 needs 4 instruments, but okx_60min has 3 .*write 1 or less"):
+        check_data(checked(hourly, tmp_path))
 
 
 def test_a_frequency_that_is_not_stored(root, hourly_provider):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
 
 import pytest
 
@@ -59,3 +61,31 @@ def test_a_stage_is_timed_also_when_it_fails_and_its_warnings_come_first():
         fail()
     assert list(stages.seconds) == ["features", "model"]
     assert told[-1].strip() == "too little"
+
+
+def test_a_stage_that_goes_on_says_so_on_the_users_streams(capfd):
+    stages = Stages(print, beat_s=0.01)
+    with stages("model", lambda: "round 2"):
+        sys.stdout.write("LightGBM's chatter")
+        deadline, seen = time.monotonic() + 10, ""
+        while not seen and time.monotonic() < deadline:
+            seen = capfd.readouterr().out
+        assert seen.split()[:2] == ["model", "…"]
+        assert "s, round 2" in seen
+    assert "LightGBM" not in capfd.readouterr().out
+    assert "LightGBM's chatter" in stages.log.text
+    assert "round 2" not in stages.log.text
+
+
+def test_a_beat_ends_with_its_stage_also_when_that_fails():
+    told: list[str] = []
+    before = threading.active_count()
+
+    def fail():
+        with Stages(told.append, beat_s=60)("model"):
+            raise ValueError("empty")
+
+    with pytest.raises(ValueError, match="empty"):
+        fail()
+    assert threading.active_count() == before
+    assert told == []

@@ -19,7 +19,7 @@ from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.features.loader import PerpLoader
 from qlib_crypto.settings import Settings
 from qlib_crypto.workflow.load import load_run
-from qlib_crypto.workflow.run import RunResult, run
+from qlib_crypto.workflow.run import RunResult, run, training_words
 
 # MLflow's own models use a loader strategy that SQLAlchemy 2.1 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -70,7 +70,7 @@ def test_the_user_sees_the_stages_and_nothing_else(finished):
     lines = [line.split()[0] for line in told if not line.startswith(" ")]
     assert lines == STAGES
     assert "188 features, 6 instruments" not in told[2]  # VWAP0 is gone
-    assert any("dropped 1 features without a value" in line and "VWAP0" in line for line in told)
+    assert any("dropped 1 feature without a value" in line and "VWAP0" in line for line in told)
     assert printed == ""
 
 
@@ -80,6 +80,52 @@ def test_the_learning_curve_is_stored_round_by_round(finished, settings):
     assert [m.step for m in history] == list(range(len(history)))
     assert len(history) > 1
     assert len({m.value for m in history}) > 1
+
+
+def test_mlflow_shows_a_name_and_what_people_compare_runs_by(finished, settings, module_span):
+    result, _, _ = finished
+    stored = MlflowClient(settings.tracking_uri).get_run(result.run_id)
+    assert stored.info.run_name == "lightgbm_60min okx_60min 2025-02-15 to 2025-02-28"
+    expected = {
+        "market": "okx_60min", "topk": "2", "taker_fee": "0.0005", "label_bars_ahead": "2", "interval": "60min",
+        "train": f"{module_span['TRAIN_START']} to {module_span['TRAIN_END']}",
+        "test": f"{module_span['TEST_START']} to {module_span['TEST_END']}",
+    }  # fmt: skip
+    assert {key: stored.data.params[key] for key in expected} == expected
+
+
+def test_mlflow_and_the_summary_agree_in_name_and_sign(stored):
+    names = (
+        "net_return", "gross_return", "fees", "funding_paid", "funding_received", "funding_net", "sharpe_365",
+        "max_drawdown", "turnover", "trades",
+    )  # fmt: skip
+    assert {name: stored.metrics[name] for name in names} == pytest.approx(
+        {name: stored.summary[name] for name in names}
+    )
+    assert stored.metrics["IC"] == pytest.approx(stored.summary["ic"], abs=1e-6)
+    assert stored.metrics["Rank IC"] == pytest.approx(stored.summary["rank_ic"], abs=1e-6)
+    assert stored.summary["funding_paid"] > 0
+    assert stored.summary["funding_net"] == pytest.approx(
+        stored.summary["funding_received"] - stored.summary["funding_paid"]
+    )
+    for key in ("symbols", "bars", "rows", "seconds"):
+        assert stored.summary[key]
+
+
+def test_a_training_that_goes_on_is_told_by_round_and_score():
+    assert training_words({}) == ""
+    assert training_words({"train": {"l2": [1.0]}, "valid": {"l2": []}}) == ""
+    assert training_words({"train": {"l2": [1.0, 0.9]}, "valid": {"l2": [1.0, 0.98765]}}) == (
+        "round 2, validation l2 0.98765"
+    )
+
+
+def test_the_user_hears_of_a_long_training(hourly_yaml, settings, module_span, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("qlib_crypto.workflow.quiet.BEAT_S", 0.05)
+    run(hourly_yaml, variables={**module_span, "NAME": "slow"}, settings=settings, progress=told.append)
+    assert any("features … " in line for line in told)
+    assert any("model … " in line and "validation l2" in line for line in told)
 
 
 def test_what_a_run_stores(finished, stored):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from qlib.cli.run import render_template
 from ruamel.yaml import YAML
@@ -67,7 +69,30 @@ def test_a_file_that_is_no_text(tmp_path):
         render(path, {})
 
 
+def test_a_file_that_is_much_too_large(tmp_path):
+    path = tmp_path / "w.yaml"
+    path.write_text("a: 1\n#" + "x" * 1_000_000)
+    with pytest.raises(ConfigError, match="1,000,006 bytes"):
+        render(path, {})
+
+
+def test_an_expression_of_a_file_reaches_no_system_call(tmp_path):
+    path = tmp_path / "w.yaml"
+    path.write_text("a: {{ cycler.__init__.__globals__.os.getcwd() }}")
+    with pytest.raises(ConfigError, match="unsafe"):
+        render(path, {})
+
+
 def test_the_hint_is_the_closest_name_or_all():
     assert hint("trian", ["train", "valid"]) == "; did you mean train?"
     assert hint("xyz", ["train", "valid"]) == "; known: train, valid"
     assert hint("xyz", []) == ""
+
+
+def test_only_workflows_are_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workflows").mkdir()
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "workflows" / "mine.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"config.yml does not exist; known: workflows/mine.yaml$"):
+        render(Path("config.yml"), {})

@@ -39,6 +39,7 @@ from qlib_crypto.stats.returns import steps_in_year
 
 plotly.io.templates["qlib_crypto"] = template("light").update(layout_margin_t=72)  # room for a title and a legend
 plotly.io.templates.default = "qlib_crypto"
+plotly.io.renderers.default = "plotly_mimetype+notebook"  # plotly.js inside, so that an HTML export opens offline
 
 settings = load_settings()
 freq = os.environ.get("TOUR_FREQ", "60min")

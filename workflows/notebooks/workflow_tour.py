@@ -29,6 +29,7 @@ os.chdir(next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import pandas as pd
+import plotly.io
 
 from qlib_crypto.provider.manifest import read_manifest
 from qlib_crypto.report import figures
@@ -40,6 +41,8 @@ from qlib_crypto.workflow.check import check_workflow
 from qlib_crypto.workflow.load import load_run
 from qlib_crypto.workflow.run import run
 from qlib_crypto.workflow.template import render
+
+plotly.io.renderers.default = "plotly_mimetype+notebook"  # plotly.js inside, so that an HTML export opens offline
 
 settings = load_settings()
 workflow = Path(os.environ.get("TOUR_WORKFLOW", "workflows/lightgbm_60min.yaml"))
@@ -93,7 +96,7 @@ data = report_data(stored)
 measures = measure(data)
 summary = summarise(data, measures)
 numbers = ("symbols", "bars", "rows", "ic", "ic_se", "rank_ic", "rank_ic_se", "trades", "turnover_per_day", "gross_return",
-           "net_return", "fees", "sharpe_365", "max_drawdown")  # fmt: skip
+           "net_return", "fees", "funding_net", "sharpe_365", "max_drawdown")  # fmt: skip
 pd.Series({key: summary[key] for key in numbers}, name=summary["name"]).to_frame()
 
 # %%
