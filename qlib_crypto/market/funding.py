@@ -103,8 +103,8 @@ def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
 
     A span of time without a settlement in it has zero funding inside a known range and unknown funding elsewhere.
     Known begins with the minute of a settlement. After the last settlement, and after one that a hole follows
-    (`holes`), it ends one interval later: the next one would fall exactly there. Where that interval is unknown too,
-    it ends with the settlement's own minute.
+    (`holes`), it ends one interval later: the next one would fall exactly there. Where that interval is unknown too, or
+    reaches over the hole, it ends with the settlement's own minute.
 
     Raises
     ------
@@ -117,6 +117,7 @@ def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.empty((0, 2), dtype=np.int64)
     own, hole = _own_intervals(minutes), holes(minutes)
     own[1:][hole] = 0
+    own[:-1][hole & (own[:-1] >= np.diff(minutes))] = 0
     ends = minutes + np.where(own > 0, own, MINUTE_MS)
     return np.column_stack([minutes[np.r_[True, hole]], ends[np.r_[hole, True]]])
 

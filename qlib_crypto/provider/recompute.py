@@ -162,7 +162,8 @@ def _known(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.La
     lasts from its first settlement for one interval after its last.
     """
     minutes = slots.select("t", first=pl.col("t"), last=pl.col("t") + target.ms - _MINUTE)
-    lasts = pl.when(pl.col("lost")).then(None).otherwise(pl.col("since")).fill_null(_MINUTE)
+    over = pl.col("lost").shift(-1, fill_value=False) & (pl.col("since") >= pl.col("m").shift(-1) - pl.col("m"))
+    lasts = pl.when(pl.col("lost") | over).then(None).otherwise(pl.col("since")).fill_null(_MINUTE)
     ends = events.lazy().select("m", "run", end=pl.col("m") + lasts)
     for edge in ("first", "last"):
         before = minutes.select("t", at=edge).sort("at").join_asof(ends, left_on="at", right_on="m", coalesce=False)

@@ -69,7 +69,11 @@ def test_known_ranges_equal_the_rule_minute_by_minute(gaps):
     settled = set(at.tolist())
     ranges = known_ranges(at)
     lost = [is_hole(gaps, k) for k in range(len(gaps))]
-    own = {t: gap * MINUTE_MS for t, gap, hole in zip(at[1:].tolist(), gaps, lost, strict=True) if not hole}
+    own = {
+        at[k + 1]: gaps[k] * MINUTE_MS
+        for k in range(len(gaps))
+        if not lost[k] and not (lost[k + 1 : k + 2] == [True] and gaps[k] >= gaps[k + 1])
+    }
     whole_after = {t: not hole for t, hole in zip(at.tolist(), lost, strict=False)}
     for minute in range(T0 - HOUR_MS, int(at[-1]) + 10 * HOUR_MS, 7 * MINUTE_MS):
         for t in (minute, minute + 1, *(t for t in settled if minute <= t < minute + 7 * MINUTE_MS)):

@@ -100,7 +100,8 @@ def _unbroken(minutes, start, stop):
     else:
         before = [m for m in minutes if m < tail]
         lone = not before or _lost(minutes, before[-1], tail)
-        ends = tail + (MINUTE_MS if lone else _interval_ms(before[-1], tail))
+        length = MINUTE_MS if lone else _interval_ms(before[-1], tail)
+        ends = tail + (MINUTE_MS if after and length >= after[0] - tail else length)
     return stop <= ends and not any(_lost(minutes, a, b) for a, b in pairwise(chain))
 
 
