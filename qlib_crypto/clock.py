@@ -42,7 +42,8 @@ class VenueClock:
     read_ms
         Asks the venue for its time, Unix milliseconds (`/api/v5/public/time`, `/fapi/v1/time`).
     refresh_s
-        Wall seconds between two questions; in between the last seen rate is extrapolated, never backwards.
+        Wall seconds between two questions; in between the lower of the last two rates is extrapolated, never
+        backwards: a clock that jumped does not run away.
 
     """
 
@@ -51,16 +52,17 @@ class VenueClock:
         self._refresh_s = refresh_s
         self._wall = time.monotonic()
         self._market = float(read_ms())
-        self._rate = 1.0
+        self._rates = (1.0, 1.0)
         self._last = int(self._market)
 
     def now_ms(self) -> int:
         wall = time.monotonic()
         if wall - self._wall >= self._refresh_s:
             market = float(self._read_ms())
-            self._rate = max(0.0, (market - self._market) / ((wall - self._wall) * SECOND_MS))
+            seen = max(0.0, (market - self._market) / ((wall - self._wall) * SECOND_MS))
+            self._rates = (self._rates[1], seen)
             self._wall, self._market = wall, market
-        now = int(self._market + (time.monotonic() - self._wall) * SECOND_MS * self._rate)
+        now = int(self._market + (time.monotonic() - self._wall) * SECOND_MS * min(self._rates))
         self._last = max(self._last, now)
         return self._last
 

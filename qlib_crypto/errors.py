@@ -57,14 +57,19 @@ class VenueError(QlibCryptoError):
     ----------
     retryable
         True when the same request may succeed after a wait.
+    final
+        True when the venue refused this very request (no such instrument, a wrong parameter): asking again is vain.
     retry_after_s
         Seconds the venue asked us to wait, None when it did not say.
 
     """
 
-    def __init__(self, message: str, *, retryable: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retryable: bool = False, final: bool = False, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.final = final
         self.retry_after_s = retry_after_s
 
 

@@ -188,7 +188,7 @@ class PerpAccount:
         if not math.isfinite(amount):
             raise GapError(
                 f"funding of {instrument} is unknown at {iso(time_ms)} (rate {rate}, mark {mark}) while "
-                f"{held.quantity} are held: import its settlements, or set missing_funding: untradable or zero"
+                f"{held.quantity:,.6g} are held: import its settlements, or set missing_funding: untradable or zero"
             )
         self.cash += amount
         self._funding += amount

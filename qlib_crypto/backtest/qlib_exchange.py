@@ -305,6 +305,6 @@ class PerpExchange(Exchange):
         if math.isfinite(due.rate):
             lacks, needs = (f"of rate {due.rate:.6g} has no price", "bars of that minute")
         return GapError(
-            f"funding of {name} {lacks} in the {self.freq} bar of {start} while {quantity} are held: import its "
+            f"funding of {name} {lacks} in the {self.freq} bar of {start} while {quantity:,.6g} are held: import its "
             f"{needs} and convert again, or set missing_funding: untradable or zero"
         )

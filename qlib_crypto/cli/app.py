@@ -1,12 +1,13 @@
 """The application object, and how an error ends a command: one line on stderr and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data not good enough.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data not good enough, 130 Ctrl-C, 143 terminated.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from qlib_crypto.cli import data, provider, research, system
 from qlib_crypto.cli.options import warn_outside_environment
 from qlib_crypto.errors import ConfigError, QlibCryptoError, StorageError
 
+_INTERRUPTED, _TERMINATED = 130, 143
 _ADVICE = {
     errno.ENOSPC: "free disk space",
     errno.EDQUOT: "free disk space",
@@ -37,6 +39,8 @@ for group in (data, provider, research, system):
 def main() -> NoReturn:
     """Run the command line; turns every known error into one line and its exit code."""
     warn_outside_environment()
+    # ends as Ctrl-C does, so that a run is marked as failed; collectors have a handler of their own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     try:
         code = app(args=sys.argv[1:] or ["--help"], prog_name="qlib-crypto", standalone_mode=False)
     except typer.TyperException as error:  # an option or argument that cannot be read
@@ -44,7 +48,8 @@ def main() -> NoReturn:
         command = context.command_path if context else "qlib-crypto"
         _fail(ConfigError(f"{error.format_message().rstrip('.')}; see: {command} --help"))
     except typer.Abort:
-        sys.exit(130)
+        typer.echo("stopped; what was stored is kept", err=True)
+        sys.exit(_INTERRUPTED)
     except QlibCryptoError as error:
         _fail(error)
     except OSError as error:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, ProviderOption, settings_from
 from qlib_crypto.cli.progress import line_progress, say
+from qlib_crypto.clock import iso
 from qlib_crypto.errors import DataError, counted
 from qlib_crypto.symbols import Venue
+
+if TYPE_CHECKING:
+    from qlib_crypto.lake import Lake
 
 
 def register(app: typer.Typer) -> None:
@@ -51,12 +55,20 @@ def verify(
     provider: ProviderOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare the provider with the lake; exit code 3 and a list when anything differs."""
+    """Compare the provider with the lake; exit code 3 and a list when anything differs or the lake went on."""
     from qlib_crypto.lake import Lake
     from qlib_crypto.provider import verify as run
+    from qlib_crypto.provider.manifest import read_manifest
 
     settings = settings_from(config, lake=lake, provider=provider)
-    problems = run(Lake(settings.lake_dir), settings.provider_dir, cells=cells)
+    source = Lake(settings.lake_dir)
+    problems = run(source, settings.provider_dir, cells=cells)
+    manifest = read_manifest(settings.provider_dir)
+    stale = manifest is not None and manifest.lake_content != source.content_hash()
+    if stale:
+        problems.append(
+            f"stale: the lake changed since this provider was made ({_newest(source)}); run: qlib-crypto convert"
+        )
     if as_json:
         print(json.dumps({"provider": str(settings.provider_dir), "problems": problems}))  # noqa: T201 - output
     else:
@@ -65,6 +77,20 @@ def verify(
     if problems:
         raise DataError(
             f"{settings.provider_dir} differs from the lake in {counted(len(problems), 'place')}; "
-            "run: qlib-crypto convert --full"
+            f"run: qlib-crypto convert{'' if stale else ' --full'}"
         )
     say(f"{settings.provider_dir} equals the lake ({cells} cells)")
+
+
+def _newest(lake: Lake) -> str:
+    """The newest bar of each venue that has any."""
+    opens = {
+        venue: [
+            last
+            for interval in lake.intervals(venue)
+            for instrument in lake.instruments(venue, interval)
+            if (last := lake.last_open(instrument, interval)) is not None
+        ]
+        for venue in Venue
+    }
+    return "; ".join(f"newest bar of {venue} {iso(max(times))}" for venue, times in opens.items() if times) or "no bars"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, ProviderOption, settings_from
 from qlib_crypto.cli.progress import say
 from qlib_crypto.cli.segments import stored_segments
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, counted
 
 
 def register(app: typer.Typer) -> None:
@@ -52,8 +53,10 @@ def run(
     if as_json:
         print(json.dumps(result.to_json()))  # noqa: T201 - the command's output
     else:
-        say(f"report   {result.report}")
-        say(f"summary  {result.summary}")
+        for name, value in result_lines(result.metrics or {}):
+            say(f"{name:15}{value}")
+        say(f"{'report':15}{result.report}")
+        say(f"{'summary':15}{result.summary}")
 
 
 def report(
@@ -71,6 +74,32 @@ def report(
     settings = settings_from(config, provider=provider)
     path = rewrite_report(settings, experiment, run_id or None, out or settings.reports_dir / experiment / run_id)
     say(f"report   {path}")
+
+
+def result_lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run came to, from its `summary.json`: a name and a value each; empty without one."""
+    if not summary:
+        return []
+    ic, se, rank, rank_se = (_in("{:.4f}", summary[key]) for key in ("ic", "ic_se", "rank_ic", "rank_ic_se"))
+    net, gross, fall = (_in("{:+.2%}", summary[key]) for key in ("net_return", "gross_return", "max_drawdown"))
+    sharpe, a_day = (_in("{:.2f}", summary[key]) for key in ("sharpe_365", "turnover_per_day"))
+    fees, funding = (_in("{:+,.0f}", value) for value in (-summary["fees"], summary["funding_net"]))
+    known = _in("{:.1%}", summary["assumptions"].get("funding_coverage"))
+    return [
+        ("IC", f"{ic} ± {se}, rank IC {rank} ± {rank_se}"),
+        ("return", f"{net} net, {gross} gross"),
+        ("Sharpe, 365 d", f"{sharpe}, max drawdown {fall}"),
+        ("fees, funding", f"{fees}, {funding} {summary['quote']}"),
+        ("turnover", f"{summary['turnover']:.1f} x equity, {a_day} a day, {counted(summary['trades'], 'trade')}"),
+        (
+            "coverage",
+            f"{counted(summary['symbols'], 'instrument')}, {counted(summary['bars'], 'bar')}, funding known in {known}",
+        ),
+    ]
+
+
+def _in(pattern: str, value: float | None) -> str:
+    return "undefined" if value is None else pattern.format(value)
 
 
 def _split(item: str) -> tuple[str, str]:

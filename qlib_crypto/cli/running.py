@@ -20,6 +20,8 @@ _SANDBOX_DAYS = 2
 _CLOCKS_APART_MS = 5 * MINUTE_MS
 #: Groups of instruments whose holes are named.
 _SHOWN = 5
+#: How far back OKX's settled funding reaches.
+_OKX_FUNDING_MS = 90 * DAY_MS
 
 
 def open_tape(tape: str, venue: Venue, *, seed: int | None = None, signal_strength: float | None = None) -> Tape:
@@ -58,7 +60,7 @@ def market_clock(kind: str, client: RestClient) -> Clock:
             )
         return WallClock()
     if kind == "venue":
-        return VenueClock(client.server_time_ms, refresh_s=0.5)
+        return VenueClock(client.server_time_ms, refresh_s=1.0)
     raise ConfigError(f"--clock {kind!r}: write wall or venue")
 
 
@@ -184,6 +186,11 @@ def run_backfill(
 
     lake, client = Lake(settings.lake_dir), rest_client(venue, settings.venue(venue))
     try:
+        now_ms = client.server_time_ms()
+        if span_ms[0] >= now_ms:
+            raise ConfigError(
+                f"--start {iso(span_ms[0])} lies after {venue}'s clock, {iso(now_ms)}; give an earlier one"
+            )
         if symbols == "all":
             instruments = sorted(spec.instrument for spec in client.specs() if is_eligible(spec))
         else:
@@ -199,6 +206,7 @@ def run_backfill(
                 done["settlements"] = backfill_funding(
                     lake, client, instruments, *span_ms, progress=progress("funding"), dry_run=dry_run
                 )
+        reach_ms = client.server_time_ms() - _OKX_FUNDING_MS if venue is Venue.OKX and funding else None
     finally:
         client.close()
     for what, summary in done.items():
@@ -209,7 +217,7 @@ def run_backfill(
             )
             continue
         say(f"{venue} {what}: {summary.stored:,} stored for {counted(summary.instruments, 'instrument')}")
-        _say_missing(what, summary.missing)
+        _say_missing(what, summary.missing, reach_ms if what == "settlements" else None)
         for line in summary.refused[:_SHOWN]:
             say(f"  {line}")
         if len(summary.refused) > _SHOWN:
@@ -217,14 +225,20 @@ def run_backfill(
             say(f"  and {more} of the venue, left out")
 
 
-def _say_missing(what: str, missing: Mapping[Instrument, Sequence[tuple[int, int]]]) -> None:
-    """What the venue did not have either: instruments with the same spans in one line."""
+def _say_missing(
+    what: str, missing: Mapping[Instrument, Sequence[tuple[int, int]]], reach_ms: int | None = None
+) -> None:
+    """What the venue did not have either: instruments with the same spans in one line.
+
+    What lies before `reach_ms` is older than the three months that OKX keeps.
+    """
     alike: dict[tuple[tuple[int, int], ...], list[Instrument]] = {}
     for instrument, spans in missing.items():
         alike.setdefault(tuple(spans), []).append(instrument)
     for spans, instruments in sorted(alike.items(), key=lambda item: -len(item[1]))[:_SHOWN]:
         names = ", ".join(i.symbol for i in sorted(instruments)[:3]) + ("" if len(instruments) <= 3 else ", …")  # noqa: PLR2004 - three names
         edges = ", ".join(f"{iso(a)} → {iso(b)}" for a, b in spans[:2]) + ("" if len(spans) <= 2 else ", …")  # noqa: PLR2004 - two spans
-        say(f"  the venue has no {what} of {counted(len(instruments), 'instrument')} ({names}) in {edges}")
+        why = "; OKX keeps them for three months" if reach_ms is not None and spans[0][0] < reach_ms else ""
+        say(f"  the venue has no {what} of {counted(len(instruments), 'instrument')} ({names}) in {edges}{why}")
     if len(alike) > _SHOWN:
         say(f"  and of others in {counted(len(alike) - _SHOWN, 'more group')} of spans")

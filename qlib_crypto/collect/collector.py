@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qlib_crypto.clock import DAY_MS, MINUTE_MS, Clock, day_start, iso
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, day_start, iso
 from qlib_crypto.collect.fill import Filler
 from qlib_crypto.collect.parts import (
     CollectSummary,
@@ -117,7 +117,7 @@ class _Collector:
         self._say, self._status, self._pace = say, status, pace
         self._time = MarketTime(clock, say)
         self._inbox: queue.SimpleQueue[Bar | Estimate] = queue.SimpleQueue()
-        self._filler = Filler(lake, client, interval, say)
+        self._filler = Filler(lake, client, interval, say, lambda: self._time.now_ms)
         kinds = {
             "specs": self._filler.refresh,
             "bars": self._filler.fill,
@@ -130,7 +130,9 @@ class _Collector:
         self._covered: dict[Instrument, int] = {}
         self._marks: dict[Instrument, int] = {}
         self._overdue: dict[Instrument, tuple[int, float]] = {}
-        self._settles: dict[Instrument, int] = {}
+        #: Settlements before this are stored or asked for, and when the last estimate said that the next is due.
+        self._funded: dict[Instrument, int] = {}
+        self._due: dict[Instrument, int] = {}
         self._day = 0
         self._bars = self._estimates = self._refused = self._newest = 0
 
@@ -193,8 +195,8 @@ class _Collector:
         if not self._worker.stop(_STOP_S):
             self._say("a REST request has not ended")
         self._keep_marks()
-        if left := self._worker.unfinished.intersection(self._covered):
-            self._say(f"{counted(len(left), 'instrument')} not complete yet; the next collector goes on there")
+        if left := sum(self._marks[instrument] < covered for instrument, covered in self._covered.items()):
+            self._say(f"{counted(left, 'instrument')} not complete yet; the next collector goes on there")
         files = self._lake.seal(self._client.venue)
         self._filler.tell_lacking()
         self._status(self._line())
@@ -230,10 +232,22 @@ class _Collector:
                 self._worker.ask("bars", bar.instrument, covered, bar.open_ms)
             self._covered[bar.instrument] = bar.open_ms + step
         for row in estimates:
-            due = self._settles.get(row.instrument)
-            if due is not None and row.settles_ms > due:
-                self._worker.ask("settled", row.instrument, due - DAY_MS, due)
-            self._settles[row.instrument] = max(row.settles_ms, due or 0)
+            self._settle(row)
+
+    def _settle(self, row: Estimate) -> None:
+        """Ask for what settled since the last estimate, when this one leads to a later settlement."""
+        complete, due = self._funded.get(row.instrument), self._due.get(row.instrument)
+        if complete is None:
+            return
+        if row.settles_ms > complete:
+            last = row.settles_ms - round((row.interval_hours or 0.0) * HOUR_MS)
+            passed = last if complete <= last <= row.time_ms else due
+            if passed is not None:
+                self._worker.ask("settled", row.instrument, complete - DAY_MS, passed)
+            # an outage, in which more than one may have settled, or the first estimate: nothing said what was due
+            if row.time_ms - complete > HOUR_MS or (due is None and complete // HOUR_MS < row.time_ms // HOUR_MS):
+                self._worker.ask("funding", row.instrument, complete - DAY_MS, row.time_ms)
+        self._funded[row.instrument] = self._due[row.instrument] = row.settles_ms
 
     def _follow(self, instruments: Sequence[Instrument]) -> None:
         """Cover these instruments from their last bar on, and no others."""
@@ -242,7 +256,8 @@ class _Collector:
         begun: dict[Instrument, int] = {}
         for gone in set(self._covered).difference(instruments):
             del self._covered[gone]
-            self._settles.pop(gone, None)
+            self._funded.pop(gone, None)
+            self._due.pop(gone, None)
         for instrument in instruments:
             if instrument in self._covered:
                 continue
@@ -251,6 +266,7 @@ class _Collector:
                 self._worker.ask("bars", instrument, begin, closed)
             self._covered[instrument] = max(begin, closed)
             self._worker.ask("funding", instrument, min(begin, now_ms - DAY_MS), now_ms)
+            self._funded[instrument] = now_ms
             begun[instrument] = begin
         self._lake.store_marks(begun, self._interval)  # before the first bar, after which the span would look complete
         self._marks |= begun
@@ -264,13 +280,13 @@ class _Collector:
         return begin if self._since_ms is None else min(begin, self._interval.floor(self._since_ms))
 
     def _keep_marks(self) -> None:
-        """Make durable how far the instruments are complete for which nothing is asked any more."""
+        """Make durable how far the instruments are complete: bars and settlements, with nothing asked for any more."""
         behind = self._worker.unfinished
-        moved = {
-            instrument: covered
-            for instrument, covered in self._covered.items()
-            if instrument not in behind and covered != self._marks.get(instrument)
-        }
+        moved = {}
+        for instrument, covered in self._covered.items():
+            mark = min(covered, self._interval.floor(self._funded[instrument]))
+            if instrument not in behind and mark != self._marks.get(instrument):
+                moved[instrument] = mark
         self._lake.store_marks(moved, self._interval)
         self._marks |= moved
 
@@ -303,10 +319,10 @@ class _Collector:
             return False
         if any(covered < self._interval.floor(until) for covered in self._covered.values()):
             return False
-        for instrument, due in tuple(self._settles.items()):
-            if due <= until:
-                self._worker.ask("funding", instrument, due - DAY_MS, until)
-                self._settles[instrument] = until + 1
+        for instrument, complete in tuple(self._funded.items()):
+            if complete <= until:
+                self._worker.ask("funding", instrument, complete - DAY_MS, until)
+                self._funded[instrument] = until + 1
         return self._worker.pending == 0
 
     def _line(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 
-from qlib_crypto.clock import DAY_MS, MINUTE_MS, iso
+from qlib_crypto.clock import MINUTE_MS, iso
 from qlib_crypto.collect.backfill import BAR_PAGE, settlement_times
 from qlib_crypto.collect.worker import Again
 from qlib_crypto.errors import counted
@@ -22,13 +22,24 @@ _NAMED = 3
 
 
 class Filler:
-    """The jobs, each a method for `Worker`; `specs` is what the venue lists, refreshed by `refresh`."""
+    """The jobs, each a method for `Worker`; `specs` is what the venue lists, refreshed by `refresh`.
 
-    def __init__(self, lake: Lake, client: RestClient, interval: Interval, say: Callable[[str], None]) -> None:
+    `now_ms` gives market time.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        client: RestClient,
+        interval: Interval,
+        say: Callable[[str], None],
+        now_ms: Callable[[], int],
+    ) -> None:
         self._lake = lake
         self._client = client
         self._interval = interval
         self._say = say
+        self._now_ms = now_ms
         self.specs: dict[Instrument, InstrumentSpec] = {}
         self.bars = 0
         self.settlements = 0
@@ -51,7 +62,7 @@ class Filler:
         assert instrument is not None  # noqa: S101 - bars are always of one; for the type checker
         step = self._interval.ms
         start_ms, end_ms = self._tradable(instrument, start_ms, end_ms)
-        closed = self._interval.floor(self._client.server_time_ms())
+        closed = self._interval.floor(self._now_ms())
         now_ms = min(end_ms, closed)
         have = self._lake.bar_times(instrument, self._interval, start_ms, end_ms)
         for span in joined(missing_ranges(have, start_ms, now_ms, step), BAR_PAGE[instrument.venue] * step):
@@ -72,7 +83,7 @@ class Filler:
         return Again(left[0][0], left[-1][1])
 
     def settled(self, instrument: Instrument | None, start_ms: int, end_ms: int, last: bool) -> Again | None:
-        """Fetch settlements from `start_ms` on; asked again until the one due at `end_ms` is there."""
+        """Fetch settlements from `start_ms` until now; asked again until the one due at `end_ms` is there."""
         assert instrument is not None  # noqa: S101 - settlements are always asked of one; for the type checker
         self.catch_up(instrument, start_ms, end_ms, last)
         due = settlement_times(self._lake, instrument, end_ms - MINUTE_MS, end_ms + MINUTE_MS + 1)
@@ -80,12 +91,12 @@ class Filler:
             return None
         if last:
             self._say(f"{instrument}: the venue has no settlement of {iso(end_ms)}, though its estimate moved on")
-        return Again(start_ms, end_ms, counted=self._client.server_time_ms() > end_ms + _SETTLE_SLACK_MS)
+        return Again(start_ms, end_ms, counted=self._now_ms() > end_ms + _SETTLE_SLACK_MS)
 
     def catch_up(self, instrument: Instrument | None, start_ms: int, end_ms: int, _last: bool) -> None:
-        """Fetch settlements from the start of the span, as far as the venue has any."""
+        """Fetch settlements from the start of the span until now."""
         assert instrument is not None  # noqa: S101 - as above
-        for page in self._client.settlements(instrument, start_ms, end_ms + DAY_MS):
+        for page in self._client.settlements(instrument, start_ms, max(end_ms, self._now_ms()) + MINUTE_MS):
             good, refused = sift(page, settlement_fault)
             self._tell(refused)
             self.settlements += self._lake.store_settlements(good)

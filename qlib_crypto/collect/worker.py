@@ -13,6 +13,7 @@ from qlib_crypto.symbols import Instrument
 #: The wait doubles so often: up to 16 times the first for what failed, 4 times for what could not be there yet.
 _MOST_DOUBLINGS, _FEW_DOUBLINGS = 5, 3
 _IDLE_S = 60.0
+_QUIET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,9 @@ type _Key = tuple[str, Instrument | None]
 class Worker:
     """Jobs by kind and instrument, each for a span of market time; jobs of one key are joined to one span.
 
-    A job that fails with a retryable `VenueError` is asked again for as long as the collector lives (the client itself
-    backs off before it gives up); one that says `Again` at most `attempts` times, with growing waits; any other
-    `VenueError` and a `DataError` are told and end the job. Anything else ends the worker: `check` raises it in the
-    caller's thread.
+    A job that fails with a `VenueError` is asked again for as long as the collector lives (the client itself backs off
+    before it gives up); one that says `Again` at most `attempts` times, with growing waits. A final `VenueError` and a
+    `DataError` are told and end the job. Anything else ends the worker: `check` raises it in the caller's thread.
 
     Parameters
     ----------
@@ -73,6 +73,7 @@ class Worker:
         self._waiting: dict[_Key, _Waiting] = {}
         self._busy: _Key | None = None
         self._failed: set[Instrument | None] = set()
+        self._told: dict[str, float] = {}
         self._stopping = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -146,12 +147,12 @@ class Worker:
     def _do(self, key: _Key, job: _Waiting) -> None:
         last = job.attempts + 1 >= self._attempts
         again: Again | None = None
-        failed = False
+        failed, doublings = False, _FEW_DOUBLINGS
         try:
             again = self._kinds[key[0]](key[1], job.start_ms, job.end_ms, last)
         except VenueError as error:
-            self._say(f"{key[0]} {key[1] or ''}: {error}")
-            failed = not error.retryable
+            self._tell(f"{key[0]} {key[1] or ''}: {error}", cause=str(error).partition(": ")[2] or str(error))
+            failed, doublings = error.final, _MOST_DOUBLINGS
             again = None if failed else Again(job.start_ms, job.end_ms, counted=False)
         except DataError as error:
             self._say(str(error))
@@ -161,7 +162,14 @@ class Worker:
             if failed:
                 self._failed.add(key[1])
             if again is not None and not (last and again.counted):
-                waits = min(job.tries + 1, _MOST_DOUBLINGS if again.counted else _FEW_DOUBLINGS)
+                waits = min(job.tries + 1, _MOST_DOUBLINGS if again.counted else doublings)
                 due = time.monotonic() + self._first_wait_s * 2.0 ** (waits - 1)
                 attempts = job.attempts + again.counted
                 self._put(key, _Waiting(again.start_ms, again.end_ms, attempts, job.tries + 1, due))
+
+    def _tell(self, line: str, cause: str) -> None:
+        """Say it, unless the same cause, of another instrument perhaps, was told within a minute."""
+        now = time.monotonic()
+        if now - self._told.get(cause, -_QUIET_S) >= _QUIET_S:
+            self._told[cause] = now
+            self._say(line)

@@ -6,6 +6,7 @@ in a process). Market time comes from the injected clock; APScheduler is only th
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -90,13 +91,14 @@ class Daemon:
             self._work(f"rank {venue}", ["rank", "--venue", venue, *self.options("rank")])
         jobs = self._jobs()
         collectors = [Collector(v, ["collect", "--venue", v, *self.options("collect")]) for v in self.venues]
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a tick skipped while a job runs is no news
         scheduler = BackgroundScheduler(timezone="UTC")
         once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
         scheduler.add_job(self._supervise, "interval", [collectors], seconds=self.tick_s, **once)
         scheduler.add_job(self._run_due, "interval", [jobs], seconds=self.tick_s, **once)
         self._supervise(collectors)
         scheduler.start()
-        log.info("daemon started", market_time=iso(self.clock.now_ms()), venues=list(self.venues))
+        log.info("daemon started", market_time=iso(self.clock.now_ms()), venues=", ".join(self.venues))
         try:
             self._stop.wait()
         finally:

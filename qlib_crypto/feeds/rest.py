@@ -302,7 +302,10 @@ class Http:
             self._limiter.pause(wait)
         retryable = retryable or broken
         advice = "try again later" if retryable else "check symbol, interval and --endpoint"
-        raise VenueError(f"{where}: HTTP {status}, {text}; {advice}", retryable=retryable, retry_after_s=wait)
+        final = refusal is not None and not retryable
+        raise VenueError(
+            f"{where}: HTTP {status}, {text}; {advice}", retryable=retryable, final=final, retry_after_s=wait
+        )
 
     def _unreachable(self, where: str, error: Exception) -> VenueError:
         text = _cause(error)

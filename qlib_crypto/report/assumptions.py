@@ -31,7 +31,9 @@ _RULES = {
 }
 _MISSING = {
     "error": "error: the backtest stops when funding is unknown while a position is held",
-    "untradable": "untradable: nothing is held or opened while an instrument's funding is unknown",
+    "untradable": "untradable: nothing is opened or added to while an instrument's funding is unknown, and what is "
+    "held is closed at the next price; what was due until then (a settlement at the first unknown bar's open, bars "
+    "without a price) counts as none",
     "zero": "zero: unknown funding counts as none",
 }
 
@@ -51,7 +53,11 @@ def assumptions(data: ReportData, measures: Measures, summary: Mapping[str, Any]
             ("Predictions", _predictions(measures, summary)),
             ("Lake content hash", data.data_hash or formats.NONE),
         ],
-        "Learning": [
+        "Strategy": [
+            (_STRATEGY.get(key, formats.words(key).capitalize()), formats.text(value))
+            for key, value in data.strategy.items()
+        ],
+        "Model": [
             *data.setup.items(),
             ("Features dropped, no value in training", formats.text(list(data.dropped_features))),
         ],
@@ -125,6 +131,13 @@ def _times(value: Any) -> str:
     return formats.times(float(value)) if isinstance(value, int | float) else "unlimited"
 
 
+#: Labels of the usual settings of a strategy.
+_STRATEGY = {
+    "topk": "Names a leg (topk)",
+    "rebalance_every": "Rebalanced every (rebalance_every), bars",
+    "drop_buffer": "Kept within topk + (drop_buffer)",
+    "gross_exposure": "Longs plus shorts over equity (gross_exposure)",
+}
 _COSTS = "Costs and execution"
 
 #: Group, label and form of each key of `perp_assumptions`; without a label the page shows it elsewhere.

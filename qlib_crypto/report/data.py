@@ -40,7 +40,9 @@ class ReportData:
     dropped_features
         Features left out because they had no value in the training segment.
     setup
-        What was learned from what, as label and text: model, label, segments.
+        What was learned from what, as label and text: model with its parameters, label, segments.
+    strategy
+        The strategy's `class` and its settings; empty when unknown.
     seconds
         Wall seconds of each stage, in order; empty when unknown.
     universe
@@ -68,6 +70,7 @@ class ReportData:
     feature_importance: pd.Series[float] | None = None
     dropped_features: tuple[str, ...] = ()
     setup: Mapping[str, str] = field(default_factory=dict)
+    strategy: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     universe: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None

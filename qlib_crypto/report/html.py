@@ -20,6 +20,7 @@ from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import Measures
 from qlib_crypto.report.notices import notices
 from qlib_crypto.report.theme import COLOURS, FONT, template
+from qlib_crypto.report.worst import worst_steps
 
 __all__ = ["page"]
 
@@ -62,6 +63,7 @@ def page(data: ReportData, measures: Measures, summary: Mapping[str, Any]) -> st
         instruments_left_out=max(0, len(measures.instruments) - tables.INSTRUMENT_ROWS),
         month_names=month_names,
         months=months,
+        worst=tables.worst(worst_steps(data, measures)),
         seconds=[(formats.words(stage), formats.number(value, 1)) for stage, value in data.seconds.items()],
         total_seconds=formats.number(sum(data.seconds.values()), 1),
         assumptions=assumptions(data, measures, summary),

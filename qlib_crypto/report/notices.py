@@ -77,8 +77,11 @@ def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
     notes = data.assumptions.get("notes") or {}
     unknown, unpriced = notes.get(FUNDING_AS_NONE, 0), notes.get(PAID_AT_LAST_PRICE, 0)
     if unknown:
-        text = f"A position was held over unknown funding, taken as none, in {counted(unknown, 'bar')}."
-        found.append(Notice(text, serious=False))
+        text = (
+            f"Unknown funding was taken as none in {counted(unknown, 'instrument-bar')}, against "
+            f"{formats.integer(len(data.positions))} held at step closes: the funding figures lack what was due there."
+        )
+        found.append(Notice(text, serious=True))
     if unpriced:
         text = (
             f"{counted(unpriced, 'settlement')} had no price at the minute, so the position's last known one was paid."

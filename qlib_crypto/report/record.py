@@ -19,6 +19,7 @@ from qlib_crypto import __version__
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.report.data import ReportData
+from qlib_crypto.report.formats import text, words
 from qlib_crypto.report.universe import chosen
 from qlib_crypto.report.write import PAGE, SUMMARY, replaced, write_report
 from qlib_crypto.settings import Settings
@@ -133,6 +134,7 @@ def report_data(run: LoadedRun, *, name: str | None = None, provider_hash: str |
             f"run {run.run_id} of {run.name} has no backtest to report; put PerpPortfolioRecord before ReportRecord"
         )
     manifest = run.manifest or {}
+    task = manifest.get("config", {}).get("task") or run.task or {}
     code = manifest.get("code", {})
     return ReportData(
         name=name or run.name,
@@ -145,7 +147,8 @@ def report_data(run: LoadedRun, *, name: str | None = None, provider_hash: str |
         assumptions=run.assumptions or {},
         feature_importance=run.importance,
         dropped_features=tuple(run.dropped or ()),
-        setup=_setup(manifest),
+        setup=_setup(task, manifest.get("seed")),
+        strategy=_strategy(task),
         seconds=run.seconds or {},
         universe=run.universe or {},
         run_id=run.run_id,
@@ -156,14 +159,17 @@ def report_data(run: LoadedRun, *, name: str | None = None, provider_hash: str |
     )
 
 
-def _setup(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What was learned from what, from the manifest's configuration; empty without one."""
-    task = manifest.get("config", {}).get("task", {})
+def _setup(task: Mapping[str, Any], seed: int | None) -> dict[str, str]:
+    """What was learned from what, from the run's task; empty without one."""
     model, dataset = task.get("model", {}), task.get("dataset", {}).get("kwargs", {})
     if not model or not dataset:
         return {}
-    seed = "no seed" if manifest.get("seed") is None else f"seed {manifest['seed']}"
-    lines = {"Model": f"{model.get('class')}, {seed}"}
+    parameters = dict(model.get("kwargs") or {})
+    seed = parameters.pop("seed", None) if seed is None else seed
+    lines = {"Model": f"{model.get('class')}, {'no seed' if seed is None else f'seed {seed}'}"}
+    parameters.pop("seed", None)
+    if parameters:
+        lines["Model parameters"] = ", ".join(f"{words(key)} {text(value)}" for key, value in parameters.items())
     handler = dataset.get("handler", {})
     lines["Features"] = str(handler.get("class"))
     if label := handler.get("kwargs", {}).get("label"):
@@ -171,6 +177,16 @@ def _setup(manifest: Mapping[str, Any]) -> dict[str, str]:
     segments = dataset.get("segments", {})
     names = {"train": "Training", "valid": "Validation", "test": "Test"}
     return lines | {names.get(key, key): f"{first} to {last}" for key, (first, last) in segments.items()}
+
+
+def _strategy(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Class and settings of the portfolio record's strategy; empty without one."""
+    for record in task.get("record") or ():
+        strategy = ((record.get("kwargs") or {}).get("config") or {}).get("strategy") or {}
+        if strategy:
+            settings = strategy.get("kwargs") or {}
+            return {"class": strategy.get("class")} | {k: v for k, v in settings.items() if k != "signal"}
+    return {}
 
 
 def _open_provider() -> tuple[Path, Manifest] | tuple[None, None]:

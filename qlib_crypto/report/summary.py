@@ -15,10 +15,11 @@ rows               predictions, one an instrument and timestamp
 steps              backtest steps
 ic, rank_ic        mean over timestamps of Pearson's and Spearman's correlation of prediction and label
 ic_se, rank_ic_se  their standard errors: stationary block bootstrap, 1,000 draws, seed 0, blocks of a day or of
-                   n ** (1/3) timestamps, whichever is longer
+                   n ** (1/3) timestamps, whichever is longer; never below std / sqrt(n) of independent values
 icir, rank_icir    mean over standard deviation across timestamps, not annualised
 trades             fills
-turnover           traded notional over equity, summed over all steps (both sides count); `turnover_per_day` its mean
+turnover           traded notional over the equity at the step's start, summed over all steps (both sides count);
+                   `turnover_per_day` is that over the days of the span, in multiples of equity
 gross_return       price gains over starting equity, before fees and funding
 net_return         all gains over starting equity; = gross_return + (funding_net - fees) / start_equity
 start_equity       quote coin; likewise end_equity
@@ -31,11 +32,13 @@ sharpe_365         mean over standard deviation of step returns, times sqrt(step
 sortino_365        the same with downside deviation
 volatility_365     standard deviation of step returns, annualised
 annual_return_365  net return compounded to a year
-max_drawdown       deepest fall from a peak, ≤ 0; `max_drawdown_at` its bottom, ISO 8601 UTC
+max_drawdown       deepest fall from a peak between step closes, ≤ 0; `max_drawdown_at` the close it ends at, UTC
 benchmarks         return of `btc` and of the equally weighted market over the span
 seconds            wall seconds of each stage, when known
 universe           how the market was chosen, see `qlib_crypto.report.universe.chosen`
 dropped_features   features left out because they had no value in training
+strategy           the strategy's class and its settings; empty when unknown
+worst_steps        the five worst steps by return: open, return, the instrument that lost most and its amount
 assumptions        what the backtest assumed
 notices            what a reader must know first, in words
 ================== ====================================================================================================
@@ -57,6 +60,7 @@ import pandas as pd
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import Measures, quote_coin
 from qlib_crypto.report.notices import notices
+from qlib_crypto.report.worst import worst_steps
 from qlib_crypto.stats.ic import icir, mean_ic
 from qlib_crypto.stats.returns import (
     annualised_return,
@@ -67,7 +71,7 @@ from qlib_crypto.stats.returns import (
     total_return,
     worst_drawdown,
 )
-from qlib_crypto.stats.significance import block_length_rule, bootstrap_standard_error
+from qlib_crypto.stats.significance import block_length_rule, cautious_standard_error
 
 __all__ = ["plain", "summarise", "to_json"]
 
@@ -92,6 +96,8 @@ def summarise(data: ReportData, measures: Measures) -> dict[str, Any]:
         "seconds": dict(data.seconds),
         "universe": dict(data.universe),
         "dropped_features": list(data.dropped_features),
+        "strategy": dict(data.strategy),
+        "worst_steps": worst_steps(data, measures).reset_index().to_dict("records"),
         "assumptions": dict(data.assumptions),
         "notices": [notice.text for notice in notices(data, measures)],
     }
@@ -144,7 +150,7 @@ def _signal(measures: Measures) -> dict[str, Any]:
     for kind in ("ic", "rank_ic"):
         values = measures.ic[kind].to_numpy(np.float64)
         result[kind] = mean_ic(values)
-        result[f"{kind}_se"] = bootstrap_standard_error(values, block_length=length)
+        result[f"{kind}_se"] = cautious_standard_error(values, block_length=length)
         result[f"{kind}ir"] = icir(values)
     return result
 

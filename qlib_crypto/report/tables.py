@@ -12,10 +12,15 @@ from qlib_crypto.report import formats
 from qlib_crypto.report.measures import Measures
 from qlib_crypto.report.theme import COLOURS
 
-__all__ = ["INSTRUMENT_ROWS", "Card", "cards", "instruments", "months", "statistics"]
+__all__ = ["INSTRUMENT_ROWS", "Card", "cards", "instruments", "months", "statistics", "worst"]
 
 #: Instruments shown one by one: half of them the best, half the worst.
 INSTRUMENT_ROWS = 60
+_ERROR = (
+    "Standard error of the mean over timestamps: stationary block bootstrap with blocks of a day or the cube root of "
+    "their number, never below standard deviation over the root of their number."
+)
+_KNOWN = 0.99  # below this share of bars with known funding the tile says so
 _WHOLE_FROM = 10_000  # a column that reaches this has no decimals
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -29,12 +34,13 @@ class Line(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A headline number with one line of context; `tone` is `gain`, `loss`, `faint` or empty."""
+    """A headline number with one line of context; `tone` is `gain`, `loss`, `faint` or empty, `hint` shows on hover."""
 
     label: str
     value: str
     context: str
     tone: str = ""
+    hint: str = ""
 
 
 def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
@@ -60,17 +66,17 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
         Card(
             "Sharpe, annualised",
             formats.number(summary["sharpe_365"]),
-            f"short test: {days}" if measures.short else "365 days of 24 hours",
+            f"{_basis(measures)}; short test: {days}" if measures.short else _basis(measures),
             "faint" if measures.short else "",
         ),
         Card(
             "Maximum drawdown",
             formats.percent(summary["max_drawdown"]),
-            f"bottom on {bottom[:10]}" if bottom else "equity never fell",
+            f"lowest step close {bottom[:16]}" if bottom else "equity never fell",
         ),
-        Card("Rank IC", _signed(summary["rank_ic"]), _error(summary["rank_ic_se"])),
-        Card("IC", _signed(summary["ic"]), _error(summary["ic_se"])),
-        Card("Turnover a day", formats.times(summary["turnover_per_day"]), "traded notional over equity"),
+        Card("Rank IC", _signed(summary["rank_ic"]), _error(summary["rank_ic_se"]), hint=_ERROR),
+        Card("IC", _signed(summary["ic"]), _error(summary["ic_se"]), hint=_ERROR),
+        Card("Turnover a day", formats.times(summary["turnover_per_day"]), "traded, both sides, over equity"),
         Card(
             "Trades",
             formats.integer(summary["trades"]),
@@ -84,9 +90,35 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
         Card(
             "Funding, net",
             f"{formats.money(funding, start, signed=True)} {quote}",
-            f"{paid} paid, {received} received",
+            f"{paid} paid, {received} received{_coverage(summary)}",
             _tone(funding),
         ),
+    ]
+
+
+def _basis(measures: Measures) -> str:
+    """What a Sharpe ratio is annualised from."""
+    if measures.step is None:
+        return "365 days of 24 hours"
+    root = f"\N{MULTIPLICATION SIGN} \N{SQUARE ROOT}{formats.integer(measures.steps_per_year)}"
+    return f"steps of {formats.step(measures.step)} {root}"
+
+
+def _coverage(summary: Mapping[str, Any]) -> str:
+    share = summary["assumptions"].get("funding_coverage")
+    return f"; known on {formats.percent(share, 1)} of bars" if isinstance(share, float) and share < _KNOWN else ""
+
+
+def worst(steps: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Time, return, instrument and amount of each of the worst steps."""
+    return [
+        (
+            f"{at:%Y-%m-%d %H:%M}",
+            formats.percent(row["return"], signed=True),
+            row["instrument"] or formats.NONE,
+            formats.number(row["amount"], signed=True),
+        )
+        for at, row in steps.iterrows()
     ]
 
 
@@ -124,7 +156,7 @@ def statistics(measures: Measures, summary: Mapping[str, Any]) -> list[Line]:
             "Net exposure, lowest and highest",
             f"{formats.times(exposure['net'].min())} to {formats.times(exposure['net'].max())}",
         ),
-        ("Turnover over the span", formats.times(summary["turnover"], 1)),
+        ("Turnover over the span, times each step's starting equity", formats.times(summary["turnover"], 1)),
         ("Funding settlements on our positions", formats.integer(summary["settlements"])),
         ("IC over its deviation (ICIR)", formats.number(summary["icir"], 3)),
         ("Rank IC over its deviation (rank ICIR)", formats.number(summary["rank_icir"], 3)),
@@ -154,14 +186,25 @@ def instruments(measures: Measures) -> list[tuple[str, ...]]:
 def months(returns: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
     """Column names, and of each year its name with text and colour of its cells, from `Measures.months`.
 
-    Months without any return are left out.
+    Months from the earliest to the latest of the calendar that has a return; a gap is an en dash. The whole year is
+    left out where there is one month only, which it would repeat.
     """
-    shown = returns.loc[:, returns.notna().any()]
+    months = returns.drop(columns="year")
+    used = [int(month) for month in months.columns[months.notna().any()]]
+    shown = months.loc[:, min(used, default=1) : max(used, default=0)]
+    if months.notna().to_numpy().sum() > 1:
+        shown = shown.join(returns["year"])
     single = shown.drop(columns="year", errors="ignore").to_numpy(np.float64)
     largest = float(np.nan_to_num(np.abs(single)).max(initial=0.0)) or 1.0
-    names = [_MONTHS[int(column) - 1] if column != "year" else "Year" for column in shown.columns]
+    names = [_MONTHS[int(column) - 1] if column != "year" else "Whole year" for column in shown.columns]
     return names, [
-        (str(year), [(formats.percent(value, 1) if np.isfinite(value) else "", _heat(value, largest)) for value in row])
+        (
+            str(year),
+            [
+                (formats.percent(value, 1) if np.isfinite(value) else formats.NONE, _heat(value, largest))
+                for value in row
+            ],
+        )
         for year, row in zip(shown.index, shown.to_numpy(np.float64), strict=True)
     ]
 

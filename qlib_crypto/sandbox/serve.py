@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from qlib_crypto.clock import iso
+from qlib_crypto.clock import MINUTE_MS, iso
 from qlib_crypto.errors import ConfigError, QlibCryptoError, counted
 from qlib_crypto.sandbox.server import Sandbox, SandboxOptions
 from qlib_crypto.sandbox.tape import Tape
@@ -106,17 +106,36 @@ def _banner(sandbox: Sandbox, host: str, port: int) -> str:
         f"sandbox listens on {url} (REST and websocket of {' and '.join(venues)})",
         f"  market time  {iso(clock.now_ms())} UTC, {speed}, until {iso(clock.until_ms)}",
     ]
+    moving = []
     for venue, market in sandbox.markets.items():
         start, end = market.tape.span_ms
-        listed = len(market.trading(clock.now_ms()))
-        lines.append(f"  tape         {venue}: {listed} of {counted(len(market.tape.specs), 'contract')} listed now, "
-                     f"{iso(start)} → {iso(end)}")  # fmt: skip
+        if start <= clock.now_ms() < end:
+            moving.append(venue)
+            state = f"{len(market.trading(clock.now_ms()))} of {counted(len(market.tape.specs), 'contract')} listed now"
+        else:
+            edge = f"begins {iso(start)}" if clock.now_ms() < start else f"ends {iso(end)}"
+            state = f"the tape {edge}, nothing moves; give --venue {venue} or an --at inside"
+        lines.append(f"  tape         {venue}: {state}, {iso(start)} → {iso(end)}")
+    best = (moving or venues)[0]
+    bars = _interval(sandbox.markets[best].tape, clock.now_ms())
     lines += [
-        f"  collect      qlib-crypto rank --venue {venues[0]} --endpoint {url}",
-        f"               qlib-crypto collect --venue {venues[0]} --endpoint {url} --clock venue",
+        f"  collect      qlib-crypto rank --venue {best} --endpoint {url}",
+        f"               qlib-crypto collect --venue {best} --endpoint {url} --clock venue{bars}",
         f"  state        {url}/sandbox/status; stop with Ctrl-C",
     ]
     return "\n".join(lines)
+
+
+def _interval(tape: Tape, now_ms: int) -> str:
+    """The option that collects the finest bars still to come; empty for minutes, which is what `collect` takes."""
+    coming = {
+        interval
+        for instrument in tape.specs
+        for interval in tape.intervals(instrument)
+        if (opens := tape.bars(instrument, interval).open_ms).size and opens[-1] >= now_ms
+    }
+    finest = min(coming, key=lambda interval: interval.ms, default=None)
+    return f" --interval {finest}" if finest is not None and finest.ms > MINUTE_MS else ""
 
 
 async def _serve(sandbox: Sandbox, host: str, port: int, ready: Callable[[int], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["block_length_rule", "bootstrap_standard_error"]
+__all__ = ["block_length_rule", "bootstrap_standard_error", "cautious_standard_error"]
 
 _BATCH_CELLS = 2_000_000  # bounds memory: block tables are drawn for this many blocks at a time
 
@@ -80,6 +80,21 @@ def bootstrap_standard_error(
         left -= starts.shape[0]
     resampled = np.concatenate(means)
     return float(np.std(resampled, ddof=1)) if resampled.size > 1 else math.nan
+
+
+def cautious_standard_error(values: ArrayLike, *, block_length: int | None = None) -> float:
+    """The larger of the stationary block bootstrap's standard error of the mean and that of independent values.
+
+    The bootstrap of few blocks scatters and is biased downwards, so alone it can claim more than `n` independent
+    values would tell (std / sqrt(n)). Where neighbours resemble each other it is the larger one and counts.
+    `values` and `block_length` as in `bootstrap_standard_error`; NaN for fewer than two finite values.
+    """
+    series = np.asarray(values, dtype=np.float64)
+    finite = series[np.isfinite(series)]
+    if finite.size < 2:  # noqa: PLR2004 - a standard deviation needs two
+        return math.nan
+    independent = float(np.std(finite, ddof=1)) / math.sqrt(finite.size)
+    return float(np.fmax(independent, bootstrap_standard_error(series, block_length=block_length)))
 
 
 def _doubled_prefix(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from qlib.config import MODE_CONF, C
 from qlib.data.data import LocalExpressionProvider
 from qlib.data.ops import register_all_ops
 
+from qlib_crypto.backtest.checks import whole_number
 from qlib_crypto.clock import DAY_MS, iso
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.features.expressions import OPEN_TO_OPEN
@@ -28,6 +29,7 @@ _TOP = ("values", "qlib_init", "experiment_name", "task", "sys")
 _TASK = ("model", "dataset", "record")
 _SEGMENTS = ("train", "valid", "test")
 _INIT_EXTRA = ("region", "trade_unit", "limit_threshold", "deal_price", "clear_mem_cache", "skip_if_reg", "custom_ops")
+_LARGEST_SEED = 2**31 - 1
 #: What each region assumes of stocks, and what it must be here.
 _OVERRIDES = {"trade_unit": None, "limit_threshold": None, "deal_price": "open", "kernels": 1}
 
@@ -99,7 +101,11 @@ def _checked(path: Path, config: Mapping[str, Any]) -> Workflow:
     handler, segments = _dataset(task["dataset"])
     interval = _interval("task.dataset.kwargs.handler.kwargs.freq", handler.get("freq", "60min"))
     label = handler.get("label", OPEN_TO_OPEN)
-    spans = _check_segments(segments, interval, label_bars(label))
+    _check_model(task["model"])
+    ahead = label_bars(label)
+    if ahead < 1:
+        raise ConfigError(f"label {label!r} looks {ahead} bars ahead, so it is known already; write {OPEN_TO_OPEN}")
+    spans = _check_segments(segments, interval, ahead)
     _check_handler(handler, spans)
     markets = [_market("task.dataset.kwargs.handler.kwargs.instruments", handler.get("instruments"))]
     legs: list[Legs] = []
@@ -112,10 +118,13 @@ def _checked(path: Path, config: Mapping[str, Any]) -> Workflow:
         if record["class"] == "SigAnaRecord":
             _check_annualisation(place, kwargs, interval)
     intervals = {interval, *(_interval(place, value) for place, value in _frequencies("task", task))}
+    name = str(config.get("experiment_name", path.stem))
+    if Path(name).name != name or not name.strip(" ."):
+        raise ConfigError(f"experiment_name {name!r} names a folder of reports too; write one such as {path.stem}")
     return Workflow(
         path=path,
         config=config,
-        name=str(config.get("experiment_name", path.stem)),
+        name=name,
         provider=Path(str(init["provider_uri"])).expanduser(),
         tracking_uri=tracking_uri,
         markets=tuple(dict.fromkeys(markets)),
@@ -143,6 +152,16 @@ def label_bars(label: str) -> int:
     except Exception as error:  # noqa: BLE001 - Qlib evaluates the text as Python, so anything can come
         raise ConfigError(f"label {label!r} is no expression of Qlib: {error}; write {OPEN_TO_OPEN}") from None
     return int(ahead)
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    """Refuses what LightGBM would refuse after the features are made, or take for something else."""
+    kwargs = model.get("kwargs") or {}
+    for key in ("seed", "num_threads"):
+        if kwargs.get(key) is not None:
+            whole_number(f"task.model.kwargs.{key}", kwargs[key], 0)
+    if (kwargs.get("seed") or 0) > _LARGEST_SEED:
+        raise ConfigError(f"task.model.kwargs.seed {kwargs['seed']} must be at most {_LARGEST_SEED}")
 
 
 def _check_init(init: Mapping[str, Any]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from qlib_crypto.clock import iso, parse_utc
-from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.errors import ConfigError, DataError, counted
 from qlib_crypto.provider.instruments import MEMBERS
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.write import feature_file
@@ -15,11 +19,15 @@ from qlib_crypto.workflow.check import Workflow
 from qlib_crypto.workflow.portfolio import Legs
 from qlib_crypto.workflow.template import hint
 
-_FLOAT_BYTES = 4
+_FLOAT = np.dtype("<f4")
+#: Instruments that a warning names.
+_SHOWN = 5
 
 
 def check_data(workflow: Workflow) -> Manifest:
     """The provider's manifest, when the provider has the workflow's frequencies, markets, times and whole files.
+
+    Warns of instruments without any known funding in the test segment, when the backtest would stop at one.
 
     Raises
     ------
@@ -33,10 +41,15 @@ def check_data(workflow: Workflow) -> Manifest:
     for interval in workflow.intervals:
         require_frequency(manifest, interval, workflow.provider, workflow.path)
     _check_calendar(workflow, manifest)
+    for field in re.findall(r"\$(\w+)", workflow.label):
+        if field not in manifest.fields:
+            raise ConfigError(
+                f"{workflow.path}: label {workflow.label!r}: no field {field}{hint(field, manifest.fields)}"
+            )
     for market in workflow.markets:
         _check_market(workflow, market, manifest)
     for legs in workflow.legs:
-        _check_legs(workflow, legs)
+        _check_legs(workflow, legs, manifest)
     return manifest
 
 
@@ -120,6 +133,12 @@ def _check_market(workflow: Workflow, market: str, manifest: Manifest) -> None:
         )
     if market not in markets:
         raise ConfigError(f"{workflow.path}: market {market!r} is not in {folder}{hint(market, markets)}")
+    freq = market.rpartition("_")[2]
+    if freq in manifest.frequencies and freq not in {interval.qlib for interval in workflow.intervals}:
+        raise ConfigError(
+            f"{workflow.path}: market {market} is of {freq} bars, which the workflow does not use; write "
+            f"{market.removesuffix(freq)}{workflow.interval.qlib}"
+        )
     spans = market_spans(path)
     for name, (start, end) in workflow.segments.items():
         if not any(first <= end and start <= last for first, last in spans.values()):
@@ -133,7 +152,7 @@ def _check_market(workflow: Workflow, market: str, manifest: Manifest) -> None:
             _check_files(workflow.provider, Instrument.parse(instrument), interval, manifest)
 
 
-def _check_legs(workflow: Workflow, legs: Legs) -> None:
+def _check_legs(workflow: Workflow, legs: Legs, manifest: Manifest) -> None:
     start, end = workflow.segments["test"]
     names: set[str] | None = None
     for codes in (legs.market, legs.codes or legs.market):
@@ -149,6 +168,34 @@ def _check_legs(workflow: Workflow, legs: Legs) -> None:
             f"{have} to trade in the test segment, so nothing would be traded; write {max(have // 2, 1)} or less, or "
             "choose a larger market"
         )
+    if legs.needs_funding:
+        _warn_of_funding(workflow, legs.needs_funding, names or (), manifest)
+
+
+def _warn_of_funding(workflow: Workflow, interval: Interval, names: Iterable[str], manifest: Manifest) -> None:
+    unknown = [
+        name for name in sorted(names) if not _funding_known(workflow, Instrument.parse(name), interval, manifest)
+    ]
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN]) + (", …" if len(unknown) > _SHOWN else "")
+        logging.getLogger(__name__).warning(
+            "no known funding of %s in the test segment (%s): the backtest stops if one is held; set missing_funding: "
+            "untradable or import their settlements",
+            counted(len(unknown), "instrument"), shown,
+        )  # fmt: skip
+
+
+def _funding_known(workflow: Workflow, instrument: Instrument, interval: Interval, manifest: Manifest) -> bool:
+    """Whether a bar of the test segment knows its funding, or there is no bar."""
+    start, length = manifest.instruments.get(instrument.qlib, {}).get(interval.qlib, (0, 0))
+    origin = manifest.grid(interval.qlib).open_ms(start)
+    first, last = ((at - origin) // interval.ms for at in workflow.segments["test"])
+    first, count = max(first, 0), min(last + 1, length) - max(first, 0)
+    if count <= 0:
+        return True
+    path = feature_file(workflow.provider, instrument, "funding", interval)
+    values = np.fromfile(path, _FLOAT, count=count, offset=(1 + first) * _FLOAT.itemsize)
+    return not np.isnan(values).all()
 
 
 def market_spans(path: Path) -> Mapping[str, tuple[int, int]]:
@@ -180,7 +227,7 @@ def _check_files(provider: Path, instrument: Instrument, interval: Interval, man
     stored = manifest.instruments.get(instrument.qlib, {}).get(interval.qlib)
     if stored is None:
         return  # an instrument without bars at this frequency has no rows
-    wanted = (1 + stored[1]) * _FLOAT_BYTES
+    wanted = (1 + stored[1]) * _FLOAT.itemsize
     for field in manifest.fields:
         path = feature_file(provider, instrument, field, interval)
         size = path.stat().st_size if path.is_file() else None

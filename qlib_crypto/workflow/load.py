@@ -48,6 +48,8 @@ class LoadedRun:
         How the market was chosen, see `qlib_crypto.report.universe.chosen`.
     summary, manifest
         `summary.json` and `manifest.json`.
+    task
+        The workflow's `task` section as Qlib stored it.
     seconds
         Of each stage.
 
@@ -69,6 +71,7 @@ class LoadedRun:
     universe: dict[str, Any] | None = None
     summary: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
     seconds: dict[str, float] | None = None
 
 
@@ -85,6 +88,7 @@ _FILES = {
     "universe": UNIVERSE,
     "summary": SUMMARY,
     "manifest": MANIFEST,
+    "task": "task",
     "seconds": SECONDS,
 }
 
@@ -102,11 +106,11 @@ def load_run(name: str, run_id: str | None = None, *, tracking_uri: str = "sqlit
         When an object of the run cannot be read.
 
     """
-    client = MlflowClient(tracking_uri)
-    found = _find(client, name, run_id, tracking_uri)
-    stored = {item.path for item in client.list_artifacts(found.info.run_id)}
     objects: dict[str, Any] = {}
-    with redirect_stderr(StringIO()):  # MLflow draws a progress bar for each file
+    with redirect_stderr(StringIO()):  # MLflow tells of the tables it makes, and draws a progress bar for each file
+        client = MlflowClient(tracking_uri)
+        found = _find(client, name, run_id, tracking_uri)
+        stored = {item.path for item in client.list_artifacts(found.info.run_id)}
         for key, file in _FILES.items():
             if file in stored:
                 objects[key] = _read(Path(client.download_artifacts(found.info.run_id, file)))

@@ -20,13 +20,15 @@ _PARTS = ("strategy", "executor", "backtest")
 class Legs(NamedTuple):
     """How many names each leg of a portfolio must reach: the key that says so, its value, and where they come from.
 
-    `market` is the one that is predicted, `codes` what the exchange trades, None for the same.
+    `market` is the one that is predicted, `codes` what the exchange trades, None for the same. `needs_funding` is the
+    bar length whose funding must be known wherever a position is held, None when it need not.
     """
 
     key: str
     names: int
     market: str
     codes: str | tuple[str, ...] | None
+    needs_funding: Interval | None
 
 
 def check_portfolio(where: str, config: Any, test: tuple[int, int], market: str) -> Iterator[Legs]:
@@ -98,4 +100,11 @@ def _legs(where: str, strategy: Mapping[str, Any], exchange: Mapping[str, Any], 
         raise ConfigError(f"{where}.gross_exposure {gross} is above the exchange's max_gross_leverage {cap}; lower it")
     key, names = kind.shortest_leg(kwargs)
     codes = exchange.get("codes")
-    yield Legs(f"{where}.{key}", names, market, codes if codes is None or isinstance(codes, str) else tuple(codes))
+    known = exchange.get("missing_funding", "error") == "error"
+    yield Legs(
+        f"{where}.{key}",
+        names,
+        market,
+        codes if codes is None or isinstance(codes, str) else tuple(codes),
+        Interval.parse(str(exchange["freq"])) if known else None,
+    )

@@ -6,21 +6,27 @@ import inspect
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import qlib
+from alembic.util.exc import CommandError
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from qlib.data.dataset import Dataset
 from qlib.model.base import Model
-from qlib.utils import auto_filter_kwargs, fill_placeholder, flatten_dict, init_instance_by_config
+from qlib.utils import auto_filter_kwargs, fill_placeholder, init_instance_by_config
 from qlib.workflow import R
 from qlib.workflow.recorder import MLflowRecorder, Recorder
+from sqlalchemy.exc import SQLAlchemyError
 
 from qlib_crypto.clock import iso
-from qlib_crypto.errors import DataError
+from qlib_crypto.errors import DataError, StorageError
 from qlib_crypto.features.handler import PerpAlpha158
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.manifest import Manifest
@@ -42,6 +48,9 @@ _STAGES = {
     "ReportRecord": "report",
 }
 _REPORT = "ReportRecord"
+_OPENINGS = 4
+#: Variables that the name of a run leaves out: it says them anyway, or they are places.
+_UNTITLED = ("NAME", "MARKET", "PROVIDER_URI", "TRACKING_URI", "REPORT_DIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,8 @@ class RunResult:
         Wall seconds of each stage, in order.
     dropped
         Features without a value in the training segment.
+    metrics
+        The content of `summary`, None without one.
     manifest
         See `run_manifest`.
 
@@ -69,11 +80,13 @@ class RunResult:
     summary: Path | None
     seconds: Mapping[str, float]
     dropped: tuple[str, ...]
+    metrics: Mapping[str, Any] | None
     manifest: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        """The result as JSON values, without the manifest, which holds the whole configuration."""
+        fields = {key: value for key, value in asdict(self).items() if key != "manifest"}
+        plain: dict[str, Any] = json.loads(json.dumps(fields, default=str))
         return plain
 
 
@@ -117,10 +130,12 @@ def run(
     if lake is not None and lake.content_hash() != provider.lake_content:
         progress(f"{'':{INDENT}}the lake has changed since the conversion; run qlib-crypto convert to use all of it")
     with stages("open"):
+        _make_store(workflow.tracking_uri)
         # without its logging configuration Qlib leaves the handlers of `Log` in place
         qlib.init(**{**workflow.config["qlib_init"], "logging_config": None})
-        MLflowRecorder._log_uncommitted_code = _nothing  # noqa: SLF001 - it prints git's usage outside a repository; the manifest names the commit
-        R.start_exp(experiment_name=workflow.name, recorder_name=run_title(workflow))
+        # Qlib would log the command line and git's status: the manifest has variables and commit
+        with patch.multiple(MLflowRecorder, log_params=_nothing, _log_uncommitted_code=_nothing):
+            R.start_exp(experiment_name=workflow.name, recorder_name=run_title(workflow, variables))
     try:
         result = _recorded(workflow, provider, variables, stages)
     except BaseException:
@@ -130,24 +145,47 @@ def run(
     return result
 
 
-def run_title(workflow: Workflow) -> str:
-    """What MLflow lists the run as: workflow, market and days of the test."""
+def _make_store(uri: str) -> None:
+    """Opens MLflow's database, which makes it at the first run; two first runs at once disturb each other there."""
+    for attempt in range(1, _OPENINGS + 1):
+        try:
+            MlflowClient(uri).search_experiments(max_results=1)
+        except (CommandError, SQLAlchemyError, MlflowException) as error:
+            if attempt == _OPENINGS:
+                text = " ".join(str(error).split())[:200]
+                raise StorageError(f"MLflow cannot open {uri} ({text}); check its folder, or choose another") from error
+            time.sleep(attempt)
+        else:
+            return
+
+
+def run_title(workflow: Workflow, variables: Mapping[str, str]) -> str:
+    """What MLflow lists the run as: workflow, market, days of the test, and the variables that say something else."""
     first, last = (iso(at)[:10] for at in workflow.segments["test"])
-    return f"{workflow.path.stem} {workflow.markets[0]} {first} to {last}"
+    changed = [
+        f"{name}={value}"
+        for name, value in variables.items()
+        if name not in _UNTITLED and not name.endswith(("_START", "_END"))
+    ]
+    return " ".join([workflow.path.stem, workflow.markets[0], f"{first} to {last}", *changed])
 
 
 def main_parameters(workflow: Workflow) -> dict[str, Any]:
-    """What people change and compare runs by: the file's `values`, and what follows from them."""
+    """What people change and compare runs by: the file's `values`, the model's and the strategy's, the segments."""
     values = {
         name: " to ".join(map(str, value)) if isinstance(value, list) else value
         for name, value in (workflow.config.get("values") or {}).items()
     }
     segments = {name: f"{iso(first)} to {iso(last)}" for name, (first, last) in workflow.segments.items()}
+    model = workflow.config["task"]["model"]
     return (
         values
+        | (model.get("kwargs") or {})
+        | _strategy(workflow.config["task"])
         | segments
         | {
             "workflow": workflow.path.name,
+            "model": model["class"],
             "market": " ".join(workflow.markets),
             "interval": workflow.interval.qlib,
             "label": workflow.label,
@@ -155,6 +193,15 @@ def main_parameters(workflow: Workflow) -> dict[str, Any]:
             "seed": workflow.seed,
         }
     )
+
+
+def _strategy(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The strategy's own values, empty without a portfolio."""
+    for record in task["record"]:
+        if record["class"] == "PerpPortfolioRecord":
+            kwargs = record["kwargs"]["config"]["strategy"].get("kwargs") or {}
+            return {key: value for key, value in kwargs.items() if key != "signal"}
+    return {}
 
 
 def training_words(evaluations: Mapping[str, Mapping[str, list[float]]]) -> str:
@@ -183,7 +230,6 @@ def _recorded(workflow: Workflow, provider: Manifest, variables: Mapping[str, st
     task, recorder = workflow.config["task"], R.get_recorder()
     manifest = run_manifest(workflow, provider, variables, recorder.id)
     with stages.log.captured():
-        R.log_params(**flatten_dict(task))
         R.log_params(**main_parameters(workflow))
         R.save_objects(task=task)
         _save_text(recorder, MANIFEST, json.dumps(manifest, indent=1, default=str, ensure_ascii=False))
@@ -219,19 +265,20 @@ def _recorded(workflow: Workflow, provider: Manifest, variables: Mapping[str, st
     with stages.log.captured():
         R.save_objects(**{SECONDS: dict(stages.seconds)})
         recorder.save_objects(config=workflow.config)
-        if summary is not None:
-            _complete(summary, stages.seconds)
+        metrics = _complete(summary, stages.seconds) if summary is not None else None
+        if metrics is not None:
             recorder.log_artifact(str(summary))
     dropped = tuple(dataset.handler.dropped_features) if isinstance(dataset.handler, PerpAlpha158) else ()
-    return RunResult(workflow.name, recorder.id, report, summary, dict(stages.seconds), dropped, manifest)
+    return RunResult(workflow.name, recorder.id, report, summary, dict(stages.seconds), dropped, metrics, manifest)
 
 
-def _complete(summary: Path, seconds: Mapping[str, float]) -> None:
-    """Put the seconds of all stages into `summary.json`: the report was written before its own were known."""
-    content = {**json.loads(summary.read_text(encoding="utf-8")), "seconds": dict(seconds)}
+def _complete(summary: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Put the seconds of all stages into `summary.json`, written before the report's were known; its content."""
+    content: dict[str, Any] = {**json.loads(summary.read_text(encoding="utf-8")), "seconds": dict(seconds)}
     partial = summary.with_name(f".{summary.name}.{os.getpid()}")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(summary)
+    return content
 
 
 def _fit(model: Any, dataset: Any, evaluations: dict[str, dict[str, list[float]]]) -> None:
@@ -267,5 +314,5 @@ def _end(stages: Stages, status: str) -> None:
         R.end_exp(status)
 
 
-def _nothing(_recorder: Any) -> None:
-    """Stands in for what Qlib would print."""
+def _nothing(_recorder: Any, **_params: Any) -> None:
+    """Stands in for what Qlib would print or log."""

@@ -4,10 +4,17 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support_lake import H1, T0, bar
+
 from qlib_crypto.cli.running import open_tape
+from qlib_crypto.clock import iso
+from qlib_crypto.lake import Lake
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.sandbox.tape_files import FileTape
 from qlib_crypto.symbols import Venue
@@ -179,3 +186,23 @@ def test_a_wall_clock_against_a_market_of_another_time_is_refused(qlib_crypto, r
     with running([FileTape(real_data, Venue.OKX)], speed=0, at="2025-04-15") as sandbox:
         arguments = ("--endpoint", sandbox.url, "--symbols", "BTC_USDT")
         one_line(qlib_crypto("collect", "--venue", "okx", *arguments), 2, "2025-04-15", "--clock venue")
+
+
+def test_a_start_after_the_venues_clock_is_refused(qlib_crypto):
+    with running([open_tape("generator", Venue.OKX)], speed=0, at="2025-05-29") as sandbox:
+        options = ("--venue", "okx", "--endpoint", sandbox.url, "--symbols", "BTC_USDT")
+        one_line(qlib_crypto("backfill", "--start", "2025-05-30", *options), 2, "2025-05-30", "2025-05-29 00:00:00")
+
+
+def test_verify_tells_a_provider_that_the_lake_has_left_behind(qlib_crypto, tmp_path):
+    lake = Lake(tmp_path)
+    lake.store_bars([bar(k, interval=H1) for k in range(48)])
+    assert qlib_crypto("convert").returncode == 0
+    assert qlib_crypto("verify").returncode == 0
+    lake.store_bars([bar(k, interval=H1) for k in range(48, 50)])
+    lake.close()
+    result = qlib_crypto("verify")
+    assert result.returncode == 3
+    newest = iso(T0 + 49 * H1.ms)
+    assert f"stale: the lake changed since this provider was made (newest bar of okx {newest})" in result.stdout
+    assert "convert --full" not in result.stderr

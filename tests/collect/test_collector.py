@@ -158,7 +158,7 @@ def test_what_one_run_left_open_the_next_one_fetches(lake, end):
         stop.set()
         if end == "crashed":
             raise RuntimeError(end)
-        raise VenueError("okx does not answer", retryable=end == "stopped")
+        raise VenueError("okx does not answer", retryable=end == "stopped", final=end == "refused for good")
 
     client.before_page = fails
     first = [*(ws(k) for k in range(30, 40)), streamed.set]
@@ -265,6 +265,52 @@ def test_settlements_come_by_rest_when_the_estimate_moves_on(lake):
     assert rows.column("timestamp").cast("int64").to_pylist() == [t + 5 for t in times]
     assert len(lake.estimates(Venue.OKX)) == summary.estimates == 4
     assert [line for line in told if "not complete yet" not in line] == []  # there are no bars at all
+
+
+@pytest.mark.parametrize("hours", [8, None], ids=["interval known", "interval unknown"])
+def test_settlements_of_an_outage_longer_than_a_day_are_all_fetched(lake, hours):
+    client = market(now=7 * 60, bars=0)
+    times = [T0 + 8 * k * HOUR_MS for k in range(8)]
+    client.add_settlements(*(settlement(t) for t in times))
+
+    def quote(hour, settles):
+        row = estimate(T0 + int(hour * HOUR_MS), settles_ms=T0 + settles * HOUR_MS)
+        return row._replace(interval_hours=hours)
+
+    stop = threading.Event()
+
+    def ends():
+        wait_for(lambda: len(lake.settlements(Venue.OKX)) == 7)
+        stop.set()
+
+    threading.Thread(target=ends).start()
+    steps = [quote(7, 8), moves(client, 55 * 60), quote(55, 56)]
+    run(lake, client, steps, stop=stop)
+    assert lake.settlements(Venue.OKX).column("timestamp").cast("int64").to_pylist() == times[:7]
+
+
+def test_a_settlement_that_fell_into_silence_keeps_the_mark_back(lake):
+    client = market(bars=0, now=7 * 60 + 50)
+    client.add_bars(*(bar(k) for k in range(7 * 60 + 50, 8 * 60 + 5)))
+    eight = T0 + 8 * HOUR_MS
+    stop, told = threading.Event(), []
+
+    def ends():
+        wait_for(lambda: len(minutes(lake)) == 15)
+        stop.set()
+
+    threading.Thread(target=ends).start()
+    first = estimate(T0 + 7 * HOUR_MS + 51 * MINUTE_MS, settles_ms=eight)
+    steps = [first, *(bar(k) for k in range(7 * 60 + 50, 8 * 60 + 5)), moves(client, 8 * 60 + 5)]
+    run(lake, client, steps, stop=stop, told=told)
+    assert lake.mark(BTC, M1) == eight
+    assert any("1 instrument not complete yet" in line for line in told)
+    client.add_settlements(settlement(eight))
+    client.now_ms = T0 + 60 * HOUR_MS
+    stop.clear()
+    threading.Timer(0.5, stop.set).start()
+    run(lake, client, [], stop=stop)
+    assert len(lake.settlements(Venue.OKX)) == 1
 
 
 def test_a_settlement_that_rest_serves_late_is_asked_again(lake):
@@ -479,7 +525,7 @@ class TestWorker:
         assert calls == [False] * 7
 
     def test_what_is_hopeless_is_told_once(self):
-        for error in (VenueError("no such instrument"), DataError("torn file")):
+        for error in (VenueError("no such instrument", final=True), DataError("torn file")):
             calls = []
 
             def fail(instrument, start, end, last, error=error, calls=calls):
@@ -489,6 +535,19 @@ class TestWorker:
             told = self.collect({"a": fail}, [("a", BTC, 0, 9)])
             assert len(calls) == 1
             assert str(error) in told[0]
+
+    def test_what_may_get_well_again_is_asked_until_it_does_and_told_once(self):
+        left = [5, 3]
+
+        def refused(instrument, start, end, last):
+            at = int(instrument == ETH)
+            left[at] -= 1
+            if left[at] >= 0:
+                raise VenueError(f"okx GET instId={instrument}: connection refused")  # not even retryable
+
+        told = self.collect({"a": refused}, [("a", BTC, 0, 9), ("a", ETH, 0, 9)])
+        assert left == [-1, -1]
+        assert len(told) == 1
 
     def test_a_hanging_request_does_not_hang_the_stop(self):
         hang = threading.Event()

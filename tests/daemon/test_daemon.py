@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -121,3 +122,18 @@ def test_a_dead_collector_is_started_again(stand_in, running):
     stand_in.crash.touch()
     running(MovedClock(parse_utc("2025-04-17 12:00")))
     wait_for(lambda: stand_in.names().count("collect") == 2)
+
+
+def test_the_log_names_venues_and_is_silent_about_ticks_that_a_job_outlasts(stand_in, running, caplog, capsys):
+    script = stand_in.log.with_name("command.py")
+    script.write_text(script.read_text() + 'if name == "convert": time.sleep(0.5)\n')
+    clock = MovedClock(parse_utc("2025-04-17 12:00"))
+    daemon, thread = running(clock, (Venue.OKX, Venue.BINANCE))
+    wait_for(lambda: stand_in.names().count("collect") == 2)
+    clock.ms += 24 * HOUR_MS
+    wait_for(lambda: "convert" in stand_in.names())
+    time.sleep(0.4)
+    daemon.stop()
+    thread.join(20)
+    assert "venues='okx, binance'" in re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert "maximum number of running instances" not in caplog.text

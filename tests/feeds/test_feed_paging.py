@@ -188,3 +188,12 @@ def test_every_interval_is_asked_in_the_venues_spelling(venue, table):
 def test_an_interval_that_is_not_served_is_the_users_error(venue, name):
     with pytest.raises(ConfigError, match="is not served"):
         list(client(venue, None).bars(ETH[venue], Interval.parse(name), START, START + HOUR_MS))
+
+
+def test_okx_is_not_asked_for_its_time_before_every_walk():
+    opens = [START + k * MINUTE_MS for k in range(100)]
+    pages = OkxPages(opens, opens[-1] + 30_000, MINUTE_MS)
+    walker = client(Venue.OKX, pages)
+    for k in range(20):
+        assert list(walker.bars(ETH[Venue.OKX], Interval.parse("1m"), opens[k], opens[k + 1]))
+    assert sum(path.endswith("/time") for path, _ in pages.asked) <= 2

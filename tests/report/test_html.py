@@ -105,7 +105,7 @@ def test_every_assumption_is_on_the_page(run, whole):
     joined = " ".join(whole[1].texts)
     for words in (
         "okx_60min", "0.05%", "0.02%", "98.73% of the bars", "90.0% derived from the prices, not stated by the venue",
-        "untradable: nothing is held", "99.4% at the trade price of the minute",
+        "untradable: nothing is opened or added to", "99.4% at the trade price of the minute",
         "makes the past look better than it was",
         "funding_rate_mean_168, funding_rate_std_168", run.data_hash, run.run_id, "below the minimum size: 312",
         "at the bar's open", "LGBModel, seed 7", "no maintenance margin",
@@ -157,7 +157,7 @@ def test_one_symbol(make_run):
 def test_no_funding(make_run):
     _, reader = read(make_run(days=5, funding=False))
     assert any(text.startswith("No funding was settled") for text in reader.texts)
-    assert "0 paid, 0 received" in reader.texts
+    assert "0 paid, 0 received; known on 98.7% of bars" in reader.texts
 
 
 def test_constant_predictions_and_missing_labels(run):
@@ -169,8 +169,8 @@ def test_constant_predictions_and_missing_labels(run):
 
 def test_a_month_only(make_run):
     _, reader = read(make_run(days=12))
-    columns = reader.texts[reader.texts.index("Return by month") :][2:6]
-    assert columns == ["Year", "Feb", "Year", "2025"]
+    columns = reader.texts[reader.texts.index("Return by month") :][2:5]
+    assert columns == ["Year", "Feb", "2025"]
 
 
 def test_several_years(make_run):
@@ -209,7 +209,7 @@ def test_annualised_figures_of_a_short_test_are_grey(make_run):
     for days, grey in ((40, 4), (91, 0)):
         text, reader = read(make_run(days=days, freq="4h", names=6))
         assert len(re.findall(r'<dd class="(?:value )?faint">', text)) == grey
-        assert (f"short test: {days} days" in reader.texts) == (grey > 0)
+        assert any(words.endswith(f"short test: {days} days") for words in reader.texts) == (grey > 0)
 
 
 def test_amounts_that_are_read_together_have_the_same_digits(run):

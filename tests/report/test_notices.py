@@ -49,7 +49,11 @@ def test_what_makes_a_headline_number_missing_is_serious_and_first(make_run, opt
         (lambda run: {"label": run.label.iloc[: len(run.label) // 2]}, "50.0% of the predictions have no label", False),
         (lambda _: {"prediction": None}, "There are no predictions", True),
         (lambda run: {"funding": run.funding.iloc[:0]}, "No funding was settled", False),
-        (lambda run: {"assumptions": {**run.assumptions, "notes": {FUNDING_AS_NONE: 3}}}, "as none, in 3 bars", False),
+        (
+            lambda run: {"assumptions": {**run.assumptions, "notes": {FUNDING_AS_NONE: 3}}},
+            "as none in 3 instrument-bars",
+            True,
+        ),
         (
             lambda run: {"assumptions": {**run.assumptions, "notes": {PAID_AT_LAST_PRICE: 1}}},
             "1 settlement had no",

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from qlib_crypto.cli.app import app
 from qlib_crypto.errors import ConfigError, DataError
-from qlib_crypto.report.record import ReportRecord, report_data, rewrite_report
+from qlib_crypto.report.record import ReportRecord, _setup, _strategy, report_data, rewrite_report
 from qlib_crypto.settings import load_settings
 from qlib_crypto.workflow.load import load_run
 
@@ -28,7 +28,16 @@ MANIFEST = {
     "data": {"lake_content": "abc123"},
     "config": {
         "task": {
-            "model": {"class": "LGBModel"},
+            "model": {"class": "LGBModel", "kwargs": {"num_leaves": 31, "seed": 7}},
+            "record": [
+                {"class": "SignalRecord"},
+                {
+                    "class": "PerpPortfolioRecord",
+                    "kwargs": {
+                        "config": {"strategy": {"class": "LongShortTopk", "kwargs": {"signal": "<PRED>", "topk": 5}}}
+                    },
+                },
+            ],
             "dataset": {
                 "kwargs": {
                     "handler": {"class": "PerpAlpha158", "kwargs": {"label": "Ref($open, -2)/Ref($open, -1) - 1"}},
@@ -176,3 +185,11 @@ def test_the_record_reads_what_the_run_holds(store, small):
     assert data.setup == {}
     for field in ("steps", "fills", "funding", "positions", "prediction", "label"):
         pd.testing.assert_frame_equal(getattr(data, field), getattr(small, field), check_freq=False)
+
+
+def test_strategy_and_model_are_read_from_the_manifest_or_else_the_task():
+    task = MANIFEST["config"]["task"]
+    assert _strategy(task) == {"class": "LongShortTopk", "topk": 5}
+    assert _setup(task, None)["Model"] == "LGBModel, seed 7"
+    assert _setup(task, 7)["Model parameters"] == "num leaves 31"
+    assert _strategy({}) == _setup({}, None) == {}

@@ -12,9 +12,10 @@ import threading
 import pytest
 from sandbox_support import HOURS, START, Socket, close_code, get, read, silent
 
-from qlib_crypto.clock import HOUR_MS, iso
+from qlib_crypto.clock import DAY_MS, HOUR_MS, iso
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.sandbox.serve import running, serve
+from qlib_crypto.sandbox.serve import _banner, running, serve
+from qlib_crypto.sandbox.server import Sandbox, SandboxOptions
 from qlib_crypto.sandbox.tape_files import FileTape
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -232,3 +233,37 @@ def test_the_whole_real_okx_minute_tape_goes_through(real_data):
         bars = tape.bars(instrument, minute)
         columns = (bars.open_ms, bars.open, bars.high, bars.low, bars.close, bars.volume_base)
         assert rows[instrument.venue_id] == list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+class Early(FileTape):
+    """A tape that ends a day before its bars do."""
+
+    @property
+    def span_ms(self):
+        start, end = super().span_ms
+        return start, end - DAY_MS
+
+
+def test_the_start_lines_warn_of_a_clock_outside_a_tape_and_name_what_works(folder, binance_tape):
+    okx = Early(folder, Venue.OKX)
+    inside = Sandbox([okx, binance_tape], SandboxOptions(at=END - 2 * DAY_MS))
+    told = _banner(inside, "127.0.0.1", 1)
+    assert "nothing moves" not in told
+    assert "rank --venue okx" in told
+    outside = Sandbox([okx, binance_tape], SandboxOptions(at=END - HOUR_MS))
+    told = _banner(outside, "127.0.0.1", 1)
+    assert f"okx: the tape ends {iso(END - DAY_MS)}, nothing moves; give --venue okx or an --at inside" in told
+    assert "binance: the tape" not in told
+    assert "rank --venue binance" in told
+
+
+def test_the_start_lines_collect_bars_that_the_tape_still_has(folder):
+    hours = SandboxOptions(at=END - 2 * HOUR_MS)
+    minutes = FileTape(folder, Venue.OKX)
+    assert "--interval" not in _banner(Sandbox([minutes], hours), "127.0.0.1", 1)
+
+    class Hours(FileTape):
+        def intervals(self, instrument):
+            return tuple(i for i in super().intervals(instrument) if i.ms >= HOUR_MS)
+
+    assert "--clock venue --interval 1h\n" in _banner(Sandbox([Hours(folder, Venue.OKX)], hours), "127.0.0.1", 1)

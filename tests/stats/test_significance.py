@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from qlib_crypto.stats.significance import block_length_rule, bootstrap_standard_error
+from qlib_crypto.stats.significance import block_length_rule, bootstrap_standard_error, cautious_standard_error
 
 NAN = math.nan
 
@@ -106,3 +106,21 @@ def test_block_length_rule(n, length):
 def test_impossible_requests_are_refused(bad):
     with pytest.raises(ValueError, match="must be at least"):
         bootstrap_standard_error([1.0, 2.0], **bad)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5])
+def test_the_cautious_error_meets_the_truth_of_independent_and_of_like_neighbours(phi):
+    n = 1000
+    truth = 1 / (1 - phi) / math.sqrt(n)
+    claimed = [cautious_standard_error(ar1(n, phi, seed), block_length=24) for seed in range(20)]
+    assert 0.88 * truth < np.mean(claimed) < 1.15 * truth
+
+
+def test_the_cautious_error_never_claims_more_than_independent_values_tell():
+    for seed in range(10):
+        x = ar1(625, -0.4, seed)
+        x[::7] = NAN
+        independent = np.nanstd(x, ddof=1) / math.sqrt(np.isfinite(x).sum())
+        assert bootstrap_standard_error(x, block_length=24) < independent
+        assert cautious_standard_error(x, block_length=24) == pytest.approx(independent)
+    assert math.isnan(cautious_standard_error([NAN, 1.0]))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
+from support_provider import synthetic_bars, write_provider
 
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.provider.manifest import read_manifest, write_manifest
@@ -44,3 +48,50 @@ def test_segments_that_touch_or_overlap_are_told_in_words(root, hourly_provider,
     config = render(path, {**module_span, "PROVIDER_URI": str(hourly_provider), "VALID_START": start})
     with pytest.raises(ConfigError, match=words):
         check_workflow(path, config)
+
+
+@pytest.mark.parametrize(("missing", "warned"), [("error", True), ("untradable", False)])
+def test_instruments_without_any_funding_in_the_test_are_named_before_training(
+    root, tmp_path, module_span, caplog, missing, warned
+):
+    frames = synthetic_bars(symbols=6)
+    frames["ETH_USDT.OKX"].loc["2025-02-15":"2025-02-28", "funding"] = np.nan
+    frames["SOL_USDT.OKX"].loc["2025-02-15":"2025-02-28 22:00", "funding"] = np.nan  # its last bar is known
+    frames["XRP_USDT.OKX"] = frames["XRP_USDT.OKX"].loc["2025-02-20":].assign(funding=np.nan)
+    provider = write_provider(tmp_path / "provider", frames, "60min")
+    path = root / "workflows" / "lightgbm_60min.yaml"
+    variables = {**module_span, "PROVIDER_URI": str(provider), "MISSING_FUNDING": missing}
+    check_data(check_workflow(path, render(path, variables)))
+    said = [r.getMessage() for r in caplog.records if "no known funding" in r.getMessage()]
+    assert bool(said) is warned
+    if warned:
+        assert "2 instruments in the test segment (ETH_USDT.OKX, XRP_USDT.OKX): the backtest stops" in said[0]
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", " ", ".."])
+def test_a_name_that_is_no_folder_is_refused(root, hourly_provider, module_span, name):
+    path = root / "workflows" / "lightgbm_60min.yaml"
+    config = render(path, {**module_span, "PROVIDER_URI": str(hourly_provider), "NAME": name})
+    with pytest.raises(ConfigError, match=r"experiment_name .* folder of reports"):
+        check_workflow(path, config)
+
+
+def test_a_market_of_other_bars_is_refused(root, hourly_provider, module_span, tmp_path):
+    provider = tmp_path / "provider"
+    shutil.copytree(hourly_provider, provider)
+    manifest = read_manifest(provider)
+    days = {**manifest.frequencies, "day": manifest.frequencies["60min"]}
+    write_manifest(provider, manifest.model_copy(update={"frequencies": days}))
+    shutil.copy(provider / "instruments" / "okx_60min.txt", provider / "instruments" / "okx_day.txt")
+    path = root / "workflows" / "lightgbm_60min.yaml"
+    config = render(path, {**module_span, "PROVIDER_URI": str(provider), "MARKET": "okx_day"})
+    with pytest.raises(ConfigError, match="is of day bars, which the workflow does not use; write okx_60min"):
+        check_data(check_workflow(path, config))
+
+
+def test_a_label_of_an_unknown_field_is_refused(root, hourly_provider, module_span):
+    path = root / "workflows" / "lightgbm_60min.yaml"
+    config = render(path, {**module_span, "PROVIDER_URI": str(hourly_provider)})
+    config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["label"] = "Ref($opne, -2)/Ref($open, -1) - 1"
+    with pytest.raises(ConfigError, match=r"no field opne; did you mean open\?"):
+        check_data(check_workflow(path, config))

@@ -85,13 +85,16 @@ def test_the_learning_curve_is_stored_round_by_round(finished, settings):
 def test_mlflow_shows_a_name_and_what_people_compare_runs_by(finished, settings, module_span):
     result, _, _ = finished
     stored = MlflowClient(settings.tracking_uri).get_run(result.run_id)
-    assert stored.info.run_name == "lightgbm_60min okx_60min 2025-02-15 to 2025-02-28"
+    assert stored.info.run_name == "lightgbm_60min okx_60min 2025-02-15 to 2025-02-28 TOPK=2 NUM_THREADS=1"
     expected = {
         "market": "okx_60min", "topk": "2", "taker_fee": "0.0005", "label_bars_ahead": "2", "interval": "60min",
+        "learning_rate": "0.05", "model": "LGBModel", "rebalance_every": "8",
         "train": f"{module_span['TRAIN_START']} to {module_span['TRAIN_END']}",
         "test": f"{module_span['TEST_START']} to {module_span['TEST_END']}",
     }  # fmt: skip
     assert {key: stored.data.params[key] for key in expected} == expected
+    assert not [key for key in stored.data.params if "." in key]  # nothing twice under a long name, no command line
+    assert "task" in {item.path for item in MlflowClient(settings.tracking_uri).list_artifacts(result.run_id)}
 
 
 def test_mlflow_and_the_summary_agree_in_name_and_sign(stored):
@@ -172,7 +175,10 @@ def test_the_manifest_says_what_the_run_was_made_from(finished, stored, module_s
     assert manifest["config"]["task"]["record"][0]["kwargs"]["model"] == "<MODEL>"
     assert manifest["packages"]["pyqlib"] == "0.9.7"
     assert manifest["code"]["version"]
-    assert json.loads(json.dumps(result.to_json())) == result.to_json()
+    plain = result.to_json()
+    assert json.loads(json.dumps(plain)) == plain
+    assert set(plain) == {"name", "run_id", "report", "summary", "seconds", "dropped", "metrics"}
+    assert plain["metrics"] == json.loads(result.summary.read_text())
 
 
 @pytest.mark.long
@@ -196,9 +202,12 @@ def test_a_run_that_fails_is_stored_as_failed_and_not_loaded(hourly_yaml, settin
     provider = write_provider(home / "holes", frames, "60min")
     variables = {**module_span, "NAME": "holes", "PROVIDER_URI": str(provider), "TRAIN_START": "2025-01-25 00:00:00"}
     told: list[str] = []
-    with pytest.raises(DataError, match=r"funding of .* is unknown .* set missing_funding"):
+    with pytest.raises(
+        DataError, match=r"funding of .* is unknown .* while -?[\d,.e+]{1,12} are held.* set missing_funding"
+    ):
         run(hourly_yaml, variables=variables, settings=settings, progress=told.append)
     assert [line.split()[0] for line in told if not line.startswith(" ")] == STAGES[:7]
+    assert "funding" not in told[0]  # known until the 20th
     client = MlflowClient(settings.tracking_uri)
     runs = client.search_runs([client.get_experiment_by_name("holes").experiment_id])
     assert [r.info.status for r in runs] == ["FAILED"]
@@ -228,6 +237,12 @@ def test_a_conversion_while_features_are_read(hourly_yaml, settings, module_span
     monkeypatch.setattr(PerpLoader, "load", converted_meanwhile)
     with pytest.raises(DataError, match="generation 1, now 2"):
         run(hourly_yaml, variables={**module_span, "PROVIDER_URI": str(provider), "NAME": "moving"}, settings=settings)
+
+
+def test_a_database_that_does_not_exist_yet_is_told_of_in_one_line(tmp_path, capfd):
+    with pytest.raises(ConfigError, match="no experiment 'demo'"):
+        load_run("demo", tracking_uri=f"sqlite:///{tmp_path / 'new.db'}")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_unknown_experiment_or_run(finished, settings):

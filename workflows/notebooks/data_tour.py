@@ -96,28 +96,36 @@ go.Figure(candles).update_layout(
 #
 # Longs pay shorts a positive rate, at each settlement, on the notional then. `$funding` is the sum of the rates settled
 # inside a bar: 0 when there was none, NaN when it is not known. `$funding_rate` is the last settled rate that was known
-# at the bar's open, and `$funding_interval` its hours: those are for features, the others for cash.
+# at the bar's open, and `$funding_interval` its hours: those are for features, the others for cash. `known` is the share
+# of an instrument's own bars; fewer than 90 known days are not made into a year's figure.
 
 # %%
 funding = D.features(names, ["$funding", "$funding_rate", "$funding_interval"], freq=freq)
 rates = funding["$funding"].unstack(level="instrument")
 known = rates.notna()
+bar_ms = manifest.grid(freq).interval.ms
+alive = pd.DataFrame(
+    {name: (rates.index >= parts[0][0]) & (rates.index <= parts[-1][1]) for name, parts in spans.items()}
+)
+enough = known.sum() * bar_ms >= 90 * 24 * 3_600_000
 table = pd.DataFrame(
     {
-        "known": known.mean(),
+        "known": known.sum() / alive.sum(),
         "settlements": (rates.fillna(0) != 0).sum(),
         "hours between": funding["$funding_interval"].groupby(level="instrument").median(),
-        "paid by a long, a year": rates.sum() / known.sum() * steps_in_year(manifest.grid(freq).interval.ms),
+        "paid by a long": rates.sum(min_count=1),
+        "a year": (rates.sum() / known.sum() * steps_in_year(bar_ms)).where(enough),
     }
 )
-table.sort_values("paid by a long, a year").style.format(
-    {"known": "{:.1%}", "hours between": "{:g}", "paid by a long, a year": "{:+.2%}"}
-)
+shares = {"known": "{:.1%}", "hours between": "{:g}", "paid by a long": "{:+.2%}"}
+styled = table.sort_values("paid by a long").style.format(shares, na_rep="no data")
+styled.format("{:+.2%}", subset=["a year"], na_rep="under 90 days")
 
 # %%
-shown = table.loc[table["known"] > 0, "paid by a long, a year"].abs().nlargest(6).index
+shown = table["paid by a long"].abs().nlargest(6).index
+told = rates.loc[known.any(axis=1)]
 paid = go.Figure(
-    [go.Scatter(x=rates.index, y=rates[name].cumsum(), name=name, mode="lines", line_width=1.5) for name in shown]
+    [go.Scatter(x=told.index, y=told[name].cumsum(), name=name, mode="lines", line_width=1.5) for name in shown]
 )
 paid.update_layout(title="What a long paid since the start: the six with the most funding", height=360)
 paid.update_yaxes(tickformat=".2~%", title="of notional")
