@@ -11,6 +11,7 @@ import numpy as np
 
 from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.errors import ConfigError, DataError, counted
+from qlib_crypto.provider.convert import FIELDS
 from qlib_crypto.provider.instruments import MEMBERS
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.write import feature_file
@@ -40,6 +41,10 @@ def check_data(workflow: Workflow) -> Manifest:
     manifest = open_manifest(workflow.provider)
     for interval in workflow.intervals:
         require_frequency(manifest, interval, workflow.provider, workflow.path)
+    if lacking := [field for field in FIELDS if field not in manifest.fields]:
+        raise DataError(
+            f"{workflow.provider} lacks {' '.join(lacking)}: an older version made it; run: qlib-crypto convert"
+        )
     _check_calendar(workflow, manifest)
     for field in re.findall(r"\$(\w+)", workflow.label):
         if field not in manifest.fields:

@@ -82,6 +82,9 @@ def test_data_tour(execute):
     ]
     text = " ".join(output.get("text", "") for output in outputs(notebook))
     assert "okx_60min: 6 instruments" in text
+    tables = " ".join(output.get("data", {}).get("text/html", "") for output in outputs(notebook))
+    assert "under 90 days" in tables, "60 days of funding are not made into a year's"
+    assert ">nan%" not in tables
     assert not [output for output in outputs(notebook) if output.output_type == "stream" and output.name == "stderr"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support_provider import synthetic_bars, write_provider
 
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.provider.manifest import read_manifest, write_manifest
 from qlib_crypto.settings import ProviderSettings
 from qlib_crypto.workflow.check import check_workflow
@@ -95,3 +95,13 @@ def test_a_label_of_an_unknown_field_is_refused(root, hourly_provider, module_sp
     config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["label"] = "Ref($opne, -2)/Ref($open, -1) - 1"
     with pytest.raises(ConfigError, match=r"no field opne; did you mean open\?"):
         check_data(check_workflow(path, config))
+
+
+def test_a_provider_of_an_older_version_is_to_be_converted(root, hourly_provider, module_span, tmp_path):
+    provider = tmp_path / "provider"
+    shutil.copytree(hourly_provider, provider)
+    manifest = read_manifest(provider)
+    write_manifest(provider, manifest.model_copy(update={"fields": tuple(f for f in manifest.fields if f != "vwap")}))
+    path = root / "workflows" / "lightgbm_60min.yaml"
+    with pytest.raises(DataError, match=r"lacks vwap: an older version made it; run: qlib-crypto convert"):
+        check_data(check_workflow(path, render(path, {**module_span, "PROVIDER_URI": str(provider)})))
