@@ -132,6 +132,7 @@ def test_a_websocket_replay_of_binance_minutes_with_hourly_funding(real_data, tm
     lake.close()
 
 
+@pytest.mark.long
 def test_a_replay_with_broken_sockets_lost_data_and_failing_requests_ends_with_the_same_rows(real_data, tmp_path):
     """Four market hours a second: what a second without a socket loses must come by REST."""
     span = parse_utc("2025-03-20T04:30"), parse_utc("2025-03-21T04:30")

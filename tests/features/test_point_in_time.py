@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "provider"))
 
 from provider_lakes import MemoryLake
 
+pytestmark = pytest.mark.long
+
 FREQUENCIES = {"1h": 60 * MINUTE_MS, "5m": 5 * MINUTE_MS, "1d": DAY_MS}
 #: Whether nothing settled since an overdue settlement shows when the next one comes; what was known stays.
 AMOUNTS = ("funding", "funding_cash", "funding_open", "funding_open_cash")

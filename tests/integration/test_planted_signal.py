@@ -111,6 +111,7 @@ def test_a_subtle_mistake_is_seen(measured, mistake):
     assert not gap.agrees, gap
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("venue", VENUES)
 def test_without_strength_the_ic_from_the_provider_is_zero(measured, venue):
     m = measured(venue, 0.0)

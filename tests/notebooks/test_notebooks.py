@@ -70,6 +70,7 @@ def opens_offline(notebook):
     return len(library) == 1 and len(drawn) == len(figures(notebook))
 
 
+@pytest.mark.long
 def test_data_tour(execute):
     notebook = execute("data_tour")
     drawn = figures(notebook)

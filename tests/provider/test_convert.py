@@ -212,6 +212,7 @@ def test_the_swap_without_an_exchange_of_names(provider, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are exchanged in one step on Linux only")
+@pytest.mark.long
 def test_readers_see_a_whole_provider_at_every_instant(provider):
     convert(lake_of(), provider, PROVIDER)
     seen, missing, stop = set(), [], threading.Event()
