@@ -191,12 +191,13 @@ def run_backfill(
             raise ConfigError(
                 f"--start {iso(span_ms[0])} lies after {venue}'s clock, {iso(now_ms)}; give an earlier one"
             )
+        specs = client.specs()
         if symbols == "all":
-            instruments = sorted(spec.instrument for spec in client.specs() if is_eligible(spec))
+            instruments = sorted(spec.instrument for spec in specs if is_eligible(spec))
         else:
             instruments = instruments_from(symbols, venue, settings)
         if not dry_run:
-            lake.store_specs(venue, client.specs())  # a backtest rounds orders by them
+            lake.store_specs(venue, specs)  # a backtest rounds orders by them
         done: dict[str, BackfillSummary] = {}
         with row_progress() as progress:
             done[f"{interval} bars"] = backfill(
@@ -206,9 +207,9 @@ def run_backfill(
                 done["settlements"] = backfill_funding(
                     lake, client, instruments, *span_ms, progress=progress("funding"), dry_run=dry_run
                 )
-        reach_ms = client.server_time_ms() - _OKX_FUNDING_MS if venue is Venue.OKX and funding else None
     finally:
         client.close()
+    reach_ms = now_ms - _OKX_FUNDING_MS if venue is Venue.OKX else None
     for what, summary in done.items():
         if dry_run:
             say(

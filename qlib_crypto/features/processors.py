@@ -10,7 +10,7 @@ import pandas as pd
 from qlib.data.dataset.processor import Processor, get_group_columns
 from qlib.data.dataset.utils import fetch_df_by_index
 
-from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.errors import ConfigError, DataError, counted
 from qlib_crypto.features.cross_section import z_scores
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ class DropEmptyFeatures(_ReadOnly):
             raise DataError(f"no feature has a value in the training segment {span}; check the provider's data")
         if self.dropped:
             names = " ".join(self.dropped)
-            count = len(self.dropped)
-            log.warning("dropped %d feature%s without a value in %s: %s", count, "s" * (count > 1), span, names)
+            log.warning("dropped %s without a value in %s: %s", counted(len(self.dropped), "feature"), span, names)
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         """The table without the dropped features."""

@@ -18,7 +18,7 @@ from qlib.data.ops import register_all_ops
 
 from qlib_crypto.backtest.checks import whole_number
 from qlib_crypto.clock import DAY_MS, iso
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, counted
 from qlib_crypto.features.expressions import OPEN_TO_OPEN
 from qlib_crypto.symbols import Interval
 from qlib_crypto.workflow.classes import check_classes, named_classes
@@ -208,16 +208,12 @@ def _check_segments(segments: Mapping[str, Any], interval: Interval, ahead: int)
         gap = (spans[after][0] - spans[before][1]) // interval.ms
         if gap <= ahead:
             earliest = iso(spans[before][1] + (ahead + 1) * interval.ms)
-            apart = f"{_bars(gap)} after {before} ends" if gap >= 0 else f"before {before} ends"
+            apart = f"{counted(gap, 'bar')} after {before} ends" if gap >= 0 else f"before {before} ends"
             raise ConfigError(
-                f"segment {after} starts at {iso(spans[after][0])}, {apart}, but a label looks {_bars(ahead)} ahead; "
-                f"start it at {earliest} or later"
+                f"segment {after} starts at {iso(spans[after][0])}, {apart}, but a label looks {counted(ahead, 'bar')} "
+                f"ahead; start it at {earliest} or later"
             )
     return spans
-
-
-def _bars(count: int) -> str:
-    return f"{count:,} bar{'' if count == 1 else 's'}"
 
 
 def _check_handler(handler: Mapping[str, Any], spans: Mapping[str, tuple[int, int]]) -> None:
