@@ -80,6 +80,89 @@ class Estimate(NamedTuple):
     received_ms: int
 
 
+class MarkBar(NamedTuple):
+    """One closed candle of the mark price, quote per base; `open_ms` is its open time."""
+
+    instrument: Instrument
+    interval: Interval
+    open_ms: int
+    open: float
+    high: float
+    low: float
+    close: float
+    source: str
+    received_ms: int
+
+
+class OpenInterest(NamedTuple):
+    """Open interest as of `time_ms`, the venue's own label of the 5-minute period.
+
+    In base coins, and in the quote coin where the venue says that; None where it does not.
+    """
+
+    instrument: Instrument
+    time_ms: int
+    open_interest_base: float
+    open_interest_quote: float | None
+    source: str
+    received_ms: int
+
+
+class LongShortRatio(NamedTuple):
+    """Accounts long over accounts short as of `time_ms`, the venue's own label of the 5-minute period."""
+
+    instrument: Instrument
+    time_ms: int
+    ratio: float
+    source: str
+    received_ms: int
+
+
+class Liquidation(NamedTuple):
+    """One forced order of the venue's sample (at most about one a second and contract, not all that happen).
+
+    `side` is the order's own, `buy` closes a short; `price` is what it was filled at, or OKX's bankruptcy price.
+    """
+
+    instrument: Instrument
+    time_ms: int
+    side: str
+    price: float
+    quantity_base: float
+    received_ms: int
+
+
+class Trade(NamedTuple):
+    """One public trade, as the venue aggregates them; `side` is the taker's; `trade_id` is unique by instrument."""
+
+    instrument: Instrument
+    time_ms: int
+    trade_id: int
+    side: str
+    price: float
+    quantity_base: float
+    received_ms: int
+
+
+class Book(NamedTuple):
+    """The best levels of a book at `time_ms`, best first; quantities in base coins."""
+
+    instrument: Instrument
+    time_ms: int
+    bid_prices: tuple[float, ...]
+    bid_quantities: tuple[float, ...]
+    ask_prices: tuple[float, ...]
+    ask_quantities: tuple[float, ...]
+    received_ms: int
+
+
+#: Whatever is collected.
+type Row = Bar | Settlement | Estimate | MarkBar | OpenInterest | LongShortRatio | Liquidation | Trade | Book
+
+#: Period of open interest and long/short ratio.
+PERIOD_MS = 300_000
+
+
 class Ticker(NamedTuple):
     """Last price and 24 h turnover; `turnover_quote` is in the quote coin."""
 
@@ -126,6 +209,63 @@ FUNDING_ESTIMATE = _schema(
     ("settles_at", _TIME, False),
     ("interval_hours", pa.float64(), True),
     ("mark_price", pa.float64(), True),
+    ("received_at", _TIME, False),
+)
+
+MARK = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("open", pa.float64(), False),
+    ("high", pa.float64(), False),
+    ("low", pa.float64(), False),
+    ("close", pa.float64(), False),
+    ("source", pa.string(), False),
+    ("received_at", _TIME, False),
+)
+
+OPEN_INTEREST = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("open_interest", pa.float64(), False),
+    ("open_interest_quote", pa.float64(), True),
+    ("source", pa.string(), False),
+    ("received_at", _TIME, False),
+)
+
+LONG_SHORT_RATIO = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("ratio", pa.float64(), False),
+    ("source", pa.string(), False),
+    ("received_at", _TIME, False),
+)
+
+LIQUIDATIONS = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("side", pa.string(), False),
+    ("price", pa.float64(), False),
+    ("quantity", pa.float64(), False),
+    ("received_at", _TIME, False),
+)
+
+TRADES = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("trade_id", pa.int64(), False),
+    ("side", pa.string(), False),
+    ("price", pa.float64(), False),
+    ("quantity", pa.float64(), False),
+    ("received_at", _TIME, False),
+)
+
+BOOKS = _schema(
+    ("symbol", pa.string(), False),
+    ("timestamp", _TIME, False),
+    ("bid_prices", pa.list_(pa.float64()), False),
+    ("bid_quantities", pa.list_(pa.float64()), False),
+    ("ask_prices", pa.list_(pa.float64()), False),
+    ("ask_quantities", pa.list_(pa.float64()), False),
     ("received_at", _TIME, False),
 )
 

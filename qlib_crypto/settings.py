@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from qlib_crypto.errors import ConfigError, QlibCryptoError
@@ -40,15 +40,56 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+#: What can be collected beside candles and funding; `trades` and `books` are bulky and off unless asked for.
+DatasetName = Literal["mark", "open_interest", "long_short_ratio", "liquidations", "trades", "books"]
+
+
 class VenueSettings(_Part):
-    """One venue: what to collect from where. `rate_scale` multiplies the published request limits."""
+    """One venue: what to collect from where. `rate_scale` multiplies the published request limits.
+
+    Attributes
+    ----------
+    region
+        Chooses the venue's hosts; an address that is given itself wins.
+    rest_url, ws_url, archive_url
+        Where REST, websocket and the bulk files are.
+    proxy
+        `http://host:port` for REST, websocket and bulk files alike; loopback is always reached directly.
+    datasets
+        What is collected beside candles, settled funding and its estimates.
+    book_depth, book_every_s
+        Levels of a book snapshot, and market seconds between two.
+    grace_hours
+        So long a contract that left the universe is still collected.
+
+    """
+
+    regions: ClassVar[Mapping[str, tuple[str, str]]]
 
     enabled: bool = True
     symbols: Annotated[str | tuple[str, ...], AfterValidator(_symbols)] = "top50"
     interval: IntervalName = "1m"
-    rest_url: str
-    ws_url: str
+    region: str = "global"
+    rest_url: str = ""
+    ws_url: str = ""
+    archive_url: str = ""
+    proxy: str | None = None
     rate_scale: float = Field(default=1.0, gt=0)
+    datasets: tuple[DatasetName, ...] = ("mark", "open_interest", "long_short_ratio", "liquidations")
+    book_depth: Literal[5, 10, 20] = 5
+    book_every_s: float = Field(default=10.0, gt=0)
+    grace_hours: float = Field(default=24.0, ge=0)
+
+    @model_validator(mode="after")
+    def _hosts(self) -> Self:
+        """Fill in the region's addresses where none is given."""
+        if self.region not in self.regions:
+            raise ValueError(f"region {self.region!r}: choose one of {' '.join(self.regions)}")
+        rest, ws = self.regions[self.region]
+        for name, value in (("rest_url", rest), ("ws_url", ws)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)  # frozen for everybody else
+        return self
 
     def at(self, endpoint: str | None) -> VenueSettings:
         """These settings with one address for REST and websocket, such as `http://127.0.0.1:8180`."""
@@ -57,17 +98,26 @@ class VenueSettings(_Part):
         if not endpoint.startswith(("http://", "https://")):
             raise ConfigError(f"endpoint {endpoint!r}: write a URL such as http://127.0.0.1:8180")
         url = endpoint.rstrip("/")
-        return self.model_copy(update={"rest_url": url, "ws_url": url.replace("http", "ws", 1)})
+        return self.model_copy(
+            update={"rest_url": url, "ws_url": url.replace("http", "ws", 1), "archive_url": url, "proxy": None}
+        )
 
 
 class OkxSettings(VenueSettings):
-    rest_url: str = "https://www.okx.com"
-    ws_url: str = "wss://ws.okx.com:8443"
+    regions: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "global": ("https://www.okx.com", "wss://ws.okx.com:8443"),
+        "eea": ("https://eea.okx.com", "wss://wseea.okx.com:8443"),
+        "us": ("https://us.okx.com", "wss://wsus.okx.com:8443"),
+    }
+    #: Links to bulk files come from REST and lead here.
+    archive_url: str = "https://static.okx.com"
 
 
 class BinanceSettings(VenueSettings):
-    rest_url: str = "https://fapi.binance.com"
-    ws_url: str = "wss://fstream.binance.com"
+    regions: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "global": ("https://fapi.binance.com", "wss://fstream.binance.com"),
+    }
+    archive_url: str = "https://data.binance.vision"
 
 
 class UniverseSettings(_Part):
@@ -84,13 +134,77 @@ class ProviderSettings(_Part):
     future_days: int = Field(default=7, ge=2)
 
 
+class WorkflowSchedule(_Part):
+    """A workflow that the daemon runs: the YAML file and a cron expression of five fields, market time UTC."""
+
+    workflow: str
+    cron: str
+
+
 class ScheduleSettings(_Part):
-    """When the daemon works, market time UTC."""
+    """When the daemon works, market time UTC.
+
+    Attributes
+    ----------
+    rank_every_hours, rank_offset_minutes
+        Rankings, so long after the settlement hours counted from 00:00.
+    repair_every_hours, repair_offset_minutes
+        Missing rows are asked for.
+    convert_at, convert_delay_minutes
+        Seal and convert daily at this time plus the delay.
+    convert_every_hours
+        24 as above; 1 to 12 converts so often, the delay after the hour.
+    instruments_every_hours
+        The instruments table is stored, also whenever a ranking or a collector's start reads it.
+    upkeep_at
+        Daily: reconciliation with REST and archive, content check, retention.
+    workflows
+        Workflow runs by cron expression.
+
+    """
 
     rank_every_hours: int = Field(default=8, ge=1, le=24)
     rank_offset_minutes: int = Field(default=5, ge=0)
+    repair_every_hours: int = Field(default=1, ge=1, le=24)
+    repair_offset_minutes: int = Field(default=3, ge=0)
     convert_at: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     convert_delay_minutes: int = Field(default=10, ge=0)
+    convert_every_hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 24
+    instruments_every_hours: int = Field(default=24, ge=1, le=24)
+    upkeep_at: str = Field(default="02:30", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    workflows: tuple[WorkflowSchedule, ...] = ()
+
+
+class RetentionSettings(_Part):
+    """How long bulky captures (trades, books, estimates) stay, and when day files become monthly ones.
+
+    Candles, marks, settlements, open interest, ratios, instruments, rankings and the ledger stay for ever.
+    """
+
+    bulky_days: int = Field(default=90, ge=1)
+    compact_after_days: int = Field(default=90, ge=1)
+
+
+class WatchSettings(_Part):
+    """What the daemon measures and when it alerts.
+
+    Attributes
+    ----------
+    metrics_port
+        Prometheus metrics on 127.0.0.1; 0 for none.
+    lag_minutes
+        An instrument whose newest bar is older is late.
+    disk_free_gb
+        Less free disk than this is an alert.
+    repeat_hours
+        The same alert is not sent again before.
+
+    """
+
+    metrics_port: int = Field(default=9464, ge=0, le=65535)
+    lag_minutes: float = Field(default=10.0, gt=0)
+    disk_free_gb: float = Field(default=5.0, ge=0)
+    repeat_hours: float = Field(default=6.0, gt=0)
 
 
 class Settings(BaseSettings):
@@ -113,6 +227,10 @@ class Settings(BaseSettings):
     universe: UniverseSettings = UniverseSettings()
     provider: ProviderSettings = ProviderSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    retention: RetentionSettings = RetentionSettings()
+    watch: WatchSettings = WatchSettings()
+    #: Apprise addresses, separated by spaces or commas; from the environment only, never logged.
+    alert_urls: SecretStr = SecretStr("")
 
     def venue(self, venue: Venue) -> VenueSettings:
         """The settings of one venue."""

@@ -100,8 +100,7 @@ def streaming(
         settings_at(venue, url),
         instruments,
         interval,
-        on_bar=on_bar or out.bars.append,
-        on_estimate=out.estimates.append,
+        on_row=lambda row: (on_bar or out.bars.append)(row) if isinstance(row, Bar) else out.estimates.append(row),
         on_problem=out.problems.append,
         pace=pace,
     )

@@ -13,7 +13,7 @@ from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake, missing_ranges
-from qlib_crypto.lake.checks import bar_fault, settlement_fault, sift
+from qlib_crypto.lake.checks import sift
 from qlib_crypto.lake.gaps import joined
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, holes, snap_to_minute
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -96,9 +96,9 @@ def backfill(
 
     def fetch(instrument: Instrument, span: Span) -> Iterable[int]:
         for page in client.bars(instrument, interval, *span):
-            good, told = sift(page, bar_fault)
+            good, told = sift(page)
             refused.extend(told)
-            yield lake.store_bars(good)
+            yield lake.store(good)
 
     def seal(instrument: Instrument) -> list[Span]:
         lake.seal(client.venue, instrument=instrument)
@@ -139,9 +139,9 @@ def backfill_funding(
 
     def fetch(instrument: Instrument, span: Span) -> Iterable[int]:
         # a span in one commit: half of an hourly span, next to a known settlement, would no longer look like a hole
-        good, told = sift((row for page in client.settlements(instrument, *span) for row in page), settlement_fault)
+        good, told = sift(row for page in client.settlements(instrument, *span) for row in page)
         refused.extend(told)
-        yield lake.store_settlements(good)
+        yield lake.store(good)
 
     def missing(instrument: Instrument) -> list[Span]:
         spans, end = lacking(instrument), ranges[instrument][1]

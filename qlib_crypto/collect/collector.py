@@ -28,8 +28,8 @@ from qlib_crypto.collect.worker import Worker
 from qlib_crypto.errors import counted
 from qlib_crypto.feeds import RestClient, VenueStream
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.checks import bar_fault, estimate_fault, sift
-from qlib_crypto.schemas import Bar, Estimate
+from qlib_crypto.lake.checks import sift
+from qlib_crypto.schemas import Bar, Estimate, Row
 from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Interval
 
@@ -116,7 +116,7 @@ class _Collector:
         self._since_ms, self._until_ms = since_ms, until_ms
         self._say, self._status, self._pace = say, status, pace
         self._time = MarketTime(clock, say)
-        self._inbox: queue.SimpleQueue[Bar | Estimate] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Row] = queue.SimpleQueue()
         self._filler = Filler(lake, client, interval, say, lambda: self._time.now_ms)
         kinds = {
             "specs": self._filler.refresh,
@@ -145,7 +145,7 @@ class _Collector:
     ) -> CollectSummary:
         stream = make_stream(
             self._client.venue, self._settings, instruments, self._interval,
-            on_bar=self._inbox.put, on_estimate=self._inbox.put, on_problem=self._say,
+            on_row=self._inbox.put, on_problem=self._say,
         )  # fmt: skip
         watch = Membership(membership, self._client.venue, self._say) if membership else None
         self._time.start()
@@ -202,8 +202,8 @@ class _Collector:
         self._status(self._line())
         return files
 
-    def _take(self, wait_s: float = _TAKE_S) -> list[Bar | Estimate]:
-        rows: list[Bar | Estimate] = []
+    def _take(self, wait_s: float = _TAKE_S) -> list[Row]:
+        rows: list[Row] = []
         with contextlib.suppress(queue.Empty):
             if wait_s:
                 rows.append(self._inbox.get(timeout=wait_s))
@@ -211,18 +211,18 @@ class _Collector:
                 rows.append(self._inbox.get_nowait())
         return rows
 
-    def _store(self, rows: list[Bar | Estimate]) -> None:
+    def _store(self, rows: list[Row]) -> None:
         """Make a batch durable, then see what it tells about missing bars and due settlements."""
-        bars, wrong_bars = sift((row for row in rows if isinstance(row, Bar)), bar_fault)
-        estimates, wrong_estimates = sift((row for row in rows if isinstance(row, Estimate)), estimate_fault)
+        bars, wrong_bars = sift(row for row in rows if isinstance(row, Bar))
+        estimates, wrong_estimates = sift(row for row in rows if isinstance(row, Estimate))
         for line in wrong_bars + wrong_estimates:
             self._refused += 1
             self._say(line)
-        self._bars += self._lake.store_bars(bars)
+        self._bars += self._lake.store(bars)
         self._newest = max([self._newest, *(bar.open_ms for bar in bars)])
         # of a minute the lake keeps the last one anyway
         sampled = {(row.instrument, row.time_ms // MINUTE_MS): row for row in estimates}
-        self._estimates += self._lake.store_estimates(sampled.values())
+        self._estimates += self._lake.store(sampled.values())
         step = self._interval.ms
         for bar in bars:
             covered = self._covered.get(bar.instrument)

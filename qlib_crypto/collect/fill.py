@@ -11,7 +11,7 @@ from qlib_crypto.collect.worker import Again
 from qlib_crypto.errors import counted
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake, missing_ranges
-from qlib_crypto.lake.checks import bar_fault, settlement_fault, sift
+from qlib_crypto.lake.checks import sift
 from qlib_crypto.lake.gaps import joined
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.symbols import Instrument, Interval
@@ -67,9 +67,9 @@ class Filler:
         have = self._lake.bar_times(instrument, self._interval, start_ms, end_ms)
         for span in joined(missing_ranges(have, start_ms, now_ms, step), BAR_PAGE[instrument.venue] * step):
             for page in self._client.bars(instrument, self._interval, *span):
-                good, refused = sift(page, bar_fault)
+                good, refused = sift(page)
                 self._tell(refused)
-                self.bars += self._lake.store_bars(good)
+                self.bars += self._lake.store(good)
         have = self._lake.bar_times(instrument, self._interval, start_ms, end_ms)
         left = missing_ranges(have, start_ms, end_ms, step)
         if not left:
@@ -97,9 +97,9 @@ class Filler:
         """Fetch settlements from the start of the span until now."""
         assert instrument is not None  # noqa: S101 - as above
         for page in self._client.settlements(instrument, start_ms, max(end_ms, self._now_ms()) + MINUTE_MS):
-            good, refused = sift(page, settlement_fault)
+            good, refused = sift(page)
             self._tell(refused)
-            self.settlements += self._lake.store_settlements(good)
+            self.settlements += self._lake.store(good)
 
     def tell_lacking(self) -> None:
         """Say, in one line, which bars the venue turned out to lack since this was called last."""

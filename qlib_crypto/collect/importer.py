@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qlib_crypto.clock import MINUTE_MS, iso
 from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError, SchemaError, counted
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.checks import bar_fault, settlement_fault, when
+from qlib_crypto.lake.checks import fault, when
 from qlib_crypto.market.funding import snap_to_minute
 from qlib_crypto.schemas import Bar, Settlement
 from qlib_crypto.symbols import QUOTES, Instrument, Interval, Venue
@@ -66,15 +66,15 @@ def import_parquet(
     for path in files:
         if interval is not None and dataset == "kline":
             bars, told = _bars(path, venue, interval, received_ms)
-            _refuse(path, (bar_fault(bar) for bar in bars))
-            lake.store_bars(bars)
+            _refuse(path, (fault(bar) for bar in bars))
+            lake.store(bars)
             for instrument in {bar.instrument for bar in bars}:
                 lake.seal(venue, instrument=instrument)
             rows += len(bars)
         else:
             settlements, told = _settlements(path, venue, received_ms)
-            _refuse(path, (settlement_fault(row) for row in settlements))
-            lake.store_settlements(settlements)
+            _refuse(path, (fault(row) for row in settlements))
+            lake.store(settlements)
             rows += len(settlements)
         messages += told
     if dataset == "funding":
@@ -215,6 +215,6 @@ def _past(path: Path, times: NDArray[np.int64], now_ms: int) -> None:
 
 
 def _refuse(path: Path, faults: Iterable[DataError | None]) -> None:
-    for fault in faults:
-        if fault is not None:
-            raise SchemaError(f"{path}: {fault}")
+    for error in faults:
+        if error is not None:
+            raise SchemaError(f"{path}: {error}")

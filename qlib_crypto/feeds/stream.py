@@ -16,7 +16,7 @@ from qlib_crypto.feeds.binance import BinanceUsdm
 from qlib_crypto.feeds.links import Gate, Pace
 from qlib_crypto.feeds.okx import OkxSwap
 from qlib_crypto.feeds.public_feed import PublicFeed
-from qlib_crypto.schemas import Bar, Estimate
+from qlib_crypto.schemas import Estimate, Row
 from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue, venue_bar
 
@@ -33,18 +33,17 @@ class VenueStream:
         `ws_url` may be `ws://` (loopback) or `wss://`.
     instruments, interval
         What to follow; both may be on any number of connections.
-    on_bar
+    on_row
         Gets each confirmed bar once, as the venue confirms it, quote volume and trades included where it has them.
-        What a connection misses while it is down is missing here too: fill it over REST.
-    on_estimate
-        Gets an instrument's running rate once a market minute, and at once when `settles_ms` moves on: then a
-        settlement has happened, whose rate must be read over REST. No settlement is ever made from an estimate.
+        What a connection misses while it is down is missing here too: fill it over REST. Gets an instrument's running
+        rate (`Estimate`) once a market minute, and at once when `settles_ms` moves on: then a settlement has
+        happened, whose rate must be read over REST. No settlement is ever made from an estimate.
     on_problem
-        Gets one line for each trouble, errors of the two above included; none of them stops the stream.
+        Gets one line for each trouble, errors of the other included; none of them stops the stream.
 
     Notes
     -----
-    The three are plain functions that hand off and return at once: they run in the event loop. `stop` and `replace`
+    The two are plain functions that hand off and return at once: they run in the event loop. `stop` and `replace`
     may be called from any thread. A stream runs once.
 
     Raises
@@ -61,8 +60,7 @@ class VenueStream:
         instruments: Iterable[Instrument],
         interval: Interval,
         *,
-        on_bar: Callable[[Bar], None],
-        on_estimate: Callable[[Estimate], None],
+        on_row: Callable[[Row], None],
         on_problem: Callable[[str], None],
         pace: Pace | None = None,
     ) -> None:
@@ -70,8 +68,7 @@ class VenueStream:
         self._venue = venue
         self._ws_url = settings.ws_url
         self._interval = interval
-        self._on_bar = on_bar
-        self._on_estimate = on_estimate
+        self._on_row = on_row
         self._on_problem = on_problem
         self._pace = pace or Pace()
         self._kind = FEEDS[venue]
@@ -166,7 +163,7 @@ class VenueStream:
         values = bar[:-1]  # all but when it was received
         if self._last_bar.get(instrument) != values:
             self._last_bar[instrument] = values
-            self._on_bar(bar)
+            self._on_row(bar)
 
     async def _funding(self, funding: Any, received_s: float) -> None:
         instrument = self._members.get(funding.symbol)
@@ -177,4 +174,4 @@ class VenueStream:
         minute = estimate.time_ms // MINUTE_MS
         if last is None or last.settles_ms != estimate.settles_ms or last.time_ms // MINUTE_MS != minute:
             self._last_estimate[instrument] = estimate
-            self._on_estimate(estimate)
+            self._on_row(estimate)

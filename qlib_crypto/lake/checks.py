@@ -10,12 +10,13 @@ market that is ahead of the wall altogether is not judged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from qlib_crypto.clock import MINUTE_MS, SECOND_MS, iso
 from qlib_crypto.errors import DataError, UnconfirmedBarError
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS
-from qlib_crypto.schemas import SOURCES, Bar, Estimate, Settlement
+from qlib_crypto.schemas import SOURCES, Bar, Estimate, Row, Settlement
 
 #: How far the machine's clock may be behind the venue's before a closed bar looks open.
 _CLOCK_SLACK_MS = 30 * SECOND_MS
@@ -81,9 +82,14 @@ def estimate_fault(row: Estimate) -> DataError | None:
     return DataError(f"estimate {row.instrument} {when(row.time_ms)} refused: {phrase}") if phrase else None
 
 
-def sift[Row](rows: Iterable[Row], fault: Callable[[Row], DataError | None]) -> tuple[list[Row], list[str]]:
+def fault(row: Row) -> DataError | None:
+    """Why this row may not be stored; None when it is good."""
+    return _FAULTS[type(row)](row)
+
+
+def sift[R: Row](rows: Iterable[R]) -> tuple[list[R], list[str]]:
     """The rows that may be stored, and why each of the others may not: for callers that must not stop at one."""
-    good: list[Row] = []
+    good: list[R] = []
     told: list[str] = []
     for row in rows:
         error = fault(row)
@@ -94,7 +100,7 @@ def sift[Row](rows: Iterable[Row], fault: Callable[[Row], DataError | None]) -> 
     return good, told
 
 
-def refuse_faults[Row](rows: Sequence[Row], fault: Callable[[Row], DataError | None]) -> None:
+def refuse_faults(rows: Iterable[Row]) -> None:
     """Raise the first row's fault, so that a call stores all of its rows or none."""
     for row in rows:
         error = fault(row)
@@ -112,3 +118,10 @@ def when(ms: int) -> str:
 
 def _bar_name(bar: Bar) -> str:
     return f"{bar.instrument} {bar.interval} {when(bar.open_ms)}"
+
+
+_FAULTS: dict[type, Callable[[Any], DataError | None]] = {
+    Bar: bar_fault,
+    Settlement: settlement_fault,
+    Estimate: estimate_fault,
+}

@@ -30,9 +30,9 @@ from qlib_crypto.lake.paths import (
     venue_folder,
 )
 from qlib_crypto.lake.seal import seal
-from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, TABLES, Table, bar_row, estimate_row, settlement_row
+from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, TABLE_OF, TABLES, VALUES, Table, Values
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.schemas import Bar, Estimate, Settlement
+from qlib_crypto.schemas import Row
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 
@@ -67,41 +67,23 @@ class Lake:
 
     # ------------------------------------------------------------------------------------------------------- store
 
-    def store_bars(self, bars: Iterable[Bar]) -> int:
-        """The count of new or replaced bars; all are durable on return.
+    def store(self, rows: Iterable[Row]) -> int:
+        """The count of new or replaced rows; all are durable on return. One call may hold rows of any kinds.
 
         Raises
         ------
         DataError
-            A bar cannot be right (`UnconfirmedBarError`: it was still open); none of this call is stored.
+            A row cannot be right (`UnconfirmedBarError`: a bar was still open); none of this call is stored.
         StorageError
             The disk refused; what earlier calls stored is kept.
 
         """
-        rows = list(bars)
-        checks.refuse_faults(rows, checks.bar_fault)
-        return sum(
-            self._hot[venue].put(BARS, [bar_row(row) for row in rows if row.instrument.venue is venue])
-            for venue in {row.instrument.venue for row in rows}
-        )
-
-    def store_settlements(self, rows: Iterable[Settlement]) -> int:
-        """The count of new or replaced settlements, durable on return; one minute holds one. Errors as bars."""
         rows = list(rows)
-        checks.refuse_faults(rows, checks.settlement_fault)
-        return sum(
-            self._hot[venue].put(SETTLEMENTS, [settlement_row(row) for row in rows if row.instrument.venue is venue])
-            for venue in {row.instrument.venue for row in rows}
-        )
-
-    def store_estimates(self, rows: Iterable[Estimate]) -> int:
-        """The count of new or replaced estimates, durable on return; of a minute the last stays. Errors as bars."""
-        rows = list(rows)
-        checks.refuse_faults(rows, checks.estimate_fault)
-        return sum(
-            self._hot[venue].put(ESTIMATES, [estimate_row(row) for row in rows if row.instrument.venue is venue])
-            for venue in {row.instrument.venue for row in rows}
-        )
+        checks.refuse_faults(rows)
+        found: dict[tuple[Venue, type[Row]], list[Values]] = {}
+        for row in rows:
+            found.setdefault((row.instrument.venue, type(row)), []).append(VALUES[type(row)](row))
+        return sum(self._hot[venue].put(TABLE_OF[kind], values) for (venue, kind), values in found.items())
 
     def store_marks(self, marks: Mapping[Instrument, int], interval: Interval) -> None:
         """Keep, durable on return, how far each instrument is complete.

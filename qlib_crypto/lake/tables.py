@@ -8,7 +8,7 @@ the time they were seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,3 +134,7 @@ def estimate_row(row: Estimate) -> Values:
         row.instrument.symbol, 0, ESTIMATES.slot_of(at), at,
         at, float(row.rate), int(row.settles_ms), row.interval_hours, row.mark_price, int(row.received_ms),
     )  # fmt: skip
+
+
+TABLE_OF: dict[type, Table] = {Bar: BARS, Settlement: SETTLEMENTS, Estimate: ESTIMATES}
+VALUES: dict[type, Callable[[Any], Values]] = {Bar: bar_row, Settlement: settlement_row, Estimate: estimate_row}

@@ -31,12 +31,12 @@ def folder(hours, tmp_path_factory):
     lake = Lake(root / "lake")
     for name, bars in hours.bars.items():
         instrument = Instrument.parse(name)
-        lake.store_bars(
+        lake.store(
             Bar(instrument, HOUR, _ms(t), b.open, max(b.open, b.close), min(b.open, b.close), b.close, 1.0, None, None,
                 "import", 1_800_000_000_000)
             for t, b in zip(bars.index, bars.itertuples(), strict=True)
         )  # fmt: skip
-        lake.store_settlements(
+        lake.store(
             Settlement(instrument, _ms(t), rate, None, "import", 1_800_000_000_000)
             for t, rate, _ in hours.settlements[name]
         )

@@ -196,10 +196,10 @@ def test_a_start_after_the_venues_clock_is_refused(qlib_crypto):
 
 def test_verify_tells_a_provider_that_the_lake_has_left_behind(qlib_crypto, tmp_path):
     lake = Lake(tmp_path)
-    lake.store_bars([bar(k, interval=H1) for k in range(48)])
+    lake.store([bar(k, interval=H1) for k in range(48)])
     assert qlib_crypto("convert").returncode == 0
     assert qlib_crypto("verify").returncode == 0
-    lake.store_bars([bar(k, interval=H1) for k in range(48, 50)])
+    lake.store([bar(k, interval=H1) for k in range(48, 50)])
     lake.close()
     result = qlib_crypto("verify")
     assert result.returncode == 3

@@ -52,7 +52,7 @@ def test_any_interrupted_backfill_ends_as_the_whole(tmp_path_factory, has, had, 
     lake = Lake(tmp_path_factory.mktemp("lake"))
     start, end = T0 + min(lo, hi) * MINUTE_MS, T0 + max(lo, hi) * MINUTE_MS
     client = venue([bar(k, close=100.0 + k) for k in has], page=3, newest_first=newest_first)
-    lake.store_bars([bar(k, close=100.0 + k) for k in had])
+    lake.store([bar(k, close=100.0 + k) for k in had])
     for pages in interruptions:
         stop_after(client, pages)
         before = len(lake.bars(BTC, M1))
@@ -105,7 +105,7 @@ def test_a_hole_that_the_venue_has_too_is_asked_once_a_call_and_told(lake):
 
 def test_dry_run_plans_and_asks_for_no_bar(lake):
     client = venue([])
-    lake.store_bars([bar(k) for k in range(300, 600)])
+    lake.store([bar(k) for k in range(300, 600)])
     summary = backfill(lake, client, [BTC, ETH], M1, T0, T0 + 1000 * MINUTE_MS, dry_run=True)
     assert (summary.instruments, summary.rows, summary.requests, summary.stored) == (2, 1700, 1 + 2 + 4, 0)
     assert client.log == []
@@ -154,7 +154,7 @@ def test_any_interrupted_funding_backfill_ends_as_the_whole(tmp_path_factory, ho
     client.list(spec(BTC))
     client.add_settlements(*rows)
     keep = [rows[min(had)]] if had and min(had) < len(rows) else []
-    lake.store_settlements(keep)
+    lake.store(keep)
     for pages in interruptions:
         stop_after(client, pages)
         with contextlib.suppress(StoppedError):
@@ -169,7 +169,7 @@ def test_an_interrupted_hour_by_hour_span_beside_a_known_settlement_is_not_taken
     client = FakeVenue(page=3, newest_first=False, now_ms=T0 + 20 * HOUR_MS)
     client.list(spec(BTC))
     client.add_settlements(*(settlement(T0 + k * HOUR_MS) for k in range(20)))
-    lake.store_settlements([settlement(T0 + 10 * HOUR_MS)])
+    lake.store([settlement(T0 + 10 * HOUR_MS)])
     stop_after(client, 1)
     with pytest.raises(StoppedError):
         backfill_funding(lake, client, [BTC], T0, T0 + DAY_MS)

@@ -31,18 +31,16 @@ class Scripted:
     def __init__(self, steps):
         self.steps, self.replaced, self.stopped, self.instruments = steps, [], False, None
 
-    def __call__(self, _venue, _settings, instruments, _interval, *, on_bar, on_estimate, on_problem):
-        self.instruments, self.on_bar, self.on_estimate, self.on_problem = instruments, on_bar, on_estimate, on_problem
+    def __call__(self, _venue, _settings, instruments, _interval, *, on_row, on_problem):
+        self.instruments, self.on_row, self.on_problem = instruments, on_row, on_problem
         return self
 
     async def run(self):
         for step in self.steps:
             if callable(step):
                 step()
-            elif hasattr(step, "open_ms"):
-                self.on_bar(step)
             else:
-                self.on_estimate(step)
+                self.on_row(step)
             await asyncio.sleep(0)
         while not self.stopped:  # noqa: ASYNC110 - stop() comes from another thread
             await asyncio.sleep(0.005)
@@ -138,7 +136,7 @@ def test_duplicates_and_disorder_change_nothing(lake):
 
 def test_it_catches_up_from_the_last_bar_at_the_start(lake):
     client = market(now=30)
-    lake.store_bars([ws(k) for k in range(10)])
+    lake.store([ws(k) for k in range(10)])
     lake.seal(Venue.OKX)
     summary, _ = run(lake, client, [*(ws(k) for k in range(30, 60)), moves(client, 60)], until_ms=T0 + HOUR_MS)
     assert minutes(lake) == list(range(60))
@@ -149,7 +147,7 @@ def test_it_catches_up_from_the_last_bar_at_the_start(lake):
 def test_what_one_run_left_open_the_next_one_fetches(lake, end):
     client = market(now=30)
     client.add_settlements(settlement(T0 + 20 * MINUTE_MS))
-    lake.store_bars([ws(k) for k in range(10)])
+    lake.store([ws(k) for k in range(10)])
     streamed, stop, told = threading.Event(), threading.Event(), []
 
     def fails():
@@ -349,7 +347,7 @@ def test_a_changed_universe_is_followed(lake, tmp_path):
     path = tmp_path / "top50_symbols.json"
     path.write_text('["BTC_USDT"]')
     client = market(of=(BTC, ETH), now=60)
-    lake.store_bars([ws(k, ETH) for k in range(5)])
+    lake.store([ws(k, ETH) for k in range(5)])
 
     stop, told = threading.Event(), []
 
@@ -415,7 +413,7 @@ def test_an_error_of_the_worker_is_raised_too(lake):
 def test_a_full_disk_ends_it_with_what_was_stored(lake, monkeypatch):
     client = market()
     told = []
-    store = lake.store_bars
+    store = lake.store
 
     def full(bars):
         bars = list(bars)
@@ -423,7 +421,7 @@ def test_a_full_disk_ends_it_with_what_was_stored(lake, monkeypatch):
             raise StorageError("hot store: cannot write (database or disk is full)")
         return store(bars)
 
-    monkeypatch.setattr(lake, "store_bars", full)
+    monkeypatch.setattr(lake, "store", full)
     steps = [*(ws(k) for k in range(30)), lambda: time.sleep(0.3), *(ws(k) for k in range(30, 60))]
     with pytest.raises(StorageError, match="full"):
         run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)

@@ -32,7 +32,7 @@ def write(folder, name, table):
 
 
 def test_candles_replace_what_the_stream_gave_and_a_second_import_changes_nothing(lake, tmp_path):
-    lake.store_bars([bar(2, close=7.0), bar(9)])
+    lake.store([bar(2, close=7.0), bar(9)])
     files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles())
     assert import_parquet(lake, files, Venue.OKX, "kline", M1) == (5, [])
     rows = lake.bars(BTC, M1)

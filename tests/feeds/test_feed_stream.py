@@ -197,8 +197,7 @@ def test_a_listener_to_problems_that_fails_stops_nothing(caplog):
             settings_at(Venue.OKX, url),
             names(Venue.OKX, 1),
             M1,
-            on_bar=bars.append,
-            on_estimate=print,
+            on_row=bars.append,
             on_problem=deaf,
             pace=QUICK,
         )
@@ -278,8 +277,7 @@ def test_stopping_before_running_and_twice_and_after_is_fine():
         settings_at(Venue.OKX, "http://127.0.0.1:9"),
         names(Venue.OKX, 1),
         M1,
-        on_bar=print,
-        on_estimate=print,
+        on_row=print,
         on_problem=print,
     )
     stream.stop()
@@ -298,8 +296,7 @@ def test_cancelling_leaves_nothing_behind():
             settings_at(Venue.OKX, url),
             names(Venue.OKX, 3),
             M1,
-            on_bar=print,
-            on_estimate=print,
+            on_row=print,
             on_problem=problems.append,
             pace=QUICK,
         )
@@ -327,8 +324,7 @@ def test_wrong_instruments_and_intervals_are_the_users_errors():
             settings_at(venue, "http://127.0.0.1:9"),
             instruments,
             interval,
-            on_bar=print,
-            on_estimate=print,
+            on_row=print,
             on_problem=print,
         )
 

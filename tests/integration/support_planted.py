@@ -80,8 +80,8 @@ class Planted:
         tape = GeneratorTape(GeneratorConfig(venue, minute_days=0, signal_strength=strength))
         lake = Lake(folder)
         for instrument in tape.instruments:
-            lake.store_bars(_bars(tape, instrument))
-            lake.store_settlements(_settlements(tape, instrument))
+            lake.store(_bars(tape, instrument))
+            lake.store(_settlements(tape, instrument))
         lake.seal(venue)
         convert(lake, folder / "qlib_data", ProviderSettings(intervals=(HOUR.name,)))
         lake.close()

@@ -31,7 +31,7 @@ from qlib_crypto.lake import Lake
 lake = Lake(Path(sys.argv[1]))
 k = 0
 while True:
-    lake.store_bars([bar(k + i) for i in range(20)])
+    lake.store([bar(k + i) for i in range(20)])
     k += 20
     if k % 400 == 0:
         lake.seal(bar().instrument.venue)
@@ -58,9 +58,9 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path):
 
 @pytest.mark.parametrize("step", ["write", "record", "discard", "commit"])
 def test_a_crash_at_any_step_of_a_seal_is_repaired_by_the_next(lake, monkeypatch, step):
-    lake.store_bars([bar(k) for k in range(3)])
+    lake.store([bar(k) for k in range(3)])
     lake.seal(BTC.venue)
-    lake.store_bars([bar(1, close=105.0), bar(3)])
+    lake.store([bar(1, close=105.0), bar(3)])
 
     class Crash(BaseException):
         pass
@@ -85,20 +85,20 @@ def test_a_crash_at_any_step_of_a_seal_is_repaired_by_the_next(lake, monkeypatch
 
 
 def test_a_full_disk_while_storing_keeps_what_was_stored(lake):
-    lake.store_bars([bar(k) for k in range(10)])
+    lake.store([bar(k) for k in range(10)])
     connection = lake._hot[BTC.venue]._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(StorageError, match="free disk space") as full:
-        lake.store_bars([bar(k) for k in range(10, 5000)])
+        lake.store([bar(k) for k in range(10, 5000)])
     assert "\n" not in str(full.value)
     assert len(lake.bars(BTC, M1)) == 10
     connection.execute("PRAGMA max_page_count = 1000000")
-    assert lake.store_bars([bar(k) for k in range(10, 5000)]) == 4990
+    assert lake.store([bar(k) for k in range(10, 5000)]) == 4990
 
 
 def test_a_full_disk_while_sealing_keeps_the_rows_hot(lake, monkeypatch):
-    lake.store_bars([bar(k) for k in range(10)])
+    lake.store([bar(k) for k in range(10)])
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -123,7 +123,7 @@ lake = Lake(Path(sys.argv[1]))
 k = 0
 try:
     while k < 100_000:
-        lake.store_bars([bar(k + i) for i in range(500)])
+        lake.store([bar(k + i) for i in range(500)])
         k += 500
         print(k, flush=True)
 except StorageError as error:
@@ -150,7 +150,7 @@ def test_a_disk_that_refuses_to_grow_stops_a_real_writer_without_loss(tmp_path):
 
 
 def test_a_torn_file_is_named_with_what_to_do(lake, tmp_path):
-    lake.store_bars([bar(0), bar(1440), bar(0, of=ETH)])
+    lake.store([bar(0), bar(1440), bar(0, of=ETH)])
     paths = lake.seal(BTC.venue)
     whole = paths[1].read_bytes()
     for torn in (b"", whole[:200], whole[:-5], b"time,open\n1,2\n"):
@@ -164,7 +164,7 @@ def test_a_torn_file_is_named_with_what_to_do(lake, tmp_path):
                 ask()
             assert "\n" not in str(error.value)
     assert len(lake.bars(ETH, M1)) == 1
-    lake.store_bars([bar(1441)])
+    lake.store([bar(1441)])
     with pytest.raises(SchemaError, match="torn"):
         lake.seal(BTC.venue)
     paths[1].unlink()
@@ -172,7 +172,7 @@ def test_a_torn_file_is_named_with_what_to_do(lake, tmp_path):
 
 
 def test_a_foreign_file_is_named(lake):
-    lake.store_bars([bar(0), bar(1440)])
+    lake.store([bar(0), bar(1440)])
     first, second = lake.seal(BTC.venue)
     table = pq.ParquetFile(second).read()
     nulls = pa.nulls(len(table), pa.float64())
@@ -190,7 +190,7 @@ def test_a_foreign_file_is_named(lake):
 
 
 def test_a_plain_parquet_with_the_right_columns_is_as_good_as_ours(lake):
-    lake.store_bars([bar(0), bar(1440)])
+    lake.store([bar(0), bar(1440)])
     paths = lake.seal(BTC.venue)
     before = lake.content_hash()
     pq.write_table(pq.ParquetFile(paths[0]).read().replace_schema_metadata(None), paths[0], compression="zstd")
@@ -203,45 +203,45 @@ def test_what_is_no_hot_store_is_named(lake):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a database, but long enough to look like one" * 50)
     with pytest.raises(StorageError, match=r"hot.sqlite.*move it away"):
-        lake.store_bars([bar(0)])
+        lake.store([bar(0)])
 
 
 def test_a_hot_store_held_by_another_is_a_storage_error(lake, monkeypatch):
     monkeypatch.setattr("qlib_crypto.lake.hot._BUSY_S", 0.05)
-    lake.store_bars([bar(0)])
+    lake.store([bar(0)])
     lake.close()
     with sqlite3.connect(lake.folder(BTC.venue) / "hot.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageError, match="another process holds it"):
-            lake.store_bars([bar(1)])
+            lake.store([bar(1)])
         assert len(lake.bars(BTC, M1)) == 1  # reading goes on
         other.execute("ROLLBACK")
     other.close()
-    assert lake.store_bars([bar(1)]) == 1
+    assert lake.store([bar(1)]) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "okx_data").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="okx_data"):
-        Lake(tmp_path).store_settlements([settlement()])
+        Lake(tmp_path).store([settlement()])
 
 
 def test_a_forked_child_uses_its_own_connection(lake):
-    lake.store_bars([bar(0)])
+    lake.store([bar(0)])
     child = os.fork()
     if child == 0:
         try:
-            lake.store_bars([bar(1)])
+            lake.store([bar(1)])
             os._exit(0)
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
-    lake.store_bars([bar(2)])
+    lake.store([bar(2)])
     assert len(lake.bars(BTC, M1)) == 3
 
 
 def test_the_next_seal_removes_what_a_killed_writer_left(lake):
-    lake.store_bars([bar(0)])
+    lake.store([bar(0)])
     folder = lake.folder(BTC.venue) / "kline_1m"
     folder.mkdir()
     gone = subprocess.Popen(["true"])

@@ -11,15 +11,15 @@ from qlib_crypto.symbols import Interval, Venue
 
 
 def test_views_are_the_lake_sealed_and_hot(lake):
-    lake.store_bars([bar(k) for k in range(4)] + [bar(k, of=PEPE, source="rest") for k in range(3)])
-    lake.store_settlements([settlement(T0 - 2), settlement(T0, of=PEPE)])
-    lake.store_estimates([estimate()])
+    lake.store([bar(k) for k in range(4)] + [bar(k, of=PEPE, source="rest") for k in range(3)])
+    lake.store([settlement(T0 - 2), settlement(T0, of=PEPE)])
+    lake.store([estimate()])
     lake.store_specs(BTC.venue, [spec(), spec(ETH)])
     for venue in Venue:
         lake.seal(venue)
-    lake.store_bars([bar(2, close=50.0), bar(9), bar(1, of=PEPE, close=7.0), bar(0, interval=H1)])
-    lake.store_bars([bar(0, of=ETH, interval=Interval.parse("2h"))])
-    lake.store_settlements([settlement(T0 + 5, rate=0.5), settlement(T0 + HOUR_MS)])
+    lake.store([bar(2, close=50.0), bar(9), bar(1, of=PEPE, close=7.0), bar(0, interval=H1)])
+    lake.store([bar(0, of=ETH, interval=Interval.parse("2h"))])
+    lake.store([settlement(T0 + 5, rate=0.5), settlement(T0 + HOUR_MS)])
     for _ in range(2):
         counted = query(lake, "select venue, symbol, count(*) n, sum(close) s from kline_1m group by all order by all")
         assert counted.to_numpy().tolist() == [["binance", "1000PEPE_USDT", 3, 300.0], ["okx", "BTC_USDT", 5, 450.0]]
@@ -38,7 +38,7 @@ def test_views_are_the_lake_sealed_and_hot(lake):
 
 
 def test_times_are_utc(lake):
-    lake.store_bars([bar(0)])
+    lake.store([bar(0)])
     row = query(lake, "select timestamp, hour(timestamp) h, timestamp::varchar t from kline_1m").iloc[0]
     assert (str(row.timestamp), row.h, row.t) == ("2025-04-01 00:00:00+00:00", 0, "2025-04-01 00:00:00+00")
 
@@ -61,14 +61,14 @@ def test_an_empty_lake_has_every_view_empty(lake):
     ],
 )  # fmt: skip
 def test_what_is_wrong_or_would_write_is_refused_in_one_line(lake, sql):
-    lake.store_bars([bar(0)])
+    lake.store([bar(0)])
     with pytest.raises(ConfigError, match=r"^sql: ") as refused:
         query(lake, sql)
     assert "\n" not in str(refused.value)
 
 
 def test_a_torn_file_is_a_data_error(lake):
-    lake.store_bars([bar(0), bar(1440)])
+    lake.store([bar(0), bar(1440)])
     paths = lake.seal(BTC.venue)
     for path in paths:
         path.write_bytes(b"torn")
@@ -79,7 +79,7 @@ def test_a_torn_file_is_a_data_error(lake):
 
 
 def test_many_days_are_one_view(lake):
-    lake.store_bars([bar(k * 1440) for k in range(40)])
+    lake.store([bar(k * 1440) for k in range(40)])
     lake.seal(BTC.venue)
     answer = query(lake, "select count(*) n, epoch_ms(max(timestamp)) last from kline_1m").iloc[0]
     assert (answer.n, answer["last"]) == (40, T0 + 39 * DAY_MS)

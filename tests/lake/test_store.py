@@ -76,7 +76,7 @@ def test_any_order_of_storing_and_sealing_reads_as_the_rules_say(tmp_path_factor
         if isinstance(step, tuple):
             lake.seal(step[1], before_ms=None if step[2] is None else T0 + step[2] * DAY_MS)
         else:
-            lake.store_bars(step)
+            lake.store(step)
             model.store(step)
     for of in (BTC, ETH, PEPE):
         for interval in (M1, H1):
@@ -95,16 +95,16 @@ def test_any_order_of_storing_and_sealing_reads_as_the_rules_say(tmp_path_factor
 
 
 def test_store_counts_new_and_replaced_rows_only(lake):
-    assert lake.store_bars([bar(0), bar(1)]) == 2
-    assert lake.store_bars([bar(0), bar(1)]) == 0  # the same again
-    assert lake.store_bars([bar(0, close=101.0), bar(2)]) == 2  # a correction of equal rank, and a new one
-    assert lake.store_bars([bar(0, source="rest")]) == 1
-    assert lake.store_bars([bar(0, close=99.0)]) == 0  # the websocket never replaces REST
-    assert lake.store_bars([]) == 0
+    assert lake.store([bar(0), bar(1)]) == 2
+    assert lake.store([bar(0), bar(1)]) == 0  # the same again
+    assert lake.store([bar(0, close=101.0), bar(2)]) == 2  # a correction of equal rank, and a new one
+    assert lake.store([bar(0, source="rest")]) == 1
+    assert lake.store([bar(0, close=99.0)]) == 0  # the websocket never replaces REST
+    assert lake.store([]) == 0
 
 
 def test_a_stored_row_is_there_for_another_process_at_once(lake):
-    lake.store_bars([bar(0)])
+    lake.store([bar(0)])
     other = pickle.loads(pickle.dumps(lake))  # noqa: S301 - our own bytes; what a worker process would get
     assert other.bar_times(BTC, M1).tolist() == [T0]
     other.close()
@@ -112,9 +112,9 @@ def test_a_stored_row_is_there_for_another_process_at_once(lake):
 
 def test_files_hold_what_their_names_say(lake):
     day = DAY_MS // MINUTE_MS
-    lake.store_bars([bar(k) for k in (0, day - 1, day, 3 * day)])
-    lake.store_bars([bar(k, interval=H1) for k in (0, 719, 720)])
-    lake.store_settlements([settlement(T0 + DAY_MS - 2), settlement(T0 + DAY_MS + 17, of=ETH)])
+    lake.store([bar(k) for k in (0, day - 1, day, 3 * day)])
+    lake.store([bar(k, interval=H1) for k in (0, 719, 720)])
+    lake.store([settlement(T0 + DAY_MS - 2), settlement(T0 + DAY_MS + 17, of=ETH)])
     files = [str(f.relative_to(lake.folder(BTC.venue))) for f in lake.seal(BTC.venue)]
     assert files == [
         "funding/funding_rates_20250402.parquet",  # 23:59:59.998 is the settlement of 00:00
@@ -132,14 +132,14 @@ def test_files_hold_what_their_names_say(lake):
 
 
 def test_sealing_again_is_a_no_op_and_the_ledger_tells_replacements(lake):
-    lake.store_bars([bar(k) for k in range(3)])
+    lake.store([bar(k) for k in range(3)])
     (path,) = lake.seal(BTC.venue)
     stamp = path.stat().st_mtime_ns
     assert lake.seal(BTC.venue) == []
-    lake.store_bars([bar(1)])  # known already
+    lake.store([bar(1)])  # known already
     assert lake.seal(BTC.venue) == []
     assert path.stat().st_mtime_ns == stamp
-    lake.store_bars([bar(1, close=105.0, source="rest"), bar(3), bar(2, close=7.0)])
+    lake.store([bar(1, close=105.0, source="rest"), bar(3), bar(2, close=7.0)])
     assert lake.seal(BTC.venue) == [path]
     assert lake.bars(BTC, M1).column("close").to_pylist() == [100.0, 105.0, 7.0, 100.0]
     lines = [(line.file, line.rows, line.added, line.replaced) for line in lake.ledger(BTC.venue)]
@@ -148,8 +148,8 @@ def test_sealing_again_is_a_no_op_and_the_ledger_tells_replacements(lake):
 
 
 def test_before_ms_seals_only_periods_that_have_ended(lake):
-    lake.store_bars([bar(0), bar(1440), bar(0, interval=H1)])
-    lake.store_estimates([estimate(T0)])
+    lake.store([bar(0), bar(1440), bar(0, interval=H1)])
+    lake.store([estimate(T0)])
     assert [f.name for f in lake.seal(BTC.venue, before_ms=T0 + DAY_MS)] == [
         "funding_estimate_20250401.parquet",
         "BTC_USDT_20250401.parquet",
@@ -160,8 +160,8 @@ def test_before_ms_seals_only_periods_that_have_ended(lake):
 
 
 def test_sealing_one_instrument_leaves_the_others_hot(lake):
-    lake.store_bars([bar(0), bar(0, of=ETH)])
-    lake.store_settlements([settlement()])
+    lake.store([bar(0), bar(0, of=ETH)])
+    lake.store([settlement()])
     assert [f.name for f in lake.seal(BTC.venue, instrument=ETH)] == ["ETH_USDT_20250401.parquet"]
     assert len(lake.seal(BTC.venue)) == 2
 
@@ -184,16 +184,16 @@ def test_sealing_one_instrument_leaves_the_others_hot(lake):
 )
 def test_an_impossible_bar_is_refused_by_name_and_nothing_of_the_call_is_stored(lake, changes, words):
     with pytest.raises(DataError, match=rf"bar BTC_USDT.OKX 1m 2025-04-01 00:0.*{words}") as refused:
-        lake.store_bars([bar(0), bar(1)._replace(**changes)])
+        lake.store([bar(0), bar(1)._replace(**changes)])
     assert "\n" not in str(refused.value)
     assert len(lake.bars(BTC, M1)) == 0
 
 
 def test_a_bar_received_before_it_closed_is_refused(lake):
     with pytest.raises(UnconfirmedBarError, match="before it closed"):
-        lake.store_bars([bar(0, received_ms=T0 + 30_000)])
-    assert lake.store_bars([bar(0, received_ms=T0 + 59_000)]) == 1  # a clock that is a second behind
-    assert lake.store_bars([bar(1, received_ms=T0 - DAY_MS)]) == 1  # a replayed market that is ahead of the wall
+        lake.store([bar(0, received_ms=T0 + 30_000)])
+    assert lake.store([bar(0, received_ms=T0 + 59_000)]) == 1  # a clock that is a second behind
+    assert lake.store([bar(1, received_ms=T0 - DAY_MS)]) == 1  # a replayed market that is ahead of the wall
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_bar_received_before_it_closed_is_refused(lake):
 )
 def test_an_impossible_settlement_is_refused(lake, row, words):
     with pytest.raises(DataError, match=words):
-        lake.store_settlements([row])
+        lake.store([row])
     assert len(lake.settlements(BTC.venue)) == 0
 
 
@@ -217,14 +217,14 @@ def test_an_impossible_settlement_is_refused(lake, row, words):
 )
 def test_an_impossible_estimate_is_refused(lake, row, words):
     with pytest.raises(DataError, match=words):
-        lake.store_estimates([row])
+        lake.store([row])
 
 
 def test_settlements_are_one_a_minute_and_read_by_their_minute(lake):
     rows = [settlement(T0 + 8 * HOUR_MS - 2), settlement(T0 + 16 * HOUR_MS + 17, of=ETH), settlement(T0, of=ETH)]
-    assert lake.store_settlements(rows) == 3
+    assert lake.store(rows) == 3
     lake.seal(BTC.venue)
-    assert lake.store_settlements([settlement(T0 + 8 * HOUR_MS + 5, rate=2e-4, source="import")]) == 1
+    assert lake.store([settlement(T0 + 8 * HOUR_MS + 5, rate=2e-4, source="import")]) == 1
     for _ in range(2):
         table = lake.settlements(BTC.venue)
         assert table.schema.equals(schemas.FUNDING)
@@ -238,9 +238,9 @@ def test_settlements_are_one_a_minute_and_read_by_their_minute(lake):
 
 
 def test_of_the_estimates_of_a_minute_the_last_stays(lake):
-    lake.store_estimates([estimate(T0 + 20_000, rate=2.0), estimate(T0 + 5_000, rate=1.0), estimate(T0 + 60_000)])
+    lake.store([estimate(T0 + 20_000, rate=2.0), estimate(T0 + 5_000, rate=1.0), estimate(T0 + 60_000)])
     lake.seal(BTC.venue)
-    lake.store_estimates([estimate(T0 + 10_000, rate=3.0), estimate(T0 + 59_999, rate=4.0)])
+    lake.store([estimate(T0 + 10_000, rate=3.0), estimate(T0 + 59_999, rate=4.0)])
     for _ in range(2):
         assert lake.estimates(BTC.venue).column("funding_rate").to_pylist() == [4.0, 1e-4]
         lake.seal(BTC.venue)
@@ -263,15 +263,15 @@ def test_specs_as_last_seen_and_as_of(lake):
 def test_the_content_hash_is_of_the_data_not_of_its_way(tmp_path):
     one, two = Lake(tmp_path / "a"), Lake(tmp_path / "b")
     empty = one.content_hash()
-    one.store_bars([bar(k) for k in range(5)])
+    one.store([bar(k) for k in range(5)])
     hot = one.content_hash()
     one.seal(BTC.venue)
     for k in (3, 1, 0, 4, 2):
-        two.store_bars([bar(k, source="rest", received_ms=RECEIVED + k)])
+        two.store([bar(k, source="rest", received_ms=RECEIVED + k)])
         two.seal(BTC.venue)
     assert one.content_hash() == two.content_hash() == Lake(tmp_path / "a").content_hash()
     assert len({empty, hot, one.content_hash()}) == 3
-    two.store_bars([bar(2, close=100.5, source="rest")])
+    two.store([bar(2, close=100.5, source="rest")])
     assert one.content_hash() != two.content_hash()
     one.close()
     two.close()
@@ -282,7 +282,7 @@ def test_many_threads_and_stores_lose_nothing(lake, tmp_path):
 
     def work(k):
         target = (lake, other)[k % 2]
-        target.store_bars([bar(k * 10 + i) for i in range(10)])
+        target.store([bar(k * 10 + i) for i in range(10)])
         if k % 7 == 0:
             target.seal(BTC.venue)
         return len(target.bars(BTC, M1))
@@ -295,9 +295,9 @@ def test_many_threads_and_stores_lose_nothing(lake, tmp_path):
 
 
 def test_load_bars_gives_a_utc_frame(lake, tmp_path):
-    lake.store_bars([bar(k, volume_quote=5.0 if k else None, trades=3 if k else None) for k in range(4)])
+    lake.store([bar(k, volume_quote=5.0 if k else None, trades=3 if k else None) for k in range(4)])
     lake.seal(BTC.venue)
-    lake.store_bars([bar(4)])
+    lake.store([bar(4)])
     frame = load_bars("BTC_USDT.OKX", "1m", "2025-04-01", "2025-04-01T00:05", lake_dir=tmp_path)
     assert str(frame.index.dtype) == "datetime64[ms, UTC]"
     assert frame.index.name == "timestamp"
@@ -329,7 +329,7 @@ def test_reading_an_empty_folder_makes_nothing(tmp_path):
 
 
 def test_only_files_of_the_range_are_opened(lake):
-    lake.store_bars([bar(k * 1440) for k in range(4)])
+    lake.store([bar(k * 1440) for k in range(4)])
     first, *_, last = lake.seal(BTC.venue)
     first.write_bytes(b"torn")
     last.write_bytes(b"torn")
@@ -339,7 +339,7 @@ def test_only_files_of_the_range_are_opened(lake):
 def test_real_minutes_come_back_exactly(lake, real_data):
     source = pa.parquet.ParquetFile(real_data / "candles" / "okx_swap_1m" / "TRX-USDT-SWAP.parquet").read()
     rows = source.slice(0, 5000).to_pylist()
-    lake.store_bars(
+    lake.store(
         schemas.Bar(
             BTC, M1, round(r["timestamp"].timestamp() * 1000), r["open"], r["high"], r["low"], r["close"], r["volume"],
             None, None, "ws", parse_utc("2026-11-01"),

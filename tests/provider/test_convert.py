@@ -325,12 +325,12 @@ def test_a_lake_on_disk_partly_sealed_gives_the_same_bytes(provider, tmp_path):
     lake = Lake(tmp_path / "lake")
     for instrument, frames in memory.frames.items():
         for interval, frame in frames.items():
-            lake.store_bars(
+            lake.store(
                 Bar(instrument, interval, t, *row[:5], None if np.isnan(row[5]) else row[5], None, "rest", t + DAY_MS)
                 for t, row in zip(frame.index.tolist(), frame.to_numpy().tolist(), strict=True)
             )
     for instrument, frame in memory.funding.items():
-        lake.store_settlements(
+        lake.store(
             Settlement(instrument, t, rate, None if np.isnan(mark) else mark, "rest", t + DAY_MS)
             for t, (rate, mark) in zip(frame.index.tolist(), frame.to_numpy().tolist(), strict=True)
         )

@@ -35,7 +35,7 @@ def converted(real_data, tmp_path_factory):
         instrument = Instrument(base, "USDT", Venue.OKX)
         for name in names:
             interval = Interval.parse(name)
-            lake.store_bars(
+            lake.store(
                 Bar(instrument, interval, int(t), o, h, l, c, v, None, None, "rest", int(t) + interval.ms + 1)
                 for t, o, h, l, c, v in candles(real_data, base, name)[
                     ["open", "high", "low", "close", "volume"]
@@ -43,7 +43,7 @@ def converted(real_data, tmp_path_factory):
             )
     funding = pd.read_parquet(real_data / "funding" / "okx_swap_funding.parquet")
     funding = funding[funding["symbol"].isin([f"{base}-USDT-SWAP" for base in SYMBOLS])]
-    lake.store_settlements(
+    lake.store(
         Settlement(Instrument.from_venue_id(Venue.OKX, symbol), int(time.timestamp() * 1000), rate, None, "rest", END)
         for symbol, time, rate in funding[["symbol", "funding_time", "funding_rate"]].itertuples(index=False)
         if time.timestamp() * 1000 < END
