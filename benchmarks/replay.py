@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from _truth import equal_bars, minutes, tape_rows
 
 from qlib_crypto.clock import DAY_MS, VenueClock, iso
 from qlib_crypto.collect import backfill, collect
@@ -48,35 +49,6 @@ def client_settings(venue: Venue, url: str, scale: float = UNLIMITED) -> VenueSe
     """Settings for a client of the sandbox."""
     kind = OkxSettings if venue is Venue.OKX else BinanceSettings
     return kind(rate_scale=scale).at(url)
-
-
-def tape_rows(tape: Tape, instrument: Instrument, interval: Interval, span: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The tape's bars with opens in the span, in the lake's column names; NaN where the tape has none."""
-    bars = tape.bars(instrument, interval)
-    keep = (bars.open_ms >= span[0]) & (bars.open_ms < span[1])
-    return {
-        "timestamp": bars.open_ms[keep], "open": bars.open[keep], "high": bars.high[keep], "low": bars.low[keep],
-        "close": bars.close[keep], "volume": bars.volume_base[keep], "quote_volume": bars.volume_quote[keep],
-        "trades": np.where(bars.trades[keep] < 0, np.nan, bars.trades[keep]),
-    }  # fmt: skip
-
-
-def equal_bars(lake: Lake, tape: Tape, of: Sequence[Instrument], interval: Interval, span: tuple[int, int]) -> bool:
-    """True when the lake holds exactly the tape's bars, equal in every column that the tape has, and no other."""
-    traded = sorted(i for i in of if len(tape_rows(tape, i, interval, span)["timestamp"]))
-    if lake.instruments(tape.venue, interval) != traded:
-        return False
-    for instrument in of:
-        table = lake.bars(instrument, interval)
-        for name, expected in tape_rows(tape, instrument, interval, span).items():
-            column = table.column(name)
-            got = column.cast(pa.int64() if name == "timestamp" else pa.float64()).to_numpy(zero_copy_only=False)
-            if len(got) != len(expected):
-                return False
-            known = np.isfinite(expected.astype(float))
-            if not np.array_equal(got[known], expected[known]):
-                return False
-    return True
 
 
 def equal_funding(lake: Lake, tape: Tape, of: Sequence[Instrument], span: tuple[int, int]) -> tuple[int, bool]:
@@ -131,9 +103,8 @@ def replay(tape: Tape, of: Sequence[Instrument], span: tuple[int, int], root: Pa
 
 def killed_backfill(tape: Tape, of: Sequence[Instrument], interval: Interval, root: Path) -> dict[str, Any]:
     """A REST back-fill of everything by a process that is killed half-way and started again, and how it compares."""
-    ends = [tape.bars(instrument, interval).open_ms for instrument in of]
-    span = int(min(times[0] for times in ends)), int(max(times[-1] for times in ends)) + interval.ms
-    rows = sum(len(times) for times in ends)
+    span = minutes(tape, of, interval)
+    rows = sum(len(tape.bars(instrument, interval).open_ms) for instrument in of)
     with running([tape], process=True, speed=0, at=span[1], rate_scale=UNLIMITED) as sandbox:
         arguments = [tape.venue, sandbox.url, str(root), interval.name, *map(str, span), *(i.symbol for i in of)]
         command = [sys.executable, str(Path(__file__).resolve()), "--worker", *arguments]
@@ -182,8 +153,7 @@ def _tell(line: str) -> None:
 def _minutes(data: Path, venue: Venue, arguments: argparse.Namespace) -> tuple[Tape, list[Instrument], tuple[int, int]]:
     tape = FileTape(data, venue)
     of = [i for i in sorted(tape.specs) if M1 in tape.intervals(i)][: arguments.symbols]
-    opens = [tape.bars(instrument, M1).open_ms for instrument in of]
-    start, end = int(min(t[0] for t in opens)), int(max(t[-1] for t in opens)) + M1.ms
+    start, end = minutes(tape, of, M1)
     return tape, of, (start, end if arguments.days is None else min(end, start + int(arguments.days * DAY_MS)))
 
 

@@ -61,6 +61,8 @@ class VenueSettings(_Part):
         Levels of a book snapshot, and market seconds between two.
     grace_hours
         So long a contract that left the universe is still collected.
+    timer_scale
+        Multiplies every wait of the protocol (back-off, silence, time-outs); below 1 only against a fast sandbox.
 
     """
 
@@ -75,6 +77,7 @@ class VenueSettings(_Part):
     archive_url: str = ""
     proxy: str | None = None
     rate_scale: float = Field(default=1.0, gt=0)
+    timer_scale: float = Field(default=1.0, gt=0)
     datasets: tuple[DatasetName, ...] = ("mark", "open_interest", "long_short_ratio", "liquidations")
     book_depth: Literal[5, 10, 20] = 5
     book_every_s: float = Field(default=10.0, gt=0)

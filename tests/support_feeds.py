@@ -18,7 +18,7 @@ from qlib_crypto.feeds import VenueStream
 from qlib_crypto.feeds.links import Pace
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.sandbox.tape import BarSeries, FundingNow, SettlementSeries
-from qlib_crypto.schemas import Bar, Estimate
+from qlib_crypto.schemas import Bar, Estimate, Row
 from qlib_crypto.settings import BinanceSettings, OkxSettings, VenueSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -71,6 +71,7 @@ class Collected:
 
     bars: list[Bar] = field(default_factory=list)
     estimates: list[Estimate] = field(default_factory=list)
+    others: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     stream: VenueStream | None = None
     left_over: list[str] = field(default_factory=list)
@@ -86,22 +87,34 @@ class Collected:
 @contextlib.contextmanager
 def streaming(
     venue: Venue,
-    url: str,
+    url: str | VenueSettings,
     instruments: Sequence[Instrument],
     interval: Interval,
     *,
     pace: Pace = QUICK,
     on_bar: Callable[[Bar], None] | None = None,
+    datasets: Sequence[str] = (),
+    contract_values: Callable[[Instrument], float | None] = lambda _: None,
+    **settings: Any,
 ) -> Iterator[Collected]:
     """What a stream collects in a thread while the block runs; it is stopped, and its end is waited for."""
     out = Collected()
+
+    def take(row: Row) -> None:
+        if isinstance(row, Bar):
+            (on_bar or out.bars.append)(row)
+        else:
+            (out.estimates if isinstance(row, Estimate) else out.others).append(row)
+
     stream = VenueStream(
         venue,
-        settings_at(venue, url),
+        settings_at(venue, url, **settings) if isinstance(url, str) else url,
         instruments,
         interval,
-        on_row=lambda row: (on_bar or out.bars.append)(row) if isinstance(row, Bar) else out.estimates.append(row),
+        on_row=take,
         on_problem=out.problems.append,
+        datasets=datasets,
+        contract_values=contract_values,
         pace=pace,
     )
     out.stream = stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qlib_crypto.clock import parse_utc
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.schemas import Bar, Estimate, Settlement, Ticker
+from qlib_crypto.schemas import PERIOD_MS, Bar, Estimate, LongShortRatio, MarkBar, OpenInterest, Settlement, Ticker
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 M1, H1 = Interval.parse("1m"), Interval.parse("1h")
@@ -25,6 +25,21 @@ def bar(k=0, *, of=BTC, interval=M1, close=100.0, source="ws", **changes) -> Bar
 
 def settlement(time_ms=T0, *, of=BTC, rate=1e-4, source="rest", mark=None) -> Settlement:
     return Settlement(of, time_ms, rate, mark, source, RECEIVED)
+
+
+def mark(k=0, *, of=BTC, price=100.0, source="rest") -> MarkBar:
+    """The k-th minute of the mark price after 2025-04-01."""
+    return MarkBar(of, M1, T0 + k * M1.ms, price, price + 1, price - 1, price, source, RECEIVED)
+
+
+def open_interest(k=0, *, of=BTC, amount=10.0, source="rest") -> OpenInterest:
+    """The k-th five minutes after 2025-04-01."""
+    return OpenInterest(of, T0 + k * PERIOD_MS, amount, None, source, RECEIVED)
+
+
+def ratio(k=0, *, of=BTC, value=1.5, source="rest") -> LongShortRatio:
+    """The k-th five minutes after 2025-04-01."""
+    return LongShortRatio(of, T0 + k * PERIOD_MS, value, source, RECEIVED)
 
 
 def estimate(time_ms=T0, *, of=BTC, rate=1e-4, settles_ms=T0 + 8 * H1.ms, hours=8.0) -> Estimate:
@@ -49,7 +64,7 @@ class FakeVenue:
     def __init__(self, venue=Venue.OKX, *, now_ms=T0 + 30 * 86_400_000, page=300, newest_first=True):
         self.venue, self.now_ms, self.page, self.newest_first = venue, now_ms, page, newest_first
         self.listing, self.bar_rows, self.settled, self.quotes, self.log = {}, {}, {}, {}, []
-        self.turnover = {}
+        self.turnover, self.gridded, self.reach = {}, {}, {}
         self.before_page = lambda: None
 
     def list(self, *specs):
@@ -63,8 +78,23 @@ class FakeVenue:
         for row in rows:
             self.settled.setdefault(row.instrument, {})[row.time_ms] = row
 
+    def add(self, *rows):
+        """Mark candles, open interest, ratios."""
+        for row in rows:
+            at = row.open_ms if isinstance(row, MarkBar) else row.time_ms
+            self.gridded.setdefault((type(row), row.instrument), {})[at] = row
+
     def server_time_ms(self):
         return self.now_ms
+
+    def reach_ms(self, dataset):
+        return self.reach.get(dataset)
+
+    def page_rows(self, dataset):  # noqa: ARG002 - as the protocol
+        return self.page
+
+    def requests_per_s(self, dataset):  # noqa: ARG002 - as the protocol
+        return 10.0
 
     def specs(self):
         return [s for s in self.listing.values() if s.listed_ms is None or s.listed_ms <= self.now_ms]
@@ -80,6 +110,21 @@ class FakeVenue:
         found = self.bar_rows.get((instrument, interval), {}).values()
         rows = [b._replace(source="rest") for b in found if start_ms <= b.open_ms < end_ms]
         yield from self._pages([b for b in rows if b.open_ms + interval.ms <= self.now_ms], lambda b: b.open_ms)
+
+    def marks(self, instrument, interval, start_ms, end_ms):
+        yield from self._gridded("marks", MarkBar, instrument, interval.ms, start_ms, end_ms)
+
+    def open_interest(self, instrument, start_ms, end_ms):
+        yield from self._gridded("open_interest", OpenInterest, instrument, PERIOD_MS, start_ms, end_ms)
+
+    def long_short_ratio(self, instrument, start_ms, end_ms):
+        yield from self._gridded("long_short_ratio", LongShortRatio, instrument, PERIOD_MS, start_ms, end_ms)
+
+    def _gridded(self, name, kind, instrument, step_ms, start_ms, end_ms):
+        self.log.append((name, instrument, start_ms, end_ms))
+        rows = self.gridded.get((kind, instrument), {})
+        found = [at for at in rows if start_ms <= at < end_ms and at + step_ms <= self.now_ms]
+        yield from ([rows[at] for at in page] for page in self._pages(found, lambda at: at))
 
     def settlements(self, instrument, start_ms, end_ms):
         self.log.append(("settlements", instrument, start_ms, end_ms))

@@ -1,3 +1,3 @@
-from qlib_crypto.cli.app import main
+from qlib_crypto.cli import main
 
 main()

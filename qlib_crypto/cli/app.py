@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from qlib_crypto.cli import data, provider, research, system
+from qlib_crypto.cli import daemon, data, imports, jobs, provider, research, system, universe, upkeep, watch
 from qlib_crypto.cli.options import warn_outside_environment
 from qlib_crypto.errors import ConfigError, QlibCryptoError, StorageError
 
@@ -32,12 +32,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (data, provider, research, system):
+for group in (data, imports, universe, provider, research, system, daemon, jobs, upkeep, watch):
     group.register(app)
 
 
 def main() -> NoReturn:
     """Run the command line; turns every known error into one line and its exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warn_outside_environment()
     # ends as Ctrl-C does, so that a run is marked as failed; collectors have a handler of their own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))

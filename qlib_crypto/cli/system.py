@@ -1,4 +1,4 @@
-"""Commands that run things: sandbox daemon demo bench."""
+"""Commands that run things: sandbox demo bench."""
 
 from __future__ import annotations
 
@@ -9,15 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qlib_crypto.cli.options import (
-    ClockOption,
-    ConfigOption,
-    EndpointOption,
-    LakeOption,
-    ProviderOption,
-    RateScaleOption,
-    settings_from,
-)
+from qlib_crypto.cli.options import RateScaleOption
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Venue
 
@@ -25,7 +17,6 @@ from qlib_crypto.symbols import Venue
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     app.command()(sandbox)
-    app.command()(daemon)
     app.command()(demo)
     app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 
@@ -59,40 +50,6 @@ def sandbox(
     )
 
 
-def daemon(
-    venue: Annotated[str, typer.Option(help="okx, binance, or both; empty: those enabled in the settings.")] = "",
-    clock: ClockOption = "wall",
-    endpoint: EndpointOption = None,
-    rate_scale: RateScaleOption = None,
-    lake: LakeOption = None,
-    provider: ProviderOption = None,
-    config: ConfigOption = None,
-) -> None:
-    """Collect continuously, rank every 8 hours, convert daily; stops cleanly on Ctrl-C or SIGTERM."""
-    from qlib_crypto.cli.running import run_daemon
-
-    settings = settings_from(config, lake=lake, provider=provider, endpoint=endpoint, rate_scale=rate_scale)
-    if venue in {"", "both"}:
-        venues = [v for v in Venue if venue == "both" or settings.venue(v).enabled]
-    else:
-        venues = [Venue.parse(venue)]
-    if not venues:
-        raise ConfigError("no venue is enabled; set okx.enabled or binance.enabled in config.yaml, or give --venue")
-    run_daemon(
-        settings,
-        venues=venues,
-        clock=clock,
-        passed={
-            "--config": config,
-            "--lake": lake,
-            "--provider": provider,
-            "--endpoint": endpoint,
-            "--rate-scale": rate_scale,
-            "--clock": clock,
-        },
-    )
-
-
 def demo(
     tape: Annotated[str, typer.Option(help="Folder of real Parquet; without it a generated market.")] = "",
     venue: Annotated[str, typer.Option(help="okx or binance.")] = "okx",
@@ -111,6 +68,7 @@ def bench(ctx: typer.Context, name: Annotated[str, typer.Argument(help="A file o
     known = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
     if name not in known:
         raise ConfigError(f"benchmark {name!r} is unknown; choose one of: {' '.join(known) or 'none here'}")
+    sys.path.insert(0, str(folder.resolve()))  # benchmarks share modules
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None  # noqa: S101,PT018 - the file was just listed
     module = importlib.util.module_from_spec(spec)

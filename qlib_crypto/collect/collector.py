@@ -1,43 +1,45 @@
-"""The collector: a venue's stream into the lake, and REST for whatever the stream missed.
+"""The collector: a venue's stream into the lake, and REST for whatever the stream missed or does not bring.
 
-Three threads: the stream (asyncio) hands rows to a queue; this one stores them, a transaction a batch, and watches
-for what is missing; `Worker` asks REST and seals. A bar counts as covered once the stream gave it or REST was asked.
+Threads: the stream (asyncio) hands rows to `Intake`; this one stores them, a transaction a batch, and watches for what
+is missing; one `Worker` asks REST for candles and settlements, another for the other series and seals.
 """
 
 from __future__ import annotations
 
-import contextlib
-import queue
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, day_start, iso
+from qlib_crypto.clock import HOUR_MS, MINUTE_MS, Clock, day_start, iso
+from qlib_crypto.collect.coverage import Coverage
+from qlib_crypto.collect.disk import will_pass
 from qlib_crypto.collect.fill import Filler
-from qlib_crypto.collect.parts import (
-    CollectSummary,
-    MarketTime,
-    Membership,
-    Pace,
-    Stream,
-    StreamThread,
-    stopped_by_signals,
-)
+from qlib_crypto.collect.following import Following, Membership, recent_leavers
+from qlib_crypto.collect.intake import WS, Intake
+from qlib_crypto.collect.listed import Listings
+from qlib_crypto.collect.market_time import MarketTime
+from qlib_crypto.collect.parts import CollectSummary, Pace, Stream, StreamThread, stopped_by_signals
+from qlib_crypto.collect.report import Report
+from qlib_crypto.collect.series import FUNDING, STREAMED, candles, polled, time_of
+from qlib_crypto.collect.status import only_collector
+from qlib_crypto.collect.tasks import ATTEMPTS, Tasks
 from qlib_crypto.collect.worker import Worker
-from qlib_crypto.errors import counted
+from qlib_crypto.errors import StorageError, VenueError, counted
 from qlib_crypto.feeds import RestClient, VenueStream
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.checks import sift
 from qlib_crypto.schemas import Bar, Estimate, Row
 from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Interval
 
-_BATCH = 20_000
-_TAKE_S = 0.1
 _STOP_S = 15.0
 #: A day is sealed this long after it ended, so that its last bars are in.
 _SEAL_DELAY_MS = 2 * MINUTE_MS
+#: The instruments table is looked at so often, market time: one request.
+_SPECS_MS = 5 * MINUTE_MS
+#: At the end nobody waits longer for a series that the venue refused so often.
+_VAIN = 5
 
 
 def collect(
@@ -57,26 +59,30 @@ def collect(
     pace: Pace | None = None,
     stream: Callable[..., Stream] = VenueStream,
 ) -> CollectSummary:
-    """Stream confirmed bars and funding into the lake until stopped; on return every row is durable and sealed.
+    """Collect what the settings name into the lake until stopped; on return every row is durable and sealed.
 
-    At the start and after every gap the missing bars come by REST, settlements when an estimate moves on to the next
-    one. Days are sealed as they end. SIGINT and SIGTERM stop it cleanly when it runs in the main thread.
+    Candles and funding estimates come by stream, and by REST at the start and after every gap; settlements by REST
+    when an estimate moves on to the next one; mark candles, open interest and ratios by REST every five market
+    minutes. What the venue itself does not have is asked for twice and then kept as a hole with its cause. Days are
+    sealed as they end. A full disk is waited for. SIGINT and SIGTERM stop it cleanly when it runs in the main thread.
 
     Parameters
     ----------
     lake, client, settings
-        Where rows go, and where they come from: `settings` holds the websocket's address.
+        Where rows go, and where they come from: `settings` holds the websocket's address and the datasets.
     instruments, interval
-        What to follow.
+        What to follow. A contract that is not listed yet is followed from its listing on, one that is delisted until
+        then, and a contract that uses its ticker again after it.
     clock
-        Market time: decides which bars are due and which days have ended.
+        Market time: decides which rows are due and which days have ended. When it jumps, the venue's time counts.
     membership
-        A file as `lake.universe_file` writes it; when it changes, its instruments are followed instead.
+        A file as `lake.universe_file` writes it; when it changes, its instruments are followed instead, newcomers with
+        their last days, and who left for `settings.grace_hours` more.
     since_ms
         Also fetch what the lake lacks from here on. In any case a collector goes on where each instrument was complete
         when the one before stopped (`Lake.mark`), else after its last bar, else with the stream.
     until_ms
-        Stop by itself once every bar that closes by then is there or known to be missing.
+        Stop by itself once every row that closes by then is there or known to be missing.
     stop
         Set it to stop.
     say, status
@@ -87,15 +93,18 @@ def collect(
     Raises
     ------
     StorageError
-        The disk refused; what was stored is kept, and the next run fetches what is missing.
+        Another process collects this venue into this lake, or the disk refused for good; what was stored is kept, and
+        the next run fetches what is missing.
+    VenueError
+        The venue does not say its time at the start.
     ConfigError
         Instruments or interval are not the venue's.
 
     """
     stop = stop or threading.Event()
-    collector = _Collector(lake, client, settings, interval, clock, since_ms, until_ms, say, status, pace or Pace())
-    with stopped_by_signals(stop):
-        return collector.run(stream, instruments, membership, stop)
+    with only_collector(lake, client.venue), stopped_by_signals(stop):
+        collector = _Collector(lake, client, settings, interval, clock, until_ms, say, status, pace)
+        return collector.run(stream, instruments, membership, since_ms, stop)
 
 
 class _Collector:
@@ -106,229 +115,185 @@ class _Collector:
         settings: VenueSettings,
         interval: Interval,
         clock: Clock,
-        since_ms: int | None,
         until_ms: int | None,
         say: Callable[[str], None],
         status: Callable[[str], None],
-        pace: Pace,
+        pace: Pace | None,
     ) -> None:
         self._lake, self._client, self._settings, self._interval = lake, client, settings, interval
-        self._since_ms, self._until_ms = since_ms, until_ms
-        self._say, self._status, self._pace = say, status, pace
-        self._time = MarketTime(clock, say)
-        self._inbox: queue.SimpleQueue[Row] = queue.SimpleQueue()
-        self._filler = Filler(lake, client, interval, say, lambda: self._time.now_ms)
-        kinds = {
-            "specs": self._filler.refresh,
-            "bars": self._filler.fill,
-            "settled": self._filler.settled,
-            "funding": self._filler.catch_up,
-            "seal": self._filler.seal,
-        }
-        self._worker = Worker(kinds, say, first_wait_s=pace.retry_s)
-        #: Bars before this were given by the stream or asked over REST.
-        self._covered: dict[Instrument, int] = {}
-        self._marks: dict[Instrument, int] = {}
-        self._overdue: dict[Instrument, tuple[int, float]] = {}
-        #: Settlements before this are stored or asked for, and when the last estimate said that the next is due.
-        self._funded: dict[Instrument, int] = {}
-        self._due: dict[Instrument, int] = {}
-        self._day = 0
-        self._bars = self._estimates = self._refused = self._newest = 0
+        self._until_ms, self._say = until_ms, say
+        self._pace = pace or Pace().scaled(settings.timer_scale)
+        self._time = MarketTime(clock, client.server_time_ms, say)
+        self._listings = Listings(lake, client)
+        self._filler = Filler(lake, client, say, lambda: self._coverage.instruments, self._now_ms)
+        self._tasks = Tasks(self._filler, self._listings, say, self._now_ms)
+        self._candles, others = candles(interval), polled(settings.datasets)
+        self._intake = Intake(lake, self._filler.tally, self._candles.dataset, say)
+        tasks = self._tasks
+        self._urgent, self._steady = (
+            Worker(kinds, say, self._now_ms, attempts=ATTEMPTS, first_wait_s=self._pace.retry_s)
+            for kinds in (
+                {
+                    "specs": tasks.refresh,
+                    self._candles.dataset: tasks.filling(self._candles),
+                    "settled": tasks.settled,
+                    FUNDING: tasks.funding,
+                },
+                {**{series.dataset: tasks.filling(series) for series in others}, "seal": tasks.seal},
+            )
+        )
+        self._kinds = {series.dataset for series in others}
+        self._coverage = Coverage(lake, self._candles, others, self._listings, self._ask, self._reconnects)
+        self._stream: Stream | None = None
+        self._day = self._specs_ms = self._revived = 0
+        self._report = Report(lake, client.venue, interval, self._filler.tally, self._intake, say, status)
+
+    def _now_ms(self) -> int:
+        return self._time.now_ms
+
+    def _reconnects(self) -> int:
+        return int(self._stream.counters.reconnects) if self._stream is not None else 0
+
+    def _ask(self, kind: str, instrument: Instrument | None, start_ms: int, end_ms: int, cause: str = "") -> None:
+        worker = self._steady if kind == "seal" or kind in self._kinds else self._urgent
+        worker.ask(kind, instrument, start_ms, end_ms, cause)
 
     def run(
         self,
         make_stream: Callable[..., Stream],
         instruments: Sequence[Instrument],
         membership: Path | None,
+        since_ms: int | None,
         stop: threading.Event,
     ) -> CollectSummary:
-        stream = make_stream(
-            self._client.venue, self._settings, instruments, self._interval,
-            on_row=self._inbox.put, on_problem=self._say,
+        venue, now_ms, grace_ms = self._client.venue, self._time.now_ms, round(self._settings.grace_hours * HOUR_MS)
+        try:
+            self._listings.refresh(now_ms)
+        except (VenueError, StorageError) as error:
+            self._say(f"the instruments table is as the lake knows it: {error}")
+            self._ask("specs", None, 0, 0)
+        leavers = recent_leavers(self._lake, venue, now_ms, grace_ms) if membership else {}
+        self._following = Following(instruments, self._listings, grace_ms, leavers)
+        first = self._following.now(now_ms)
+        self._stream = stream = make_stream(
+            venue, self._settings, first, self._interval, on_row=self._intake.put, on_problem=self._say,
+            datasets=[name for name in self._settings.datasets if name in STREAMED],
+            contract_values=self._listings.contract_value,
         )  # fmt: skip
-        watch = Membership(membership, self._client.venue, self._say) if membership else None
+        watch = Membership(membership, venue, self._say) if membership else None
         self._time.start()
-        self._day = day_start(self._time.now_ms - _SEAL_DELAY_MS)
-        self._worker.ask("specs", None, 0, 0)
-        self._follow(instruments)
+        self._day, self._specs_ms = day_start(now_ms - _SEAL_DELAY_MS), now_ms
+        last = {instrument: self._lake.last_open(instrument, self._interval) for instrument in first}
+        self._filler.tally.newest |= {instrument: at for instrument, at in last.items() if at is not None}
+        known = bool(self._lake.instruments(venue, self._interval))
+        self._coverage.follow(first, now_ms, since_ms=since_ms, newcomers=known)
         streaming = StreamThread(stream)
-        self._worker.start()
+        self._urgent.start()
+        self._steady.start()
         streaming.start()
         try:
             self._loop(stream, watch, streaming, stop)
         finally:
             streaming.end(stream)
             files = self._close()
+        rows = self._filler.tally.rows
         return CollectSummary(
-            self._bars, self._filler.bars, self._filler.settlements, self._estimates, self._refused, len(files)
-        )
+            rows[self._candles.dataset, WS], rows[self._candles.dataset, "rest"], rows[FUNDING, "rest"],
+            rows["funding_estimate", WS], self._filler.tally.refused, len(files),
+        )  # fmt: skip
 
     def _loop(self, stream: Stream, watch: Membership | None, streaming: StreamThread, stop: threading.Event) -> None:
         look = status = 0.0
         while not stop.is_set():
-            self._store(self._take())
+            self._store()
             streaming.check()
-            self._worker.check()
+            self._urgent.check()
+            self._steady.check()
             now = time.monotonic()
             if now - look >= self._pace.look_s:
                 look = now
-                changed = watch.changed() if watch else None
-                if changed:
-                    self._follow(changed)
-                    stream.replace(changed)
-                self._look(now)
+                self._look(stream, watch, now)
                 if self._finished():
-                    self._filler.tell_lacking()
+                    self._tasks.tell_lacking()
                     self._say(f"reached {iso(self._until_ms or 0)}")
                     return
             if now - status >= self._pace.status_s:
                 status = now
-                self._filler.tell_lacking()
-                self._status(self._line())
+                self._tasks.tell_lacking()
+                self._tell(running=True)
+
+    def _store(self, wait_s: float = 0.1) -> int:
+        """Make what came durable, then see what it tells about missing bars and due settlements."""
+        rows = self._intake.next(self._belongs, wait_s=wait_s)
+        now_s = time.monotonic()
+        for row in rows:
+            if isinstance(row, Bar):
+                self._coverage.came(row, now_s)
+            elif isinstance(row, Estimate):
+                self._coverage.funding.seen(row)
+        return len(rows)
+
+    def _belongs(self, row: Row) -> bool:
+        """False for what a ticker says after its contract has ended: it is another contract's, fetched for that."""
+        end = self._listings.end_ms(row.instrument)
+        if end is None or time_of(row) < end:
+            return True
+        self._specs_ms = 0
+        return False
+
+    def _look(self, stream: Stream, watch: Membership | None, now_s: float) -> None:
+        """Follow whom to follow, ask for what is due and has not come, revive what is dead, seal days that ended."""
+        now_ms = self._time.now_ms if self._until_ms is None else min(self._time.now_ms, self._until_ms)
+        if (wanted := watch.changed() if watch else None) is not None:
+            self._following.change(wanted, now_ms)
+        if now_ms - self._specs_ms >= _SPECS_MS:
+            self._specs_ms = now_ms
+            self._ask("specs", None, 0, 0)
+        try:
+            current = self._following.now(now_ms)
+            if set(current) != set(self._coverage.instruments):
+                self._coverage.follow(current, now_ms)
+                stream.replace(current)
+            self._coverage.look(now_ms, now_s, self._pace.grace_s)
+            self._coverage.keep_marks([self._urgent.unfinished(), self._steady.unfinished()])
+        except StorageError as error:
+            if not will_pass(error):
+                raise
+        if dead := self._coverage.dead(self._filler.tally.newest, now_s, self._pace.revive_s):
+            self._revived += len(dead)
+            self._say(f"{counted(len(dead), 'feed')} silent while REST has bars, such as {dead[0]}; opened anew")
+            stream.revive(dead)
+        day = day_start(now_ms - _SEAL_DELAY_MS)
+        if day > self._day:
+            self._day = day
+            self._ask("seal", None, 0, day)
+
+    def _finished(self) -> bool:
+        until = self._until_ms
+        if until is None or self._time.now_ms < until or self._intake.waiting:
+            return False
+        if not self._coverage.finish(until):
+            return False
+        # a hole that has not settled by then stays open for the next collector
+        return self._urgent.pending_at(until) + self._steady.pending_at(until, _VAIN) == 0
 
     def _close(self) -> list[Path]:
         """Everything that arrived, stored and sealed."""
         self._time.stop()
-        while rows := self._take(wait_s=0.0):
-            self._store(rows)
-        if not self._worker.stop(_STOP_S):
+        while self._store(wait_s=0.0):
+            pass
+        stopped = [worker.stop(_STOP_S) for worker in (self._urgent, self._steady)]
+        if not all(stopped):
             self._say("a REST request has not ended")
-        self._keep_marks()
-        if left := sum(self._marks[instrument] < covered for instrument, covered in self._covered.items()):
+        self._coverage.keep_marks([self._urgent.unfinished(), self._steady.unfinished()])
+        if left := self._coverage.incomplete(self._time.now_ms):
             self._say(f"{counted(left, 'instrument')} not complete yet; the next collector goes on there")
         files = self._lake.seal(self._client.venue)
-        self._filler.tell_lacking()
-        self._status(self._line())
+        self._tasks.tell_lacking()
+        self._tell(running=False)
         return files
 
-    def _take(self, wait_s: float = _TAKE_S) -> list[Row]:
-        rows: list[Row] = []
-        with contextlib.suppress(queue.Empty):
-            if wait_s:
-                rows.append(self._inbox.get(timeout=wait_s))
-            while len(rows) < _BATCH:
-                rows.append(self._inbox.get_nowait())
-        return rows
-
-    def _store(self, rows: list[Row]) -> None:
-        """Make a batch durable, then see what it tells about missing bars and due settlements."""
-        bars, wrong_bars = sift(row for row in rows if isinstance(row, Bar))
-        estimates, wrong_estimates = sift(row for row in rows if isinstance(row, Estimate))
-        for line in wrong_bars + wrong_estimates:
-            self._refused += 1
-            self._say(line)
-        self._bars += self._lake.store(bars)
-        self._newest = max([self._newest, *(bar.open_ms for bar in bars)])
-        # of a minute the lake keeps the last one anyway
-        sampled = {(row.instrument, row.time_ms // MINUTE_MS): row for row in estimates}
-        self._estimates += self._lake.store(sampled.values())
-        step = self._interval.ms
-        for bar in bars:
-            covered = self._covered.get(bar.instrument)
-            if covered is None or bar.open_ms < covered:
-                continue
-            if bar.open_ms > covered:
-                self._worker.ask("bars", bar.instrument, covered, bar.open_ms)
-            self._covered[bar.instrument] = bar.open_ms + step
-        for row in estimates:
-            self._settle(row)
-
-    def _settle(self, row: Estimate) -> None:
-        """Ask for what settled since the last estimate, when this one leads to a later settlement."""
-        complete, due = self._funded.get(row.instrument), self._due.get(row.instrument)
-        if complete is None:
-            return
-        if row.settles_ms > complete:
-            last = row.settles_ms - round((row.interval_hours or 0.0) * HOUR_MS)
-            passed = last if complete <= last <= row.time_ms else due
-            if passed is not None:
-                self._worker.ask("settled", row.instrument, complete - DAY_MS, passed)
-            # an outage, in which more than one may have settled, or the first estimate: nothing said what was due
-            if row.time_ms - complete > HOUR_MS or (due is None and complete // HOUR_MS < row.time_ms // HOUR_MS):
-                self._worker.ask("funding", row.instrument, complete - DAY_MS, row.time_ms)
-        self._funded[row.instrument] = self._due[row.instrument] = row.settles_ms
-
-    def _follow(self, instruments: Sequence[Instrument]) -> None:
-        """Cover these instruments from their last bar on, and no others."""
-        now_ms = self._time.now_ms
-        closed = self._interval.floor(now_ms)
-        begun: dict[Instrument, int] = {}
-        for gone in set(self._covered).difference(instruments):
-            del self._covered[gone]
-            self._funded.pop(gone, None)
-            self._due.pop(gone, None)
-        for instrument in instruments:
-            if instrument in self._covered:
-                continue
-            begin = self._resume(instrument, closed)
-            if begin < closed:
-                self._worker.ask("bars", instrument, begin, closed)
-            self._covered[instrument] = max(begin, closed)
-            self._worker.ask("funding", instrument, min(begin, now_ms - DAY_MS), now_ms)
-            self._funded[instrument] = now_ms
-            begun[instrument] = begin
-        self._lake.store_marks(begun, self._interval)  # before the first bar, after which the span would look complete
-        self._marks |= begun
-
-    def _resume(self, instrument: Instrument, closed: int) -> int:
-        """The first bar that may be missing; the worker fetches only what the lake lacks."""
-        begin = self._lake.mark(instrument, self._interval)
-        if begin is None:
-            last = self._lake.last_open(instrument, self._interval)
-            begin = closed if last is None else last + self._interval.ms
-        return begin if self._since_ms is None else min(begin, self._interval.floor(self._since_ms))
-
-    def _keep_marks(self) -> None:
-        """Make durable how far the instruments are complete: bars and settlements, with nothing asked for any more."""
-        behind = self._worker.unfinished
-        moved = {}
-        for instrument, covered in self._covered.items():
-            mark = min(covered, self._interval.floor(self._funded[instrument]))
-            if instrument not in behind and mark != self._marks.get(instrument):
-                moved[instrument] = mark
-        self._lake.store_marks(moved, self._interval)
-        self._marks |= moved
-
-    def _look(self, now_s: float) -> None:
-        """Ask for bars that are due and have not come, refresh specs and seal when a day has ended."""
-        now_ms = self._time.now_ms
-        if self._until_ms is not None:
-            now_ms = min(now_ms, self._until_ms)
-        due = self._interval.floor(now_ms)
-        for instrument, covered in self._covered.items():
-            if covered >= due:
-                self._overdue.pop(instrument, None)
-                continue
-            seen, since_s = self._overdue.get(instrument, (-1, now_s))
-            if seen != covered:
-                self._overdue[instrument] = (covered, now_s)
-            elif now_s - since_s >= self._pace.grace_s:
-                self._worker.ask("bars", instrument, covered, due)
-                self._covered[instrument] = due
-        day = day_start(now_ms - _SEAL_DELAY_MS)
-        if day > self._day:
-            self._day = day
-            self._worker.ask("seal", None, 0, day)
-            self._worker.ask("specs", None, 0, 0)
-        self._keep_marks()
-
-    def _finished(self) -> bool:
-        until = self._until_ms
-        if until is None or self._time.now_ms < until or not self._inbox.empty():
-            return False
-        if any(covered < self._interval.floor(until) for covered in self._covered.values()):
-            return False
-        for instrument, complete in tuple(self._funded.items()):
-            if complete <= until:
-                self._worker.ask("funding", instrument, complete - DAY_MS, until)
-                self._funded[instrument] = until + 1
-        return self._worker.pending == 0
-
-    def _line(self) -> str:
-        return (
-            f"{self._client.venue} at {iso(self._time.now_ms)}: {counted(len(self._covered), 'instrument')}, newest "
-            f"streamed bar {iso(self._newest) if self._newest else 'none yet'}, {self._bars:,} bars by stream and "
-            f"{self._filler.bars:,} by REST, {counted(self._filler.settlements, 'settlement')}, "
-            f"{counted(self._worker.pending, 'REST request')} queued"
-        )
+    def _tell(self, *, running: bool) -> None:
+        queue = self._urgent.pending + self._steady.pending
+        counters = dataclasses.asdict(self._stream.counters) if self._stream else {}
+        self._report.tell(self._now_ms(), self._coverage.instruments, counters, queue, self._revived, running=running)

@@ -1,128 +1,175 @@
-"""What the collector's worker does over REST: fill spans of bars, fetch settlements, refresh specs, seal days."""
+"""Missing rows asked of REST or the archive, stored, written into the ledger; what the venue lacks gets its cause."""
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-from qlib_crypto.clock import MINUTE_MS, iso
-from qlib_crypto.collect.backfill import BAR_PAGE, settlement_times
-from qlib_crypto.collect.worker import Again
-from qlib_crypto.errors import counted
-from qlib_crypto.feeds import RestClient
+import numpy as np
+from numpy.typing import NDArray
+
+from qlib_crypto.clock import MINUTE_MS
+from qlib_crypto.collect.holes import typed
+from qlib_crypto.collect.series import Series, time_of
+from qlib_crypto.collect.spans import Span, length, minus
+from qlib_crypto.errors import VenueError
+from qlib_crypto.feeds import History, RestClient
 from qlib_crypto.lake import Lake, missing_ranges
-from qlib_crypto.lake.checks import sift
 from qlib_crypto.lake.gaps import joined
-from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.symbols import Instrument, Interval
+from qlib_crypto.lake.ledger import Hole, Repair
+from qlib_crypto.schemas import Row
+from qlib_crypto.symbols import Instrument
 
-#: So long after its time a settlement may not be served yet, which is no failure.
-_SETTLE_SLACK_MS = 2 * MINUTE_MS
-_NAMED = 3
+#: A hole gets its cause no sooner after its end: until then the venue may only be late.
+SETTLED_MS = 10 * MINUTE_MS
+#: How far from a hole a row may lie that shows an answer to be whole.
+_AROUND = 100
+_WITNESSES = ("BTC", "ETH")
+
+
+@dataclass
+class Tally:
+    """Rows since the start; read from any thread. `rows` is by dataset and source, the others by cause."""
+
+    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
+    gaps: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    holes: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    newest: dict[Instrument, int] = field(default_factory=dict)
+    last_settlement_ms: int | None = None
 
 
 class Filler:
-    """The jobs, each a method for `Worker`; `specs` is what the venue lists, refreshed by `refresh`.
+    """What one lake lacks of one venue, from any source.
 
-    `now_ms` gives market time.
+    Parameters
+    ----------
+    lake, client
+        The lake, and the venue's REST client, which also says whether the venue was up.
+    say
+        Gets a line for each row of the venue that cannot be right.
+    others
+        The instruments that are collected: where one of them has a row the venue was up.
+    now_ms
+        Market time.
+
     """
 
     def __init__(
         self,
         lake: Lake,
         client: RestClient,
-        interval: Interval,
         say: Callable[[str], None],
+        others: Callable[[], Iterable[Instrument]],
         now_ms: Callable[[], int],
     ) -> None:
-        self._lake = lake
-        self._client = client
-        self._interval = interval
-        self._say = say
-        self._now_ms = now_ms
-        self.specs: dict[Instrument, InstrumentSpec] = {}
-        self.bars = 0
-        self.settlements = 0
-        self._lacks: queue.SimpleQueue[tuple[str, int, int, int]] = queue.SimpleQueue()
+        self.lake, self.client = lake, client
+        self._say, self._others, self._now_ms = say, others, now_ms
+        self.tally = Tally()
 
-    def refresh(self, _instrument: Instrument | None, _start_ms: int, _end_ms: int, _last: bool) -> None:
-        """Store the instruments table as it is now."""
-        specs = self._client.specs()
-        self._lake.store_specs(self._client.venue, specs)
-        self.specs |= {spec.instrument: spec for spec in specs}
-
-    def seal(self, _instrument: Instrument | None, _start_ms: int, end_ms: int, _last: bool) -> None:
-        """Seal the days that ended by `end_ms`."""
-        files = self._lake.seal(self._client.venue, before_ms=end_ms)
-        if files:
-            self._say(f"sealed {counted(len(files), 'file')} of days before {iso(end_ms)}")
-
-    def fill(self, instrument: Instrument | None, start_ms: int, end_ms: int, last: bool) -> Again | None:
-        """Fetch the bars of the span that the lake lacks; what is not closed yet, or not served yet, is left over."""
-        assert instrument is not None  # noqa: S101 - bars are always of one; for the type checker
-        step = self._interval.ms
-        start_ms, end_ms = self._tradable(instrument, start_ms, end_ms)
-        closed = self._interval.floor(self._now_ms())
-        now_ms = min(end_ms, closed)
-        have = self._lake.bar_times(instrument, self._interval, start_ms, end_ms)
-        for span in joined(missing_ranges(have, start_ms, now_ms, step), BAR_PAGE[instrument.venue] * step):
-            for page in self._client.bars(instrument, self._interval, *span):
-                good, refused = sift(page)
-                self._tell(refused)
-                self.bars += self._lake.store(good)
-        have = self._lake.bar_times(instrument, self._interval, start_ms, end_ms)
-        left = missing_ranges(have, start_ms, end_ms, step)
-        if not left:
-            return None
-        early = [span for span in left if span[0] < now_ms]
-        if early and last:
-            count = sum(min(b, now_ms) - a for a, b in early) // step
-            self._lacks.put((instrument.symbol, count, early[0][0], min(early[-1][1], now_ms)))
-        if end_ms > closed and (last or not early):
-            return Again(max(closed, start_ms), end_ms, counted=False)
-        return Again(left[0][0], left[-1][1])
-
-    def settled(self, instrument: Instrument | None, start_ms: int, end_ms: int, last: bool) -> Again | None:
-        """Fetch settlements from `start_ms` until now; asked again until the one due at `end_ms` is there."""
-        assert instrument is not None  # noqa: S101 - settlements are always asked of one; for the type checker
-        self.catch_up(instrument, start_ms, end_ms, last)
-        due = settlement_times(self._lake, instrument, end_ms - MINUTE_MS, end_ms + MINUTE_MS + 1)
-        if len(due):
-            return None
-        if last:
-            self._say(f"{instrument}: the venue has no settlement of {iso(end_ms)}, though its estimate moved on")
-        return Again(start_ms, end_ms, counted=self._now_ms() > end_ms + _SETTLE_SLACK_MS)
-
-    def catch_up(self, instrument: Instrument | None, start_ms: int, end_ms: int, _last: bool) -> None:
-        """Fetch settlements from the start of the span until now."""
-        assert instrument is not None  # noqa: S101 - as above
-        for page in self._client.settlements(instrument, start_ms, max(end_ms, self._now_ms()) + MINUTE_MS):
-            good, refused = sift(page)
-            self._tell(refused)
-            self.settlements += self._lake.store(good)
-
-    def tell_lacking(self) -> None:
-        """Say, in one line, which bars the venue turned out to lack since this was called last."""
-        told = [self._lacks.get_nowait() for _ in range(self._lacks.qsize())]
-        if not told:
-            return
-        symbols = sorted({symbol for symbol, *_ in told})
-        names = ", ".join(symbols[:_NAMED]) + (", …" if len(symbols) > _NAMED else "")
-        count = counted(sum(count for _, count, _, _ in told), f"{self._interval} bar")
-        start, end = min(start for *_, start, _ in told), max(end for *_, end in told)
-        self._say(
-            f"{self._client.venue} lacks {count} of {counted(len(symbols), 'instrument')} ({names}), "
-            f"opens from {iso(start)} to {iso(end - self._interval.ms)}"
+    def lacking(self, series: Series, instrument: Instrument, start_ms: int, end_ms: int) -> list[Span]:
+        """What neither the lake has nor the venue, as far as is known."""
+        missing = missing_ranges(
+            series.times(self.lake, instrument, start_ms, end_ms), start_ms, end_ms, series.step_ms
         )
+        if not missing:
+            return []
+        known = self.lake.holes(instrument.venue, series.dataset, instrument, start_ms, end_ms)
+        return minus(missing, [(hole.start_ms, hole.end_ms) for hole in known])
 
-    def _tell(self, lines: list[str]) -> None:
-        for line in lines:
+    def ask(
+        self, source: History, name: str, series: Series, instrument: Instrument, spans: Sequence[Span], cause: str = ""
+    ) -> set[int]:
+        """Fetch and store the spans, each page durable at once; the times of all rows that came.
+
+        What thereby is missing no more goes into the ledger with the cause, unless that is empty.
+        """
+        if not spans:
+            return set()
+        start_ms, end_ms = spans[0][0], spans[-1][1]
+        before = self.lacking(series, instrument, start_ms, end_ms) if cause else []
+        came: set[int] = set()
+        try:
+            for span in joined(spans, self.client.page_rows(series.dataset) * series.step_ms):
+                for page in series.pages(source, instrument, *span):
+                    came.update(map(time_of, page))
+                    self.store(page, name, series.dataset)
+        finally:
+            if cause and came:
+                after = self.lacking(series, instrument, start_ms, end_ms)
+                self._record(series, instrument, minus(before, after), name, cause)
+        if came and series.interval is not None:
+            self.tally.newest[instrument] = max(*came, self.tally.newest.get(instrument, 0))
+        return came
+
+    def store(self, rows: Sequence[Row], source: str, dataset: str) -> int:
+        """The count of new or replaced rows; what cannot be right goes to the quarantine and is told."""
+        done = self.lake.admit(rows)
+        self.tally.rows[dataset, source] += done.stored
+        self.tally.refused += len(done.refused)
+        for line in done.refused:
             self._say(line)
+        return done.stored
 
-    def _tradable(self, instrument: Instrument, start_ms: int, end_ms: int) -> tuple[int, int]:
-        spec = self.specs.get(instrument)
-        if spec is not None and spec.listed_ms:
-            start_ms = max(start_ms, self._interval.floor(spec.listed_ms))
-        if spec is not None and spec.delisted_ms:
-            end_ms = min(end_ms, self._interval.floor(spec.delisted_ms))
-        return start_ms, max(start_ms, end_ms)
+    def conclude(self, series: Series, instrument: Instrument, spans: Sequence[Span], cause: str = "") -> list[Span]:
+        """Ask once more for what the venue did not give; what it still lacks becomes a hole with a cause.
+
+        An answer counts only when it also shows the nearest rows around the span that the lake has: an empty or cut
+        page says nothing. The spans without such an answer come back.
+        """
+        unclear: list[Span] = []
+        step = series.step_ms
+        for start, end in spans:
+            control = self._around(series, instrument, start, end)
+            span = min([start, *control]), max([end, *(at + step for at in control)])
+            came = self.ask(self.client, "rest", series, instrument, [span], cause)
+            if not control or not came.issuperset(control):
+                unclear += self.lacking(series, instrument, start, end)
+                continue
+            # a row that came and was refused is no hole: the quarantine names it
+            left = minus(self.lacking(series, instrument, start, end), [(at, at + step) for at in came])
+            self._type(series, instrument, left)
+        return unclear
+
+    def _around(self, series: Series, instrument: Instrument, start: int, end: int) -> list[int]:
+        reach = _AROUND * series.step_ms
+        before = series.times(self.lake, instrument, start - reach, start)[-1:]
+        return [*before.tolist(), *series.times(self.lake, instrument, end, end + reach)[:1].tolist()]
+
+    def _type(self, series: Series, instrument: Instrument, spans: list[Span]) -> None:
+        if not spans:
+            return
+        parts = typed(spans, self._alive(series, instrument, spans), series.step_ms)
+        now_ms = self._now_ms()
+        self.lake.record_holes([Hole(instrument, series.dataset, a, b, cause, now_ms) for a, b, cause in parts])
+        for a, b, cause in parts:
+            self.tally.holes[cause] += (b - a) // series.step_ms
+
+    def _alive(self, series: Series, instrument: Instrument, spans: list[Span]) -> NDArray[np.int64]:
+        """Times within the spans at which the venue had a row of any other instrument."""
+        start, end = spans[0][0], spans[-1][1]
+        alive = np.empty(0, dtype=np.int64)
+        for other in self._others():
+            if other != instrument:
+                alive = np.union1d(alive, series.times(self.lake, other, start, end))
+        dark = [part for span in spans for part in missing_ranges(alive, *span, series.step_ms)]
+        for base in _WITNESSES:
+            witness = Instrument(base, "USDT", instrument.venue)
+            if dark and witness != instrument:
+                try:
+                    pages = [page for span in dark for page in series.pages(self.client, witness, *span)]
+                except VenueError as error:
+                    if not error.final:
+                        raise
+                    continue  # the venue does not list it: ask the next
+                return np.union1d(alive, np.asarray([time_of(row) for page in pages for row in page], dtype=np.int64))
+        return alive
+
+    def _record(self, series: Series, instrument: Instrument, filled: list[Span], source: str, cause: str) -> None:
+        now_ms, step = self._now_ms(), series.step_ms
+        self.tally.repaired[cause] += length(filled) // step
+        self.lake.record_repairs(
+            [Repair(now_ms, instrument, series.dataset, a, b, (b - a) // step, source, cause) for a, b in filled]
+        )

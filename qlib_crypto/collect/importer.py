@@ -2,42 +2,166 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from qlib_crypto.clock import MINUTE_MS, iso
+from qlib_crypto.clock import iso, utc
+from qlib_crypto.collect.import_files import NaiveTimesError, bars_of, instrument_of, settlements_of
+from qlib_crypto.collect.import_holes import FileHole, bar_holes, funding_holes, write_holes
+from qlib_crypto.collect.import_times import (
+    Hours,
+    Prices,
+    check_zone,
+    file_prices,
+    hours_of,
+    lake_prices,
+    tell_hours,
+)
 from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError, SchemaError, counted
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.checks import fault, when
-from qlib_crypto.market.funding import snap_to_minute
+from qlib_crypto.lake.checks import first_fault, sift
+from qlib_crypto.lake.quality import Flag, gap_flags
 from qlib_crypto.schemas import Bar, Settlement
-from qlib_crypto.symbols import QUOTES, Instrument, Interval, Venue
-
-_VALUES = ("open", "high", "low", "close", "volume")
-#: So many gaps without a shortest one between are no accident.
-_FEW_BARS = 5
-#: No venue's cap is half of this rate; what is above was meant in per cent or basis points.
-_LARGEST_RATE = 0.1
-_TIME = pa.timestamp("ms", tz="UTC")
+from qlib_crypto.symbols import Instrument, Interval, Venue
 
 
 class ImportResult(NamedTuple):
-    """Rows read and kept, and what the user must know: dropped open bars, rows of symbols that are no perpetuals."""
+    """What an import did.
+
+    Attributes
+    ----------
+    rows
+        Read and kept.
+    messages
+        What the user must know: dropped open bars, rows of symbols that are no perpetuals, how the hour was checked.
+    holes, holes_file
+        Every hole of every file, and where they are listed; None when there are none.
+    refused
+        Why each row that went to the quarantine may not be stored.
+
+    """
 
     rows: int
     messages: list[str]
+    holes: list[FileHole]
+    holes_file: Path | None
+    refused: list[str]
+
+
+@dataclass(slots=True)
+class _Import:
+    """One import: what was asked for, and what came of it so far."""
+
+    lake: Lake
+    venue: Venue
+    zone: str | None
+    against: list[Path]
+    quarantine: bool
+    received_ms: int
+    rows: int = 0
+    messages: list[str] = field(default_factory=list)
+    holes: list[FileHole] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def result(self) -> ImportResult:
+        """The result, the holes listed in a file."""
+        path = None
+        if self.holes:
+            path = self.lake.folder(self.venue) / "imports" / f"holes_{utc(self.received_ms):%Y%m%dT%H%M%S}.csv"
+            write_holes(path, self.holes)
+        return ImportResult(self.rows, self.messages, self.holes, path, self.refused)
+
+    def candles(self, path: Path, interval: Interval) -> None:
+        """Store one file of bars."""
+        try:
+            bars, told = bars_of(path, self.venue, interval, self.received_ms, zone=self.zone, lenient=self.quarantine)
+        except NaiveTimesError as error:
+            raise SchemaError(f"{error}{self._hint(path, interval)}") from None
+        good = self._good(path, bars)
+        checked = self._check_hours(path, good)
+        if self.zone is not None and bars:
+            sure = "" if checked else "; no prices in the lake show whether that is right, --against gives some"
+            opens_at = iso(bars[0].open_ms)
+            told.append(f"{path.name}: its times were read as {self.zone}: its first bar opens {opens_at} UTC{sure}")
+        told += checked
+        self._store(bars, told)
+        if good:
+            first, last = good[0], good[-1]
+            self.lake.seal(self.venue, instrument=first.instrument)
+            opens = self.lake.bar_times(first.instrument, interval, first.open_ms, last.open_ms + 1)
+            gaps = np.flatnonzero(gap_flags(opens, interval.ms))
+            self.lake.flag(first.instrument, interval, dict.fromkeys(opens[gaps].tolist(), int(Flag.GAP_BEFORE)))
+            self.holes += bar_holes(path, good)
+
+    def funding(self, path: Path) -> None:
+        """Store one file of settlements; they are sealed by the caller."""
+        rows, told = settlements_of(path, self.venue, self.received_ms, zone=self.zone, lenient=self.quarantine)
+        good = self._good(path, rows)
+        self._store(rows, told)
+        self.holes += funding_holes(path, good)
+
+    def _good[R: (Bar, Settlement)](self, path: Path, rows: list[R]) -> list[R]:
+        """The rows without a fault; when there is no quarantine, a fault refuses the file."""
+        if self.quarantine:
+            return sift(rows)[0]
+        error = first_fault(rows) or next(filter(None, map(_upside_down, rows)), None)
+        if error is not None:
+            raise SchemaError(f"{path}: {error}; --quarantine imports the rows that are good")
+        return rows
+
+    def _store(self, rows: Sequence[Bar] | Sequence[Settlement], told: list[str]) -> None:
+        admitted = self.lake.admit(rows)
+        self.refused += admitted.refused
+        self.rows += len(rows) - len(admitted.refused)
+        self.messages += told
+
+    def _check_hours(self, path: Path, bars: Sequence[Bar]) -> list[str]:
+        found = self._hours(path, bars)
+        if found is not None:
+            return [tell_hours(path, *found)]
+        if self.against:
+            raise SchemaError(
+                f"{path}: its hour cannot be checked against what --against gives; give candles of the same coin that "
+                "overlap it by some hours"
+            )
+        return []
+
+    def _hours(self, path: Path, bars: Sequence[Bar]) -> tuple[Prices, Hours] | None:
+        """The first known prices that tell the hour of the bars."""
+        if not bars:
+            return None
+        instrument, step = bars[0].instrument, bars[0].interval.ms
+        closes = np.array([bar.open_ms + step for bar in bars]), np.array([bar.close for bar in bars])
+        given = (file_prices(other) for other in self.against if _same_coin(other, instrument) and other != path)
+        in_lake = lake_prices(self.lake, instrument, bars[0].open_ms, bars[-1].open_ms + step)
+        for known in given if self.against else in_lake:
+            hours = hours_of(known, *closes)
+            if hours is not None:
+                return known, hours
+        return None
+
+    def _hint(self, path: Path, interval: Interval) -> str:
+        """The zone that known prices tell, as words that follow the refusal of naive stamps."""
+        bars, _ = bars_of(path, self.venue, interval, self.received_ms, zone="UTC", lenient=True)
+        found = self._hours(path, sift(bars)[0])
+        return f"; by {found[0].name} it is {found[1].zone}" if found else ""
 
 
 def import_parquet(
-    lake: Lake, files: Sequence[Path], venue: Venue, dataset: str, interval: Interval | None = None
+    lake: Lake,
+    files: Sequence[Path],
+    venue: Venue,
+    dataset: str,
+    interval: Interval | None = None,
+    *,
+    time_zone: str | None = None,
+    against: Sequence[Path] = (),
+    quarantine: bool = False,
 ) -> ImportResult:
     """What was imported, as source `import`, which replaces any other; durable and sealed on return.
 
@@ -46,13 +170,27 @@ def import_parquet(
     download, whose last row was still open: that row is dropped. `funding` files hold any number of symbols: `symbol`
     `funding_time` `funding_rate` and, where known, `mark_price`. Importing again changes nothing.
 
+    The hour of candles is checked against prices of the same coin, in the lake or in `against`, where there are any at
+    the same time: stamps that are off by whole quarters of an hour are refused.
+
+    Parameters
+    ----------
+    lake, files, venue, dataset, interval
+        What, and where to; `interval` is for `kline`.
+    time_zone
+        The zone of stamps that have none, `+08:00` or `Asia/Shanghai`; without it they are refused.
+    against
+        Candle files, or folders of them, with times that are known to be right; then every file must be checked.
+    quarantine
+        Rows that are impossible by themselves go to the quarantine instead of refusing their file.
+
     Raises
     ------
     ConfigError
-        The dataset is unknown, or `kline` comes without its interval.
+        The dataset or zone is unknown, or `kline` comes without its interval.
     SchemaError
-        A file is torn, lacks a column, has naive times or impossible rows; nothing of it is stored, files before it
-        are.
+        A file is torn, lacks a column, has naive or wrong times or impossible rows; nothing of it is stored, files
+        before it are.
     StorageError
         The disk refused.
 
@@ -61,160 +199,57 @@ def import_parquet(
         raise ConfigError(f"dataset {dataset!r} is unknown; write kline or funding")
     if dataset == "kline" and interval is None:
         raise ConfigError("candles need their interval: give --interval, such as 1h")
-    received_ms = time.time_ns() // 1_000_000
-    rows, messages = 0, []
-    for path in files:
-        if interval is not None and dataset == "kline":
-            bars, told = _bars(path, venue, interval, received_ms)
-            _refuse(path, (fault(bar) for bar in bars))
-            lake.store(bars)
-            for instrument in {bar.instrument for bar in bars}:
-                lake.seal(venue, instrument=instrument)
-            rows += len(bars)
-        else:
-            settlements, told = _settlements(path, venue, received_ms)
-            _refuse(path, (fault(row) for row in settlements))
-            lake.store(settlements)
-            rows += len(settlements)
-        messages += told
+    if time_zone is not None:
+        check_zone(time_zone)
+    run = _Import(lake, venue, time_zone, parquet_files(against), quarantine, time.time_ns() // 1_000_000)
+    for done, path in enumerate(files):
+        try:
+            if interval is not None and dataset == "kline":
+                run.candles(path, interval)
+            else:
+                run.funding(path)
+        except QlibCryptoError as error:
+            if done:
+                listed = run.result().holes_file
+                error.args = (f"{error}; {_before(done, listed)}",)
+            raise
     if dataset == "funding":
         lake.seal(venue)
-    return ImportResult(rows, messages)
+    return run.result()
 
 
-def _bars(path: Path, venue: Venue, interval: Interval, received_ms: int) -> tuple[list[Bar], list[str]]:
-    table = _read(path, ("timestamp", *_VALUES))
-    instrument = _instrument(path.stem, venue)
-    if instrument is None:
-        raise SchemaError(f"{path}: its name is no linear perpetual of {venue}; name it such as BTC_USDT.parquet")
-    messages = []
-    if "close_time" in table.column_names and len(table):
-        messages.append(f"{path.name}: dropped the last bar, which was open when it was downloaded")
-        table = table.slice(0, len(table) - 1)
-    opens = _times(path, table, "timestamp")
-    _ascending(path, opens)
-    _at_interval(path, opens, interval)
-    _past(path, opens + interval.ms, received_ms)
-    quote = _optional(path, table, "quote_volume")
-    trades = _optional(path, table, "trades")
-    parts = [n for n in trades if n is not None and n % 1]
-    if parts:
-        raise SchemaError(f"{path}: a trade count is {parts[0]}; write whole numbers, or leave the column out")
-    bars = [
-        Bar(instrument, interval, at, o, h, l, c, v, q, None if n is None else int(n), "import", received_ms)
-        for at, o, h, l, c, v, q, n in zip(
-            opens.tolist(), *(_floats(path, table, name) for name in _VALUES), quote, trades, strict=True
-        )
-    ]
-    return bars, messages
+def parquet_files(paths: Iterable[Path]) -> list[Path]:
+    """The files, and those of the folders, each folder's in order.
 
+    Raises
+    ------
+    ConfigError
+        One is neither, or a folder holds none.
 
-def _settlements(path: Path, venue: Venue, received_ms: int) -> tuple[list[Settlement], list[str]]:
-    table = _read(path, ("symbol", "funding_time", "funding_rate"))
-    symbols = table.column("symbol").to_pylist()
-    known = {text: _instrument(str(text), venue) for text in dict.fromkeys(symbols)}
-    foreign = sorted(str(text) for text, instrument in known.items() if instrument is None)
-    if foreign and len(foreign) == len(known):
-        raise SchemaError(f"{path}: no symbol in it is a linear perpetual of {venue}, such as {foreign[0]}")
-    times, rates = _times(path, table, "funding_time"), _floats(path, table, "funding_rate")
-    marks = _optional(path, table, "mark_price")
-    if rates and not (highest := max(map(abs, rates))) <= _LARGEST_RATE:
-        raise SchemaError(f"{path}: a funding rate is {highest}; write fractions of notional, 0.0001 for 0.01 %")
+    """
     out = []
-    by_symbol: dict[Instrument, list[int]] = {}
-    for text, at, rate, mark in zip(symbols, times.tolist(), rates, marks, strict=True):
-        instrument = known[text]
-        if instrument is not None:
-            by_symbol.setdefault(instrument, []).append(at)
-            out.append(Settlement(instrument, at, rate, mark, "import", received_ms))
-    _past(path, times, received_ms)
-    for instrument, own in by_symbol.items():
-        _ascending(path, snap_to_minute(np.array(own)), str(instrument))
-    left_out = sum(known[text] is None for text in symbols)
-    names = ", ".join(foreign)
-    told = [f"{path.name}: left out {counted(left_out, 'row')} of {names}, no linear perpetuals"] if foreign else []
-    return out, told
+    for path in paths:
+        found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not found or not all(one.is_file() for one in found):
+            raise ConfigError(f"no Parquet file at {path}; give existing files or a folder")
+        out += found
+    return out
 
 
-def _read(path: Path, needed: Sequence[str]) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise SchemaError(f"{path} is torn or no Parquet ({' '.join(str(error).split())[:120]})") from error
-    missing = [name for name in needed if name not in table.column_names]
-    if missing:
-        raise SchemaError(f"{path} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    return table
+def _before(done: int, listed: Path | None) -> str:
+    kept = f"{counted(done, 'file')} before it {'was' if done == 1 else 'were'} imported"
+    return kept if listed is None else f"{kept}, the holes are in {listed}"
 
 
-def _instrument(text: str, venue: Venue) -> Instrument | None:
-    found = Instrument.from_venue_id(venue, text)
-    if found is not None:
-        return found
-    try:
-        found = Instrument.parse(text, venue)
-    except QlibCryptoError:
+def _upside_down(row: Bar | Settlement) -> DataError | None:
+    """What a file of others may not have, though a venue's own bar may."""
+    if isinstance(row, Settlement) or row.low <= row.high:
         return None
-    return found if found.venue is venue and found.quote in QUOTES else None
+    return DataError(f"bar {row.instrument} {iso(row.open_ms)} refused: high {row.high} is below low {row.low}")
 
 
-def _times(path: Path, table: pa.Table, name: str) -> NDArray[np.int64]:
-    column = table.column(name)
-    if not pa.types.is_timestamp(column.type):
-        raise SchemaError(f"{path}: {name} is {column.type}; make it a timestamp with a time zone")
-    if column.type.tz is None:
-        raise SchemaError(f"{path}: {name} has no time zone, so its hour is anybody's guess; mark it as UTC first")
-    if column.null_count:
-        raise SchemaError(f"{path}: {name} has {counted(column.null_count, 'empty value')}")
-    try:
-        return np.asarray(column.cast(_TIME).cast(pa.int64()).to_numpy(), dtype=np.int64)
-    except pa.ArrowException:
-        raise SchemaError(f"{path}: {name} is finer than a millisecond; round it on purpose first") from None
-
-
-def _floats(path: Path, table: pa.Table, name: str) -> list[float]:
-    values = _optional(path, table, name)
-    if None in values:
-        raise SchemaError(f"{path}: {name} has no value in row {values.index(None)}")
-    return [value for value in values if value is not None]
-
-
-def _optional(path: Path, table: pa.Table, name: str) -> list[float | None]:
-    if name not in table.column_names:
-        return [None] * len(table)
-    try:
-        values: list[float | None] = table.column(name).cast(pa.float64()).to_pylist()
-    except (pa.ArrowException, ValueError):
-        raise SchemaError(f"{path}: {name} is {table.column(name).type}, not a number") from None
-    return [None if value is None or math.isnan(value) else value for value in values]
-
-
-def _ascending(path: Path, times: NDArray[np.int64], what: str = "rows") -> None:
-    wrong = np.flatnonzero(np.diff(times) <= 0)
-    if len(wrong):
-        at, following = int(times[wrong[0]]), int(times[wrong[0] + 1])
-        kind = "repeat" if at == following else "are out of order at"
-        raise SchemaError(f"{path}: {what} {kind} {iso(following)}; sort it and keep one row a time")
-
-
-def _at_interval(path: Path, opens: NDArray[np.int64], interval: Interval) -> None:
-    """Refuses bars of a longer interval, which lie on the grid of a shorter one too, with holes between."""
-    gaps = np.diff(opens)
-    step = int(np.gcd.reduce(gaps)) if len(gaps) >= _FEW_BARS else interval.ms
-    if step > interval.ms and step % interval.ms == 0:
-        raise SchemaError(
-            f"{path}: all bars open a multiple of {step // MINUTE_MS} minutes apart, so they are no {interval} bars; "
-            "give the --interval that they have"
-        )
-
-
-def _past(path: Path, times: NDArray[np.int64], now_ms: int) -> None:
-    if len(times) and (last := int(times.max())) > now_ms + MINUTE_MS:
-        raise SchemaError(f"{path}: it reaches to {when(last)}, which is in the future; correct its times")
-
-
-def _refuse(path: Path, faults: Iterable[DataError | None]) -> None:
-    for error in faults:
-        if error is not None:
-            raise SchemaError(f"{path}: {error}")
+def _same_coin(path: Path, instrument: Instrument) -> bool:
+    found = (instrument_of(path.stem, venue) for venue in Venue)
+    return any(
+        other is not None and (other.base, other.quote) == (instrument.base, instrument.quote) for other in found
+    )

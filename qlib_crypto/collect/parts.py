@@ -1,4 +1,4 @@
-"""The collector's parts: its pace and summary, market time, the stream's thread, the watched universe, signals."""
+"""The collector's parts: its pace and summary, the stream's thread, signals."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from qlib_crypto.clock import Clock, iso
-from qlib_crypto.errors import QlibCryptoError, VenueError, counted
-from qlib_crypto.lake.universe_file import read_universe
-from qlib_crypto.symbols import Instrument, Venue
+from qlib_crypto.errors import VenueError
+from qlib_crypto.symbols import Instrument
 
-_READ_S = 0.1
 _STOP_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class CollectSummary:
-    """What one run of the collector stored: new or replaced rows, and files written.
+    """What one run of the collector stored: rows, and files written.
 
-    `stream_bars` came by websocket, `rest_bars` filled what it missed, `refused` rows were told one by one.
+    `stream_bars` came by websocket, `rest_bars` filled what it missed, `refused` rows are in the quarantine.
     """
 
     stream_bars: int
@@ -49,6 +45,8 @@ class Pace:
         Between two status lines.
     retry_s
         Before REST is asked again for what it did not have, doubled each time.
+    revive_s
+        A feed that gave nothing for so long while REST had several bars is opened anew.
 
     """
 
@@ -56,42 +54,28 @@ class Pace:
     grace_s: float = 5.0
     status_s: float = 10.0
     retry_s: float = 1.0
+    revive_s: float = 100.0
+
+    def scaled(self, by: float) -> Pace:
+        """The waits for a venue times `by`; how often to look and to tell stays, unless it would be less often."""
+        return Pace(
+            min(self.look_s, self.grace_s * by), self.grace_s * by, self.status_s, self.retry_s * by,
+            self.revive_s * by,
+        )  # fmt: skip
 
 
 class Stream(Protocol):
     """What the collector needs of `feeds.VenueStream`."""
 
+    @property
+    def counters(self) -> Any:
+        """Plain counts, `reconnects` among them; a dataclass."""
+        ...
+
     async def run(self) -> None: ...
     def stop(self) -> None: ...
     def replace(self, instruments: Sequence[Instrument]) -> None: ...
-
-
-class MarketTime:
-    """Market time, read in a thread of its own: asking the venue's time endpoint may take long and may fail."""
-
-    def __init__(self, clock: Clock, say: Callable[[str], None]) -> None:
-        self._clock = clock
-        self._say = say
-        self._ended = threading.Event()
-        self.now_ms = clock.now_ms()
-        self._thread = threading.Thread(target=self._run, name="collect-clock", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-
-    def _run(self) -> None:
-        told = False
-        while not self._ended.wait(_READ_S):
-            try:
-                self.now_ms = self._clock.now_ms()
-                told = False
-            except VenueError as error:
-                if not told:
-                    self._say(f"market time stands at {iso(self.now_ms)}: {error}")
-                told = True
+    def revive(self, instruments: Sequence[Instrument]) -> None: ...
 
 
 class StreamThread:
@@ -119,37 +103,6 @@ class StreamThread:
             asyncio.run(stream.run())
         except BaseException as error:  # noqa: BLE001 - handed over to the collector's thread by `check`
             self._error = error
-
-
-class Membership:
-    """The universe's file, watched; ranking replaces it whole, so its inode and time tell a change."""
-
-    def __init__(self, path: Path, venue: Venue, say: Callable[[str], None]) -> None:
-        self._path = path
-        self._venue = venue
-        self._say = say
-        self._seen = self._stamp()
-
-    def changed(self) -> list[Instrument] | None:
-        """The instruments when the file is another than last time, else None; what cannot be read is told once."""
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return None
-        self._seen = stamp
-        try:
-            found = read_universe(self._path, self._venue)
-        except QlibCryptoError as error:
-            self._say(f"universe unchanged: {error}")
-            return None
-        self._say(f"universe: {counted(len(found), 'instrument')} from {self._path}")
-        return found
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 @contextlib.contextmanager

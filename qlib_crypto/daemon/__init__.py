@@ -1,5 +1,1 @@
-"""The daemon: what runs on time without anybody watching."""
-
-from qlib_crypto.daemon.run import Daemon
-
-__all__ = ["Daemon"]
+"""The daemon: what runs on time without anybody watching; its parts are imported where they are used."""

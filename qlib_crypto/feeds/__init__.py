@@ -1,21 +1,11 @@
-"""The only client network code: public market data of the venues, over REST and websocket. Knows no storage."""
+"""The only client network code: public market data of the venues, live, on request and in bulk. Knows no storage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from qlib_crypto.feeds.binance import BinanceRest
-from qlib_crypto.feeds.okx import OkxRest
-from qlib_crypto.feeds.rest import RestClient
+from qlib_crypto.feeds.archive import Archive
+from qlib_crypto.feeds.client import History, RestClient
 from qlib_crypto.feeds.stream import VenueStream
-from qlib_crypto.settings import VenueSettings
-from qlib_crypto.symbols import Venue
+from qlib_crypto.feeds.telling import StreamCounters
+from qlib_crypto.feeds.venues import rest_client
 
-__all__ = ["RestClient", "VenueStream", "rest_client"]
-
-_CLIENTS: dict[Venue, Callable[[VenueSettings], RestClient]] = {Venue.OKX: OkxRest, Venue.BINANCE: BinanceRest}
-
-
-def rest_client(venue: Venue, settings: VenueSettings) -> RestClient:
-    """The REST client of a venue, at the address and the share of its limits that the settings say."""
-    return _CLIENTS[venue](settings)
+__all__ = ["Archive", "History", "RestClient", "StreamCounters", "VenueStream", "rest_client"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.schemas import Bar
+from qlib_crypto.schemas import Bar, MarkBar
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 
@@ -90,6 +90,77 @@ def confirmed_bar(
             f"{list(fields)!r}; the venue's message has another shape than documented"
         )
     return Bar(instrument, interval, open_ms, o, h, l, c, volume, number(fields[5]), whole(trades), source, received_ms)
+
+
+def mark_bar(
+    instrument: Instrument, interval: Interval, open_ms: int, prices: Sequence[Any], source: str, received_ms: int
+) -> MarkBar:
+    """The mark-price candle of one closed row; `prices` are open, high, low and close as sent.
+
+    Raises
+    ------
+    SchemaError
+        A price is missing or no number, or the candle does not open on the UTC grid of its interval.
+
+    """
+    o, h, l, c = map(number, prices)
+    if o is None or h is None or l is None or c is None or open_ms % interval.ms:
+        raise SchemaError(
+            f"{instrument} {interval} mark candle at {iso(open_ms)} ({open_ms}) lacks a price or is off the UTC grid: "
+            f"{list(prices)!r}; the venue's message has another shape than documented"
+        )
+    return MarkBar(instrument, interval, open_ms, o, h, l, c, source, received_ms)
+
+
+def needed(value: float | None, what: str, row: Any) -> float:
+    """The number that must be there.
+
+    Raises
+    ------
+    SchemaError
+        It is not.
+
+    """
+    if value is None:
+        raise SchemaError(
+            f"{what} is missing in {str(row)[:160]}; the venue's message has another shape than documented"
+        )
+    return value
+
+
+def side_of(row: Any, key: str = "side") -> str:
+    """`buy` or `sell`, as the row says it in any case.
+
+    Raises
+    ------
+    SchemaError
+        It says neither.
+
+    """
+    side = str(row.get(key)).lower()
+    if side not in ("buy", "sell"):
+        raise SchemaError(
+            f"side {row.get(key)!r} is neither buy nor sell in {str(row)[:160]}; another shape than documented"
+        )
+    return side
+
+
+def levels(
+    rows: Sequence[Sequence[Any]], depth: int, size: float, *, best_first: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Prices, and quantities in base coins, of the `depth` best levels of one side, best first.
+
+    `size` is in base coins of one unit of the rows' second column; `best_first` is 1 for asks and -1 for bids.
+
+    Raises
+    ------
+    SchemaError
+        A level is no price and quantity.
+
+    """
+    pairs = [(needed(number(row[0]), "a price", row), needed(number(row[1]), "a quantity", row)) for row in rows]
+    best = sorted(pairs, key=lambda pair: best_first * pair[0])[:depth]
+    return tuple(price for price, _ in best), tuple(quantity * size for _, quantity in best)
 
 
 def time_of(row: Any, key: str | int) -> int:

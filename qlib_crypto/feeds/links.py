@@ -18,13 +18,14 @@ from cryptofeed.exceptions import ConnectionClosed as FeedClosed
 from websockets.exceptions import ConnectionClosed
 
 from qlib_crypto.errors import VenueError
+from qlib_crypto.feeds.proxies import is_loopback
+from qlib_crypto.feeds.telling import StreamCounters
 
 Subscription = dict[str, list[str]]
 
 #: For `websockets`: no more than `max_queue` frames wait to be read, then TCP makes the venue wait instead of our
 #: memory growing.
 SOCKET_OPTIONS = {"compression": None, "max_size": 2**24, "max_queue": 4_096, "open_timeout": 10, "close_timeout": 1}
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _VERBS = ("subscribe", "unsubscribe")
 _SHOWN = 160
 
@@ -80,6 +81,8 @@ class Gate:
 class PublicSocket(WSAsyncConn):
     """A websocket to one public address, `ws://` or `wss://`, that says nothing but subscriptions and `ping`.
 
+    It goes through `proxy`, or through what the environment says where that is None; loopback is reached directly.
+
     Raises
     ------
     VenueError
@@ -90,7 +93,13 @@ class PublicSocket(WSAsyncConn):
     conn: Any = None
 
     def __init__(
-        self, name: str, address: str, paths: Iterable[str], endpoint: WebsocketEndpoint, subscription: Subscription
+        self,
+        name: str,
+        address: str,
+        paths: Iterable[str],
+        endpoint: WebsocketEndpoint,
+        subscription: Subscription,
+        proxy: str | None = None,
     ) -> None:
         url = urlsplit(address)
         if url.scheme not in ("ws", "wss") or url.username or not url.path.endswith(tuple(paths)):
@@ -99,7 +108,7 @@ class PublicSocket(WSAsyncConn):
         AsyncConnection.__init__(self, name, subscription=subscription)
         forget_at_exit(self)
         self.address = address
-        self.ws_kwargs = {**endpoint.options, **({"proxy": None} if url.hostname in _LOOPBACK else {})}
+        self.ws_kwargs = {**endpoint.options, "proxy": None if is_loopback(address) else proxy or True}
         self.endpoint = endpoint
         self.last_data = 0.0
         self.why: str | None = None
@@ -130,6 +139,7 @@ class Linked(Protocol):
     """What a link needs of its feed; `keepalive` is the text that the venue wants to hear now and then."""
 
     keepalive: str | None
+    counters: StreamCounters
 
     async def subscribe(self, conn: PublicSocket) -> None: ...
 
@@ -167,6 +177,7 @@ class Link(ConnectionHandler):
             await self._gate.enter()
             opened = time.monotonic()
             reason = await self._live()
+            self._feed.counters.reconnects += 1
             failures = 0 if time.monotonic() - opened >= self._pace.stable_s else failures + 1
             wait = self._pace.wait_s(max(0, failures - 1))
             self._feed.problem(f"websocket {urlsplit(self.conn.address).path} {reason}; reconnects in {wait:.1f} s")

@@ -1,12 +1,14 @@
 """Parquet files of the lake: written whole and atomically, read with their schema checked.
 
 A file carries the SHA-256 of its content in its footer, so that a lake's identity costs only footers and travels with
-the files. The content is every column but `source` and `received_at`: how a row came does not change what it says.
+the files. The content is every column but `source` and `received_at`: how a row came does not change what it says. A
+month's file that took the place of its days carries that of each day, so that compaction changes no identity.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +16,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from qlib_crypto.clock import DAY_MS, utc
 from qlib_crypto.errors import SchemaError, StorageError
+from qlib_crypto.lake.paths import RESTATED, month_of_days, parse_name
+from qlib_crypto.lake.tables import find_table
 
 _HASH_KEY = b"qlib_crypto.content_sha256"
+_DAYS_KEY = b"qlib_crypto.day_content_sha256"
 _PROVENANCE = {"source", "received_at"}
 _REPAIR = "move it away, then back-fill or import its span again"
 
@@ -33,7 +41,10 @@ def write_table(path: Path, table: pa.Table) -> str:
 
     """
     digest = content_digest(table)
-    marked = table.replace_schema_metadata({_HASH_KEY: digest.encode()})
+    marks = {_HASH_KEY: digest.encode()}
+    if month_of_days(path):
+        marks[_DAYS_KEY] = json.dumps(_day_digests(path, table)).encode()
+    marked = table.replace_schema_metadata(marks)
     sink = pa.BufferOutputStream()
     texts = [field.name for field in table.schema if field.type == pa.string()]
     pq.write_table(marked, sink, compression="snappy", use_dictionary=texts)
@@ -62,16 +73,21 @@ def write_bytes(path: Path, data: bytes | pa.Buffer) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot write ({error.strerror or error}); nothing stored before is lost; "
             "check disk space and permissions, then run again"
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -103,6 +119,10 @@ def content_digest(table: pa.Table) -> str:
         digest.update(np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes())
         if column.type == pa.string():
             digest.update("\n".join(value or "" for value in column.to_pylist()).encode())
+        elif pa.types.is_list(column.type):
+            levels = column.flatten()
+            digest.update(np.ascontiguousarray(pc.list_value_length(column).fill_null(0).to_numpy()).tobytes())
+            digest.update(np.ascontiguousarray(levels.to_numpy(zero_copy_only=False)).tobytes())
         else:
             if pa.types.is_timestamp(column.type):
                 column = column.cast(pa.int64())
@@ -113,16 +133,46 @@ def content_digest(table: pa.Table) -> str:
 
 def recorded_digest(path: Path, schema: pa.Schema) -> str:
     """The content hash from the file's footer; computed when the file was written by somebody else."""
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowException, OSError) as error:
-        raise _torn(path, error) from error
-    recorded = metadata.get(_HASH_KEY)
+    recorded = _footer(path).get(_HASH_KEY)
     return recorded.decode() if recorded else content_digest(read_table(path, schema))
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """The file's rows in the agreed schema.
+def recorded_days(path: Path, schema: pa.Schema) -> dict[str, str]:
+    """Content hashes by file name: the file's own; for a month's file of days those that the days' files have."""
+    if not month_of_days(path):
+        return {path.name: recorded_digest(path, schema)}
+    recorded = _footer(path).get(_DAYS_KEY)
+    days: dict[str, str] = json.loads(recorded) if recorded else _day_digests(path, read_table(path, schema))
+    return days
+
+
+def _day_digests(path: Path, table: pa.Table) -> dict[str, str]:
+    """The content hash of each day's rows, by the name of the file that they would have."""
+    stem = parse_name(path).stem
+    of = find_table(stem if path.parent.name == RESTATED else path.parent.name)
+    if of is None:
+        raise SchemaError(f"{path} belongs to no dataset of the lake; move it out of the lake")
+    days = day_of(of[0].slots(table))
+    return {
+        f"{stem}_{utc(int(day)):%Y%m%d}.parquet": content_digest(table.filter(pa.array(days == day)))
+        for day in np.unique(days)
+    }
+
+
+def day_of(ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """00:00 UTC of the day of each time."""
+    return ms - ms % DAY_MS
+
+
+def _footer(path: Path) -> dict[bytes, bytes]:
+    try:
+        return pq.read_metadata(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise _torn(path, error) from error
+
+
+def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """The file's rows in the agreed schema, of all columns or of some, in the order of the schema.
 
     Raises
     ------
@@ -132,19 +182,20 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read(use_threads=False)
+            names = file.schema_arrow.names
+            table = file.read(columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _torn(path, error) from error
-    if table.column_names != schema.names:
-        raise SchemaError(f"{path} has columns {table.column_names}, expected {schema.names}; {_REPAIR}")
+    if names != schema.names:
+        raise SchemaError(f"{path} has columns {names}, expected {schema.names}; {_REPAIR}")
     try:
-        return table.cast(schema)
+        return table.cast(_part(schema, columns))
     except (pa.ArrowException, ValueError) as error:
         raise SchemaError(f"{path} does not fit the schema ({_line(error)}); {_REPAIR}") from error
 
 
-def read_tables(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
-    """The rows of all files, in the order of the files.
+def read_tables(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of all files, in the order of the files; of all columns or of some, in the order of the schema.
 
     Raises
     ------
@@ -153,16 +204,22 @@ def read_tables(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 
     """
     if len(paths) == 1:
-        return read_table(paths[0], schema)
+        return read_table(paths[0], schema, columns)
+    part = _part(schema, columns)
     if not paths:
-        return schema.empty_table()
+        return part.empty_table()
     try:
-        frame = pl.scan_parquet(list(paths), hive_partitioning=False, glob=False).collect()
-        if frame.columns == schema.names:
-            return frame.to_arrow().cast(schema)
+        lazy = pl.scan_parquet(list(paths), hive_partitioning=False, glob=False)
+        frame = (lazy if columns is None else lazy.select(part.names)).collect()
+        if frame.columns == part.names:
+            return frame.to_arrow().cast(part)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError):
         pass  # one file is at fault: read one by one to name it
-    return pa.concat_tables([read_table(path, schema) for path in paths])
+    return pa.concat_tables([read_table(path, schema, columns) for path in paths])
+
+
+def _part(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    return schema if columns is None else pa.schema([field for field in schema if field.name in columns])
 
 
 def _torn(path: Path, error: Exception) -> SchemaError:

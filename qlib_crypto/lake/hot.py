@@ -1,7 +1,10 @@
-"""The hot store: one SQLite file a venue for rows that are durable but not yet sealed, and the ledger of seals.
+"""The hot store: one SQLite file a venue for rows that are durable but not yet sealed, and the ledgers.
 
 A call that stores rows is one transaction, synced to disk before it returns (WAL, `synchronous=FULL`). Several
-processes may write: each waits for the others.
+processes may write: each waits for the others. Reading has a connection of its own and waits for nobody.
+
+Rows lie in the order of time, so that the bars of one minute, which arrive together, touch a few pages instead of one a
+symbol. Reading one symbol seeks it at each slot. Bulky tables, and those of earlier versions, lie symbol by symbol.
 """
 
 from __future__ import annotations
@@ -9,26 +12,22 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from qlib_crypto.errors import StorageError
-from qlib_crypto.lake.tables import TABLES, Table, Values
+from qlib_crypto.lake import hot_sql as sql
+from qlib_crypto.lake.holes import cut_holes
+from qlib_crypto.lake.ledger import LEDGERS, Sealed
+from qlib_crypto.lake.tables import Table, Values
 
 _BUSY_S = 60.0
-_KEY = ("symbol", "interval_ms", "slot_ms")
-
-_LEDGER = """
-CREATE TABLE IF NOT EXISTS ledger (
-    id INTEGER PRIMARY KEY, sealed_ms INTEGER NOT NULL, file TEXT NOT NULL, rows INTEGER NOT NULL,
-    added INTEGER NOT NULL, replaced INTEGER NOT NULL, content_hash TEXT NOT NULL
-)"""
-_MARKS = """
-CREATE TABLE IF NOT EXISTS marks (
-    symbol TEXT NOT NULL, interval_ms INTEGER NOT NULL, mark_ms INTEGER NOT NULL, PRIMARY KEY (symbol, interval_ms)
-) WITHOUT ROWID"""
+_SCAN_ROWS = 20_000
 
 _DAMAGED = "the file is damaged: move it away, sealed files stay; then back-fill the days that were not sealed"
 
@@ -43,31 +42,24 @@ class Held(NamedTuple):
     last_ms: int
 
 
-class Sealed(NamedTuple):
-    """A line of the ledger: which file was written when, how many rows it has, are new, or were replaced by better."""
-
-    sealed_ms: int
-    file: str
-    rows: int
-    added: int
-    replaced: int
-    content_hash: str
-
-
 class HotStore:
     """The hot rows of one venue; the file is made by the first write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.RLock()
+        self._lock, self._read_lock = threading.RLock(), threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._inherited: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._inherited: tuple[sqlite3.Connection | None, ...] = ()
         self._pid = os.getpid()
 
-    def put(self, table: Table, rows: Sequence[Values]) -> int:
+    # ------------------------------------------------------------------------------------------------------- write
+
+    def put(self, rows: Mapping[Table, Sequence[Values]]) -> int:
         """The count of new or replaced rows; all are on disk when this returns.
 
-        A row replaces another at its key when its rank is higher, or equal and a value differs.
+        A row replaces another at its key when its rank is higher, or equal and it says something else; what it
+        replaced stays in the table's twin of restated rows.
 
         Raises
         ------
@@ -75,10 +67,47 @@ class HotStore:
             The disk refused; none of these rows is stored, all earlier ones are.
 
         """
-        if not rows:
+        if not any(rows.values()):
             return 0
         with self.transaction() as connection:
-            return connection.executemany(_upsert(table), rows).rowcount
+            return self.put_in(connection, rows)
+
+    def put_in(self, connection: sqlite3.Connection, rows: Mapping[Table, Sequence[Values]]) -> int:
+        """As `put`, inside a transaction."""
+        changed = 0
+        for table, unordered in rows.items():
+            ordered = sorted(unordered, key=itemgetter(0, 1, 2))  # neighbours on disk one after another; stable
+            added = sql.insert(connection, table, ordered)
+            changed += added
+            if added < len(ordered):  # what was there already, or twice in this call
+                changed += connection.executemany(sql.upsert(table), ordered).rowcount
+            cut_holes(connection, table, ordered)
+        return changed
+
+    def record(self, connection: sqlite3.Connection, line: Sealed) -> None:
+        """Add a line to the ledger of seals, inside a transaction."""
+        marks = ", ".join("?" * len(line))
+        connection.execute(f"INSERT INTO ledger ({', '.join(Sealed._fields)}) VALUES ({marks})", line)  # noqa: S608 - names are constants, values are bound
+
+    def discard(self, connection: sqlite3.Connection, table: Table, rows: Sequence[Values]) -> None:
+        """Remove exactly these rows, inside a transaction: their file is written and synced."""
+        connection.executemany(sql.delete(table), rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: other writers wait; committed and synced at the end, rolled back on an error."""
+        with self._lock, self._faults("write"):
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    # -------------------------------------------------------------------------------------------------------- read
 
     def rows(
         self,
@@ -89,38 +118,47 @@ class HotStore:
         end_ms: int | None = None,
     ) -> list[Values]:
         """Rows `(symbol, rank, *values)` with slots in `[start_ms, end_ms)`, sorted by symbol and slot."""
-        where, bound = _where(symbol, interval_ms, start_ms, end_ms)
-        columns = ", ".join(["symbol", "rank", *table.values])
-        return self._read(f"SELECT {columns} FROM {table.name} {where} ORDER BY symbol, slot_ms", bound)  # noqa: S608 - names are constants, values are bound
+        columns = ["symbol", "rank", *table.values]
+        return self._select(table, columns, symbol, interval_ms, start_ms, end_ms)
+
+    def slots(self, table: Table, symbol: str, interval_ms: int, start_ms: int | None, end_ms: int | None) -> list[int]:
+        """Ascending slots in `[start_ms, end_ms)`."""
+        return [row[0] for row in self._select(table, ["slot_ms"], symbol, interval_ms, start_ms, end_ms)]
 
     def held(self, table: Table) -> list[Held]:
-        """What the table holds, one entry a symbol and interval."""
-        columns = "symbol, interval_ms, count(*), min(slot_ms), max(slot_ms)"
-        return [Held(*row) for row in self._read(f"SELECT {columns} FROM {table.name} GROUP BY 1, 2")]  # noqa: S608 - names are constants
+        """What the table holds, one entry a symbol and interval, sorted."""
+        return [Held(*row) for row in self.read(sql.held(table))]
 
-    def slots(
-        self,
-        table: Table,
-        symbol: str | None = None,
-        interval_ms: int = 0,
-        start_ms: int | None = None,
-        end_ms: int | None = None,
-    ) -> list[int]:
-        """Ascending distinct slots in `[start_ms, end_ms)`."""
-        where, bound = _where(symbol, interval_ms, start_ms, end_ms)
-        return [row[0] for row in self._read(f"SELECT DISTINCT slot_ms FROM {table.name} {where} ORDER BY 1", bound)]  # noqa: S608 - names are constants, values are bound
+    def intervals(self, table: Table) -> list[int]:
+        """Lengths that the table holds, ascending; 0 where rows have none."""
+        return [row[0] for row in self.read(f"SELECT DISTINCT interval_ms FROM {table.name} ORDER BY 1")]  # noqa: S608 - names are constants
 
-    def first_slot(self, table: Table, symbol: str, interval_ms: int, start_ms: int) -> int | None:
+    def first_slot(self, table: Table, symbol: str | None, interval_ms: int, start_ms: int) -> int | None:
         """The first slot at or after `start_ms`, None when there is none."""
-        where, bound = _where(symbol, interval_ms, start_ms, None)
-        found: int | None = self._read(f"SELECT min(slot_ms) FROM {table.name} {where}", bound)[0][0]  # noqa: S608 - names are constants, values are bound
+        where, bound = sql.where(symbol, interval_ms, start_ms, None)
+        found: int | None = self.read(f"SELECT min(slot_ms) FROM {table.name} {where}", bound)[0][0]  # noqa: S608 - names are constants, values are bound
         return found
 
-    def last_slot(self, table: Table, symbol: str, interval_ms: int) -> int | None:
-        """The last slot, None when there is none."""
-        where, bound = _where(symbol, interval_ms, None, None)
-        found = self._read(f"SELECT max(slot_ms) FROM {table.name} {where}", bound)  # noqa: S608 - names are constants, values are bound
-        return found[0][0] if found else None
+    def scan(
+        self, table: Table, symbol: str | None, interval_ms: int, start_ms: int, end_ms: int
+    ) -> tuple[pa.Table, pa.Table | None]:
+        """The rows of a period and the ones that they replaced, as one moment has them; unsorted, in bounded memory.
+
+        None where the table has no twin. Nobody waits for it: it has a connection of its own.
+        """
+        where, bound = sql.where(symbol, interval_ms, start_ms, end_ms)
+        with self._faults("read"):
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN")
+                rows, *older = (
+                    _gathered(of, connection.execute(f"SELECT {sql.listed(of)} FROM {of.name} {where}", bound))  # noqa: S608 - names are constants, values are bound
+                    for of in (table, table.restated)
+                    if of is not None
+                )
+            finally:
+                connection.close()
+        return rows, older[0] if older else None
 
     def put_marks(self, marks: Sequence[tuple[str, int, int]]) -> None:
         """Keep `(symbol, interval_ms, mark_ms)`, durable on return."""
@@ -130,89 +168,76 @@ class HotStore:
 
     def mark(self, symbol: str, interval_ms: int) -> int | None:
         """The mark kept last, None when there is none."""
-        found = self._read("SELECT mark_ms FROM marks WHERE symbol = ? AND interval_ms = ?", [symbol, interval_ms])
+        found = self.read("SELECT mark_ms FROM marks WHERE symbol = ? AND interval_ms = ?", [symbol, interval_ms])
         return found[0][0] if found else None
 
     def ledger(self) -> list[Sealed]:
         """Every seal, oldest first."""
-        return [Sealed(*row) for row in self._read(f"SELECT {', '.join(Sealed._fields)} FROM ledger ORDER BY id")]  # noqa: S608 - names are constants
+        return [Sealed(*row) for row in self.read(f"SELECT {', '.join(Sealed._fields)} FROM ledger ORDER BY id")]  # noqa: S608 - names are constants
 
     def last_digest(self, file: str) -> str | None:
         """The content hash at the file's last seal, None when it was never sealed."""
-        found = self._read("SELECT content_hash FROM ledger WHERE file = ? ORDER BY id DESC LIMIT 1", [file])
+        found = self.read("SELECT content_hash FROM ledger WHERE file = ? ORDER BY id DESC LIMIT 1", [file])
         return found[0][0] if found else None
 
-    def record(self, connection: sqlite3.Connection, line: Sealed) -> None:
-        """Add a line to the ledger, inside a transaction."""
-        marks = ", ".join("?" * len(line))
-        connection.execute(f"INSERT INTO ledger ({', '.join(Sealed._fields)}) VALUES ({marks})", line)  # noqa: S608 - names are constants, values are bound
-
-    def discard(
-        self,
-        connection: sqlite3.Connection,
-        table: Table,
-        symbol: str | None,
-        interval_ms: int,
-        start_ms: int,
-        end_ms: int,
-    ) -> None:
-        """Remove rows with slots in `[start_ms, end_ms)`, inside a transaction: their file is written and synced."""
-        where, bound = _where(symbol, interval_ms, start_ms, end_ms)
-        connection.execute(f"DELETE FROM {table.name} {where}", bound)  # noqa: S608 - names are constants, values are bound
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: other writers wait; committed and synced at the end, rolled back on an error."""
-        connection = self._open(create=True)
-        assert connection is not None  # noqa: S101 - create=True gives one; for the type checker
-        with self._lock, self._faults("write"):
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+    def read(self, query: str, bound: Sequence[object] = ()) -> list[Values]:
+        """The answer to a query, empty when the file is not there yet."""
+        with self._read_lock, self._faults("read"):
+            self._after_fork()
+            if self._reader is None:
+                if not self.path.is_file():
+                    return []
+                self._reader = self._connect()
+            return self._reader.execute(query, bound).fetchall()
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
-        with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
+        with self._lock, self._read_lock:
+            for connection in (self._reader, self._connection):
+                if connection is not None and self._pid == os.getpid():
+                    connection.close()
+            self._reader = self._connection = None
 
-    def _read(self, query: str, bound: Sequence[object] = ()) -> list[Values]:
-        connection = self._open(create=False)
-        if connection is None:
-            return []
-        with self._lock, self._faults("read"):
-            return connection.execute(query, bound).fetchall()
+    def _select(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        symbol: str | None,
+        interval_ms: int,
+        start_ms: int | None,
+        end_ms: int | None,
+    ) -> list[Values]:
+        if symbol is None or table.symbol_first or self._by_symbol(table):
+            query, bound = sql.select(table, columns, symbol, interval_ms, start_ms, end_ms)
+        else:
+            query, bound = sql.seek(table, columns, symbol, interval_ms, start_ms, end_ms)
+        return self.read(query, bound)
 
-    def _open(self, *, create: bool) -> sqlite3.Connection | None:
-        with self._lock:
-            if self._pid != os.getpid():  # SQLite connections must not cross a fork: the parent's is never touched
-                self._inherited, self._connection, self._pid = self._connection, None, os.getpid()
-            if self._connection is None and (create or self.path.is_file()):
-                self._connection = self._connect()
-            return self._connection
+    def _by_symbol(self, table: Table) -> bool:
+        """Whether the table was made by a version that ordered it by symbol."""
+        return self.read("SELECT name FROM pragma_table_info(?) WHERE pk = 1", [table.name]) == [("symbol",)]
+
+    def _open(self) -> sqlite3.Connection:
+        self._after_fork()
+        if self._connection is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._connect()
+        return self._connection
+
+    def _after_fork(self) -> None:
+        if self._pid != os.getpid():  # SQLite connections must not cross a fork: the parent's are never touched
+            self._inherited = (*self._inherited, self._connection, self._reader)
+            self._connection, self._reader, self._pid = None, None, os.getpid()
 
     def _connect(self) -> sqlite3.Connection:
-        with self._faults("open"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
-            )
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.execute(_LEDGER)
-                connection.execute(_MARKS)
-                for table in TABLES:
-                    connection.execute(_create(table))
-            except BaseException:
-                connection.close()
-                raise
+        connection = sqlite3.connect(
+            self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=128
+        )
+        try:
+            sql.prepare(connection, LEDGERS)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextmanager
@@ -235,36 +260,8 @@ class HotStore:
             ) from error
 
 
-def _create(table: Table) -> str:
-    kinds = {"double": "REAL", "string": "TEXT"}
-    columns = [
-        f"{name} {kinds.get(str(table.schema.field(name).type), 'INTEGER')}"
-        + ("" if table.schema.field(name).nullable else " NOT NULL")
-        for name in table.values
-    ]
-    return (
-        f"CREATE TABLE IF NOT EXISTS {table.name} (symbol TEXT NOT NULL, interval_ms INTEGER NOT NULL, "
-        f"slot_ms INTEGER NOT NULL, rank INTEGER NOT NULL, {', '.join(columns)}, "
-        f"PRIMARY KEY ({', '.join(_KEY)})) WITHOUT ROWID"
-    )
-
-
-def _upsert(table: Table) -> str:
-    columns = [*_KEY, "rank", *table.values]
-    changed = [name for name in table.values if name != "received_at"]
-    new, old = (", ".join(f"{of}.{name}" for name in changed) for of in ("excluded", table.name))
-    return (
-        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608 - names are constants
-        f"ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET "
-        + ", ".join(f"{name} = excluded.{name}" for name in ["rank", *table.values])
-        + f" WHERE excluded.rank > {table.name}.rank"
-        + f" OR (excluded.rank = {table.name}.rank AND ({new}) IS NOT ({old}))"
-    )
-
-
-def _where(symbol: str | None, interval_ms: int, start_ms: int | None, end_ms: int | None) -> tuple[str, list[object]]:
-    parts: list[tuple[str, object]] = [("interval_ms = ?", interval_ms)]
-    parts += [("symbol = ?", symbol)] if symbol is not None else []
-    parts += [("slot_ms >= ?", start_ms)] if start_ms is not None else []
-    parts += [("slot_ms < ?", end_ms)] if end_ms is not None else []
-    return "WHERE " + " AND ".join(text for text, _ in parts), [value for _, value in parts]
+def _gathered(table: Table, cursor: sqlite3.Cursor) -> pa.Table:
+    parts = [table.arrow(())]
+    while rows := cursor.fetchmany(_SCAN_ROWS):
+        parts.append(table.arrow(rows))
+    return pa.concat_tables(parts)

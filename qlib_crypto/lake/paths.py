@@ -6,9 +6,15 @@
     {venue}_data/kline_1h/{SYMBOL}_{YYYYMM}.parquet             an hour and more: a month
     {venue}_data/funding/funding_rates_{YYYYMMDD}.parquet       all symbols
     {venue}_data/funding_estimate/funding_estimate_{YYYYMMDD}.parquet
+    {venue}_data/mark_1m/{SYMBOL}_{YYYYMMDD}.parquet            as kline
+    {venue}_data/open_interest/open_interest_{YYYYMMDD}.parquet all symbols; likewise long_short_ratio, liquidations
+    {venue}_data/trades/{SYMBOL}_{YYYYMMDD}.parquet             likewise books
+    {venue}_data/restated/{DATASET}_{YYYYMMDD}.parquet          rows that the venue, or a better source, replaced
     {venue}_data/instruments/instruments_{YYYYMMDDTHHMMSS}.parquet
     {venue}_data/universe/membership_{YYYYMMDDTHHMMSS}.parquet
-    {venue}_data/hot.sqlite                                     rows not yet sealed, and the ledger of seals
+    {venue}_data/hot.sqlite                                     rows not yet sealed, and the ledgers
+
+Day files may be compacted into `…_{YYYYMM}.parquet`, which the same reader reads.
 """
 
 from __future__ import annotations
@@ -24,12 +30,23 @@ from qlib_crypto.errors import QlibCryptoError, SchemaError
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 KLINE = "kline_"
+MARK = "mark_"
 FUNDING = "funding"
 ESTIMATE = "funding_estimate"
+OPEN_INTEREST = "open_interest"
+LONG_SHORT_RATIO = "long_short_ratio"
+LIQUIDATIONS = "liquidations"
+TRADES = "trades"
+BOOKS = "books"
+RESTATED = "restated"
 INSTRUMENTS = "instruments"
 UNIVERSE = "universe"
 
-_STEM = {FUNDING: "funding_rates", ESTIMATE: ESTIMATE, INSTRUMENTS: INSTRUMENTS, UNIVERSE: "membership"}
+#: First part of the file names of datasets that keep all symbols together.
+STEM = {
+    FUNDING: "funding_rates", UNIVERSE: "membership",
+    **{same: same for same in (ESTIMATE, OPEN_INTEREST, LONG_SHORT_RATIO, LIQUIDATIONS, INSTRUMENTS)},
+}  # fmt: skip
 
 
 class Dated(NamedTuple):
@@ -62,6 +79,33 @@ def dataset_interval(dataset: str) -> Interval | None:
     return interval if kline_dataset(interval) == dataset else None
 
 
+def period_file(folder: Path, dataset: str, stem: str, start_ms: int, *, by_month: bool) -> Path:
+    """The file of the day or month that starts at `start_ms`; `folder` is the venue's.
+
+    A day that was compacted lies in its month's file, and what arrives late goes there.
+    """
+    month = folder / dataset / f"{stem}_{utc(start_ms):%Y%m}.parquet"
+    if by_month or month.exists():
+        return month
+    return folder / dataset / f"{stem}_{utc(start_ms):%Y%m%d}.parquet"
+
+
+def month_of_days(path: Path) -> bool:
+    """True for a month's file of a dataset whose files are days': its days were compacted."""
+    return bool(re.search(r"_\d{6}\.parquet$", path.name)) and _by_day(path.parent.name)
+
+
+def _by_day(dataset: str) -> bool:
+    """Whether the dataset's files hold days, before any compaction."""
+    for prefix in (KLINE, MARK):
+        if dataset.startswith(prefix):
+            try:
+                return not Interval.parse(dataset.removeprefix(prefix)).by_month
+            except QlibCryptoError:
+                return False
+    return dataset not in {INSTRUMENTS, UNIVERSE}
+
+
 def period(ms: int, *, by_month: bool) -> tuple[int, int]:
     """The UTC day or month `[start, end)` that holds `ms`: what one file covers."""
     return (month_start(ms), next_month(ms)) if by_month else (day_start(ms), day_start(ms) + DAY_MS)
@@ -69,18 +113,17 @@ def period(ms: int, *, by_month: bool) -> tuple[int, int]:
 
 def kline_file(folder: Path, instrument: Instrument, interval: Interval, start_ms: int) -> Path:
     """The file of the day or month that starts at `start_ms`; `folder` is the venue's."""
-    stamp = utc(start_ms).strftime("%Y%m" if interval.by_month else "%Y%m%d")
-    return folder / kline_dataset(interval) / f"{instrument.symbol}_{stamp}.parquet"
+    return period_file(folder, kline_dataset(interval), instrument.symbol, start_ms, by_month=interval.by_month)
 
 
 def day_file(folder: Path, dataset: str, start_ms: int) -> Path:
     """The file of a dataset that keeps all symbols of a day together."""
-    return folder / dataset / f"{_STEM[dataset]}_{utc(start_ms):%Y%m%d}.parquet"
+    return period_file(folder, dataset, STEM[dataset], start_ms, by_month=False)
 
 
 def snapshot_file(folder: Path, dataset: str, at_ms: int) -> Path:
     """The file of a dataset that keeps whole states, each at a second."""
-    return folder / dataset / f"{_STEM[dataset]}_{utc(at_ms):%Y%m%dT%H%M%S}.parquet"
+    return folder / dataset / f"{STEM[dataset]}_{utc(at_ms):%Y%m%dT%H%M%S}.parquet"
 
 
 def parse_name(path: Path) -> Dated:
@@ -115,21 +158,38 @@ def _covered(stamp: str) -> tuple[int, int] | None:
 def dated_files(
     folder: Path, dataset: str, stem: str | None = None, start_ms: int | None = None, end_ms: int | None = None
 ) -> list[Dated]:
-    """The dataset's files, by start; with a stem only its own, with a range only those that touch `[start, end)`."""
+    """The dataset's files, by start; with a stem only its own, with a range only those that touch `[start, end)`.
+
+    A day's file beside its month's is not listed: a compaction is about to remove it, or was stopped before it could.
+    """
     if stem is None:
-        stem = _STEM.get(dataset)
-    prefix = "" if stem is None else f"{stem}_"
-    found = (parse_name(folder / dataset / name) for name in _names(folder / dataset) if name.startswith(prefix))
+        stem = STEM.get(dataset)
+    found = [file for file in all_files(folder, dataset, stem) if stem is None or file.stem == stem]
+    months = {(f.stem, f.start_ms) for f in found if f.end_ms - f.start_ms > DAY_MS} if _by_day(dataset) else set()
     return sorted(
         (
             file
             for file in found
-            if (stem is None or file.stem == stem)
-            and (end_ms is None or file.start_ms < end_ms)
+            if (end_ms is None or file.start_ms < end_ms)
             and (start_ms is None or max(file.end_ms, file.start_ms + 1) > start_ms)
+            and (
+                not months or file.end_ms - file.start_ms > DAY_MS
+                or (file.stem, month_start(file.start_ms)) not in months
+            )
         ),
         key=lambda file: (file.start_ms, file.end_ms, file.stem),
-    )
+    )  # fmt: skip
+
+
+def all_files(folder: Path, dataset: str, stem: str | None = None) -> list[Dated]:
+    """Every file of a dataset, of the stems that start with this one, in no order; those that are replaced too."""
+    prefix = "" if stem is None else f"{stem}_"
+    return [parse_name(path) for path in file_names(folder, dataset) if path.name.startswith(prefix)]
+
+
+def file_names(folder: Path, dataset: str) -> list[Path]:
+    """Every Parquet file in a dataset's folder, whatever its name, in no order."""
+    return [folder / dataset / name for name in _names(folder / dataset)]
 
 
 def datasets(folder: Path) -> list[str]:

@@ -1,96 +1,190 @@
 """Seal: hot rows become dated Parquet files.
 
-The order makes a crash harmless: under the hot store's write lock the merged file is renamed into place and synced,
-then the rows leave the hot store in the same transaction that writes the ledger. A crash between leaves rows in both,
-which reads resolve, and the next seal repeats the step to the same file.
+One sealer works on a venue at a time; storing goes on meanwhile, because the hot store is only locked to remove rows, a
+few thousand at a time. The order makes a crash harmless: files of what was replaced, then the merged files, renamed
+into place and synced, then exactly the rows that were written leave the hot store, the first of them in the transaction
+that writes the ledger. A crash between leaves rows in both, which reads resolve, and the next seal repeats the step to
+the same file. A row that was replaced by a better one meanwhile stays for the next seal.
 """
 
 from __future__ import annotations
 
+import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import batched
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from qlib_crypto.lake.files import content_digest, read_table, remove_leftovers, write_table
-from qlib_crypto.lake.hot import HotStore, Sealed
-from qlib_crypto.lake.paths import ESTIMATE, FUNDING, day_file, kline_file, period
-from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, TABLES, Table
-from qlib_crypto.symbols import Instrument, Interval, Venue
+from qlib_crypto.errors import StorageError
+from qlib_crypto.lake.files import content_digest, day_of, read_table, remove_leftovers, write_table
+from qlib_crypto.lake.hot import HotStore
+from qlib_crypto.lake.ledger import Sealed
+from qlib_crypto.lake.paths import RESTATED, period, period_file
+from qlib_crypto.lake.tables import BARS, TABLES, Merged, Table
+from qlib_crypto.symbols import Instrument
 
-_DATASET = {SETTLEMENTS: FUNDING, ESTIMATES: ESTIMATE}
+#: Files that are merged before they are written: bounds the memory of a seal of many months' files.
+_FILES_AT_ONCE = 64
+#: Rows that leave the hot store in one transaction: some milliseconds for other writers to wait.
+_ROWS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """What goes into one file: a day or month of one symbol's bars, or a day of all symbols."""
+class _Span:
+    """What is sealed at once: a table's rows of a day or month, of all symbols or of one."""
 
     table: Table
     symbol: str | None
     interval_ms: int
     start_ms: int
     end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file, the hot rows that go into it, what it held, and what it will hold."""
+
     path: Path
+    hot: pa.Table
+    sealed: pa.Table
+    merged: Merged
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """The right to change the venue's files: other sealers and compactions, of any process or thread, wait."""
+    path = folder / "seal.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot open ({error.strerror}); check disk space and permissions, then run again"
+        ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, also when the process is killed
+        yield
 
 
 def seal(
-    hot: HotStore, folder: Path, venue: Venue, *, before_ms: int | None = None, instrument: Instrument | None = None
+    hot: HotStore, folder: Path, *, before_ms: int | None = None, instrument: Instrument | None = None
 ) -> list[Path]:
     """The files that were written, by name; see `Lake.seal`."""
-    if instrument is None:
-        remove_leftovers(folder)
-    groups = (
-        group
-        for table in TABLES
-        for group in _groups(hot, table, folder, venue, instrument)
-        if before_ms is None or group.end_ms <= before_ms
-    )
-    return sorted(group.path for group in groups if _seal_group(hot, group, folder))
+    if not hot.path.is_file():
+        return []
+    symbol = instrument.symbol if instrument else None
+    with exclusive(folder):
+        if symbol is None:
+            remove_leftovers(folder)
+        spans = (
+            span
+            for table in ((BARS,) if symbol else TABLES)
+            for span in _spans(hot, table, symbol)
+            if before_ms is None or span.end_ms <= before_ms
+        )
+        return sorted(path for span in spans for path in _seal_span(hot, span, folder))
 
 
-def _groups(hot: HotStore, table: Table, folder: Path, venue: Venue, instrument: Instrument | None) -> Iterator[_Group]:
-    if table is not BARS:
-        slots = hot.slots(table) if instrument is None else []
-        days = {period(slot, by_month=False) for slot in slots}
-        for start, end in sorted(days):
-            yield _Group(table, None, 0, start, end, day_file(folder, _DATASET[table], start))
+def _spans(hot: HotStore, table: Table, symbol: str | None) -> Iterator[_Span]:
+    symbols = [symbol]
+    if table.symbol_first:
+        symbols = [held.symbol for held in hot.held(table)]
+    for interval_ms in hot.intervals(table):
+        for of in symbols:
+            at = hot.first_slot(table, of, interval_ms, 0)
+            while at is not None:
+                start, end = period(at, by_month=table.by_month(interval_ms))
+                yield _Span(table, of, interval_ms, start, end)
+                at = hot.first_slot(table, of, interval_ms, end)
+
+
+def _seal_span(hot: HotStore, span: _Span, folder: Path) -> Iterator[Path]:
+    """The files written; the rows are gone from the hot store."""
+    table = span.table
+    rows, older = hot.scan(table, span.symbol, span.interval_ms, span.start_ms, span.end_ms)
+    parts = _by_symbol(rows, table) if table.by_symbol else {"": rows}
+    for some in batched(parts.items(), _FILES_AT_ONCE):
+        restated = older
+        if older is not None and table.by_symbol:
+            restated = older.filter(
+                pc.is_in(older.column("symbol"), value_set=pa.array([symbol for symbol, _ in some]))
+            )
+        files = []
+        for symbol, part in some:
+            path = _path(folder, span, table.stem(symbol) or "")
+            sealed = read_table(path, table.schema) if path.exists() else table.schema.empty_table()
+            files.append(_File(path, part, sealed, table.merge(sealed, part, apart=restated)))
+        _write_replaced(folder, span, [file.merged.replaced for file in files], restated)
+        yield from _write(hot, folder, span, files, restated)
+
+
+def _by_symbol(rows: pa.Table, table: Table) -> dict[str, pa.Table]:
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table gives a frame; for the type checker
+    parts = frame.partition_by("symbol", as_dict=True)
+    return {str(symbol): parts[symbol,].to_arrow().cast(table.schema) for (symbol,) in sorted(parts)}
+
+
+def _path(folder: Path, span: _Span, stem: str) -> Path:
+    by_month = span.table.by_month(span.interval_ms)
+    return period_file(folder, span.table.dataset(span.interval_ms), stem, span.start_ms, by_month=by_month)
+
+
+def _write_replaced(folder: Path, span: _Span, replaced: Sequence[pa.Table], older: pa.Table | None) -> None:
+    """Add rows that are replaced to the files of restated rows, before what replaces them is written."""
+    twin = span.table.restated
+    if twin is None or older is None:
         return
-    for held in hot.held(table):
-        of = Instrument.parse(held.symbol, venue)
-        if instrument not in {None, of}:
-            continue
-        interval = Interval.of_ms(held.interval_ms)
-        at: int | None = held.first_ms
-        while at is not None:
-            start, end = period(at, by_month=interval.by_month)
-            yield _Group(table, held.symbol, interval.ms, start, end, kline_file(folder, of, interval, start))
-            at = hot.first_slot(table, held.symbol, interval.ms, end)
+    rows = pa.concat_tables([*replaced, older])
+    if not len(rows):
+        return
+    days = day_of(twin.slots(rows))
+    for start in sorted(set(days.tolist())):
+        path = period_file(folder, RESTATED, span.table.dataset(span.interval_ms), start, by_month=False)
+        sealed = read_table(path, twin.schema) if path.exists() else twin.schema.empty_table()
+        merged = twin.without_repeats(twin.merge(sealed, rows.filter(pa.array(days == start))).rows)
+        if not merged.equals(sealed):
+            write_table(path, merged)
 
 
-def _seal_group(hot: HotStore, group: _Group, folder: Path) -> bool:
-    """True when the file was written; the group's rows are gone from the hot store in any case."""
-    with hot.transaction() as connection:
-        rows = hot.rows(group.table, group.symbol, group.interval_ms, group.start_ms, group.end_ms)
-        if not rows:
-            return False
-        schema = group.table.schema
-        sealed = read_table(group.path, schema) if group.path.exists() else schema.empty_table()
-        merged = group.table.merge(sealed, group.table.arrow(rows))
-        written = not merged.equals(sealed)
-        digest = write_table(group.path, merged) if written else content_digest(merged)
-        name = str(group.path.relative_to(folder))
+def _write(hot: HotStore, folder: Path, span: _Span, files: Sequence[_File], older: pa.Table | None) -> Iterator[Path]:
+    lines = []
+    for file in files:
+        rows = file.merged.rows
+        written = not rows.equals(file.sealed)
+        digest = write_table(file.path, rows) if written else content_digest(rows)
+        name = str(file.path.relative_to(folder))
         if written or hot.last_digest(name) != digest:  # the second: a crash came between rename and commit
-            replaced = len(set(_lines(sealed)).difference(_lines(merged))) if len(sealed) else 0
-            added = len(merged) - len(sealed)
-            hot.record(connection, Sealed(_now_ms(), name, len(merged), added, replaced, digest))
-        hot.discard(connection, group.table, group.symbol, group.interval_ms, group.start_ms, group.end_ms)
-    return written
+            added = len(rows) - len(file.sealed)
+            lines.append(Sealed(_now_ms(), name, len(rows), added, file.merged.changed, digest))
+        if written:
+            yield file.path
+    _remove(hot, span, lines, [file.hot for file in files], older)
 
 
-def _lines(table: pa.Table) -> list[tuple[object, ...]]:
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+def _remove(
+    hot: HotStore, span: _Span, lines: Sequence[Sealed], rows: Sequence[pa.Table], older: pa.Table | None
+) -> None:
+    """Write the ledger and remove the rows; replaced ones first, so that none stays behind without its successor."""
+    twin = span.table.restated
+    for table, tables in ((twin, [older]), (span.table, rows)):
+        if table is None:
+            continue
+        gone = (row for part in tables if part is not None for row in table.packed(part, span.interval_ms))
+        for some in batched(gone, _ROWS_AT_ONCE):
+            began = time.monotonic()
+            with hot.transaction() as connection:
+                for line in lines:
+                    hot.record(connection, line)
+                hot.discard(connection, table, some)
+            lines = ()
+            time.sleep(time.monotonic() - began)  # as long for the others, who would else find it taken again
 
 
 def _now_ms() -> int:

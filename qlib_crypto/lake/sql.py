@@ -1,7 +1,9 @@
 """SQL over the lake: DuckDB views of sealed and hot rows of both venues, read-only.
 
-Views: `kline_1m`, `kline_1h`, … (one for every interval there is, and for the usual ones), `funding`,
-`funding_estimate`, `instruments`, `membership`. Each has the columns of its Parquet schema and `venue` in front.
+Views: `kline_1m`, `kline_1h`, … (one for every interval there is, and for the usual ones), `mark_1m`, `funding`,
+`funding_estimate`, `open_interest`, `long_short_ratio`, `liquidations`, `trades`, `books`, `instruments`, `membership`;
+`restated_…` of those that are restated; `holes`, `repairs`, `quarantine`, `flags`. Each has the columns of its Parquet
+schema, or of the ledger, and `venue` in front.
 """
 
 from __future__ import annotations
@@ -14,20 +16,17 @@ import pyarrow as pa
 
 from qlib_crypto import schemas
 from qlib_crypto.errors import ConfigError, DataError
-from qlib_crypto.lake.paths import (
-    ESTIMATE,
-    FUNDING,
-    INSTRUMENTS,
-    UNIVERSE,
-    dated_files,
-    kline_dataset,
-)
+from qlib_crypto.lake.ledger import TOLD
+from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE
+from qlib_crypto.lake.read import listed
 from qlib_crypto.lake.store import Lake
-from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, Table
+from qlib_crypto.lake.tables import BARS, MARKS, TABLES, Table
 from qlib_crypto.symbols import Interval, Venue
 
 _USUAL = ("1m", "5m", "15m", "1h", "4h", "1d")
 _HIDDEN = "stored"
+#: DuckDB of a file that was listed and is not there.
+_GONE = "No files found"
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
@@ -42,13 +41,22 @@ def query(lake: Lake, sql: str) -> pd.DataFrame:
         A file of the lake cannot be read.
 
     """
+    try:
+        return _answer(lake, sql)
+    except DataError as error:
+        if _GONE not in str(error):
+            raise
+        return _answer(lake, sql)  # days became a month meanwhile
+
+
+def _answer(lake: Lake, sql: str) -> pd.DataFrame:
     with duckdb.connect() as connection:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type not in _READS:
                 raise ConfigError("sql: write one SELECT; the lake is read-only here")
             connection.execute("SET TimeZone = 'UTC'")
-            _create_views(connection, lake)
+            _create_views(connection, lake, statements[0].query.lower())
             folders = [str(lake.folder(venue).resolve()) + "/" for venue in Venue]
             connection.execute("SET allowed_directories = ?", [folders])
             connection.execute("SET enable_external_access = false")
@@ -63,26 +71,52 @@ def query(lake: Lake, sql: str) -> pd.DataFrame:
     return frame
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    intervals = {Interval.parse(name) for name in _USUAL}.union(*(lake.intervals(venue) for venue in Venue))
-    parts: list[tuple[str, str, pa.Schema, Table | None, int]] = [
-        (kline_dataset(i), kline_dataset(i), schemas.KLINE, BARS, i.ms) for i in sorted(intervals)
-    ]
-    parts += [
-        ("funding", FUNDING, schemas.FUNDING, SETTLEMENTS, 0),
-        ("funding_estimate", ESTIMATE, schemas.FUNDING_ESTIMATE, ESTIMATES, 0),
-        ("instruments", INSTRUMENTS, schemas.INSTRUMENTS, None, 0),
-        ("membership", UNIVERSE, schemas.MEMBERSHIP, None, 0),
-    ]
+def _create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, asked: str) -> None:
+    """Every view; hot rows are copied only into those whose name is in the query."""
     connection.execute(f"CREATE SCHEMA {_HIDDEN}")
-    for view, dataset, schema, table, interval_ms in parts:
-        empty = _keep(connection, f"{view}_empty", schema.empty_table())
-        selects = [f"SELECT CAST(NULL AS VARCHAR) AS venue, * FROM {empty}"]  # noqa: S608 - from constants
-        for venue in Venue:
-            hot = lake.hot_rows(venue, table, interval_ms) if table else schema.empty_table()
-            files = [str(file.path) for file in dated_files(lake.folder(venue), dataset)]
-            selects += _selects(connection, f"{view}_{venue}", venue, files, hot, table)
-        connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(selects)}")
+    for table in TABLES:
+        for interval_ms in _intervals(lake, table):
+            dataset = table.dataset(interval_ms)
+            _create_view(connection, lake, asked, dataset, (dataset, None, table.schema), table, interval_ms)
+            if table.restated:
+                old = RESTATED, dataset, table.schema
+                _create_view(connection, lake, asked, f"restated_{dataset}", old, table.restated, interval_ms)
+    _create_view(connection, lake, asked, "instruments", (INSTRUMENTS, None, schemas.INSTRUMENTS))
+    _create_view(connection, lake, asked, "membership", (UNIVERSE, None, schemas.MEMBERSHIP))
+    for name in TOLD:
+        tables = {venue: lake.told(venue, name) for venue in Venue}
+        selects = [
+            f"SELECT '{venue}' AS venue, * FROM {_keep(connection, f'{name}_{venue}', told)}"  # noqa: S608 - from constants
+            for venue, told in tables.items()
+        ]
+        connection.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
+
+
+def _intervals(lake: Lake, table: Table) -> list[int]:
+    """Lengths that a view is made for: the usual ones and those that there are; 0 where rows have none."""
+    if table not in {BARS, MARKS}:
+        return [0]
+    usual = {Interval.parse(name) for name in (_USUAL if table is BARS else _USUAL[:1])}
+    return sorted(interval.ms for interval in usual.union(*(lake.intervals(venue, table) for venue in Venue)))
+
+
+def _create_view(
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    asked: str,
+    view: str,
+    files_of: tuple[str, str | None, pa.Schema],
+    table: Table | None = None,
+    interval_ms: int = 0,
+) -> None:
+    dataset, stem, schema = files_of
+    empty = _keep(connection, f"{view}_empty", schema.empty_table())
+    selects = [f"SELECT CAST(NULL AS VARCHAR) AS venue, * FROM {empty}"]  # noqa: S608 - from constants
+    for venue in Venue:
+        hot = lake.hot_rows(venue, table, interval_ms) if table and view in asked else schema.empty_table()
+        files = [str(file.path) for file in listed(lake.folder(venue), dataset, stem)]
+        selects += _selects(connection, f"{view}_{venue}", venue, files, hot, table)
+    connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(selects)}")
 
 
 def _selects(
@@ -97,10 +131,11 @@ def _selects(
     assert table is not None  # noqa: S101 - snapshots are never hot
     if files:
         slot = f"(epoch_ms(timestamp) + {table.shift_ms}) // {table.slot_ms}"
-        keys = f"SELECT symbol, {slot} FROM {_keep(connection, f'{name}_hot', hot)}"  # noqa: S608 - from constants
-        same = connection.sql(f"SELECT * FROM {sealed} WHERE (symbol, {slot}) IN ({keys})").to_arrow_table()  # noqa: S608 - paths are quoted
-        hot = table.merge(same.cast(table.schema), hot)
-        yield f"SELECT '{venue}' AS venue, * FROM {sealed} WHERE (symbol, {slot}) NOT IN ({keys})"  # noqa: S608 - paths are quoted
+        key = ", ".join(["symbol", slot, *table.more])
+        keys = f"SELECT {key} FROM {_keep(connection, f'{name}_hot', hot)}"  # noqa: S608 - from constants
+        same = connection.sql(f"SELECT * FROM {sealed} WHERE ({key}) IN ({keys})").to_arrow_table()  # noqa: S608 - paths are quoted
+        hot = table.merge(same.cast(table.schema), hot).rows
+        yield f"SELECT '{venue}' AS venue, * FROM {sealed} WHERE ({key}) NOT IN ({keys})"  # noqa: S608 - paths are quoted
     yield f"SELECT '{venue}' AS venue, * FROM {_keep(connection, f'{name}_now', hot)}"  # noqa: S608 - from constants
 
 

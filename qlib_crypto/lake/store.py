@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from qlib_crypto import schemas
-from qlib_crypto.lake import checks, snapshots
-from qlib_crypto.lake.files import read_tables, recorded_digest
-from qlib_crypto.lake.hot import HotStore, Sealed
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.lake import checks, quality, snapshots
+from qlib_crypto.lake.files import read_tables
+from qlib_crypto.lake.hot import HotStore
+from qlib_crypto.lake.identity import content_hash
+from qlib_crypto.lake.ledger import Ledgers, Quarantined, Sealed, put_flags, put_quarantined, quarantined
 from qlib_crypto.lake.paths import (
-    ESTIMATE,
-    FUNDING,
-    INSTRUMENTS,
-    KLINE,
     UNIVERSE,
-    Dated,
-    dataset_interval,
     datasets,
-    dated_files,
     kline_dataset,
     venue_folder,
 )
+from qlib_crypto.lake.read import Asked, listed
+from qlib_crypto.lake.rows import batches
 from qlib_crypto.lake.seal import seal
-from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, TABLE_OF, TABLES, VALUES, Table, Values
+from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, Table, find_table
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.schemas import Row
+from qlib_crypto.schemas import Bar, Row
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 
-class Lake:
+class Admitted(NamedTuple):
+    """How many rows are new or replaced another, and why each of the refused ones was refused."""
+
+    stored: int
+    refused: list[str]
+
+
+class Lake(Ledgers):
     """The market data under one folder, of both venues.
 
     Rows that were stored are durable at once and readable at once, sealed or not. Where two sources gave the same bar
@@ -79,11 +82,38 @@ class Lake:
 
         """
         rows = list(rows)
-        checks.refuse_faults(rows)
-        found: dict[tuple[Venue, type[Row]], list[Values]] = {}
-        for row in rows:
-            found.setdefault((row.instrument.venue, type(row)), []).append(VALUES[type(row)](row))
-        return sum(self._hot[venue].put(TABLE_OF[kind], values) for (venue, kind), values in found.items())
+        error = checks.first_fault(rows)
+        if error is not None:
+            raise error
+        return sum(self._hot[venue].put(values) for venue, values in batches(rows).items())
+
+    def admit(self, rows: Iterable[Row]) -> Admitted:
+        """Store what may be stored, keep the rest in quarantine with the reason; all durable on return.
+
+        Bars that are doubtful by themselves are flagged (`quality.row_flags`). One transaction a venue.
+
+        Raises
+        ------
+        StorageError
+            The disk refused; what earlier calls stored is kept.
+
+        """
+        rows = list(rows)
+        suspects = rows if checks.first_fault(rows) is not None else []
+        faults = {at: str(error) for at, row in enumerate(suspects) if (error := checks.fault(row)) is not None}
+        good = [row for at, row in enumerate(rows) if at not in faults] if faults else rows
+        refused: dict[Venue, list[Quarantined]] = {}
+        for at, reason in faults.items():
+            refused.setdefault(rows[at].instrument.venue, []).append(quarantined(rows[at], reason))
+        flags = [(row, mask) for row in good if isinstance(row, Bar) and (mask := quality.row_flags(row))]
+        values, stored = batches(good), 0
+        for venue in sorted({*values, *refused}):
+            with self._hot[venue].transaction() as connection:
+                stored += self._hot[venue].put_in(connection, values.get(venue, {}))
+                put_quarantined(connection, refused.get(venue, ()))
+                of_venue = ((bar, mask) for bar, mask in flags if bar.instrument.venue is venue)
+                put_flags(connection, [(b.instrument.symbol, b.interval.ms, int(b.open_ms), m) for b, m in of_venue])
+        return Admitted(stored, list(faults.values()))
 
     def store_marks(self, marks: Mapping[Instrument, int], interval: Interval) -> None:
         """Keep, durable on return, how far each instrument is complete.
@@ -111,8 +141,8 @@ class Lake:
         """The files written from hot rows; a file that already says the same is left alone.
 
         With `before_ms` only days and months that end by then; None seals unfinished periods too, and a later seal
-        merges. With an instrument only its bars; otherwise all bars, settlements and estimates. Bulky hot stores
-        stay readable and writable meanwhile.
+        merges. With an instrument only its bars; otherwise all rows of every kind. The hot store stays readable and
+        writable meanwhile; another seal waits.
 
         Raises
         ------
@@ -122,38 +152,82 @@ class Lake:
             The disk refused; every row is in a file, in the hot store, or in both.
 
         """
-        return seal(self._hot[venue], self.folder(venue), venue, before_ms=before_ms, instrument=instrument)
+        return seal(self._hot[venue], self.folder(venue), before_ms=before_ms, instrument=instrument)
 
     # -------------------------------------------------------------------------------------------------------- read
 
-    def bars(
-        self, instrument: Instrument, interval: Interval, start_ms: int | None = None, end_ms: int | None = None
+    def read(
+        self,
+        table: Table,
+        venue: Venue,
+        instrument: Instrument | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        *,
+        interval: Interval | None = None,
+        known_ms: int | None = None,
     ) -> pa.Table:
-        """Bars with opens in `[start_ms, end_ms)`: schema KLINE, ascending, unique; empty when there are none.
+        """Rows with slots in `[start_ms, end_ms)`: the table's schema, sorted by symbol and time, unique by key.
 
         Only files that touch the range are opened.
+
+        Parameters
+        ----------
+        table, venue, instrument
+            One of `lake.tables`, of one instrument or of all.
+        start_ms, end_ms
+            None for all there is. A slot is a bar's open, the minute of a settlement or estimate, else the time.
+        interval
+            Needed for bars and mark bars, and for nothing else.
+        known_ms
+            The rows as they were known then: of each key the best (source, then latest received) of those received
+            by then. What replaced a row later, or arrived later, does not count. For kinds that have no source, what
+            another row of their minute replaced is not kept.
 
         Raises
         ------
         SchemaError
             A file is torn or foreign; the message names it.
+        ConfigError
+            The interval is missing.
 
         """
-        return self._read(instrument.venue, BARS, kline_dataset(interval), instrument, interval, start_ms, end_ms)
+        asked = _asked(table, instrument, start_ms, end_ms, interval)
+        if known_ms is None:
+            return asked.rows(self._hot[venue], self.folder(venue))
+        return asked.known(self._hot[venue], self.folder(venue), known_ms)
+
+    def times(
+        self,
+        table: Table,
+        instrument: Instrument,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        *,
+        interval: Interval | None = None,
+    ) -> NDArray[np.int64]:
+        """Distinct slots of `read`, Unix milliseconds, ascending; reads no other column."""
+        asked = _asked(table, instrument, start_ms, end_ms, interval)
+        return asked.slots(self._hot[instrument.venue], self.folder(instrument.venue))
+
+    def bars(
+        self, instrument: Instrument, interval: Interval, start_ms: int | None = None, end_ms: int | None = None
+    ) -> pa.Table:
+        """Bars with opens in `[start_ms, end_ms)`: schema KLINE, ascending, unique; empty when there are none."""
+        return self.read(BARS, instrument.venue, instrument, start_ms, end_ms, interval=interval)
 
     def bar_times(
         self, instrument: Instrument, interval: Interval, start_ms: int | None = None, end_ms: int | None = None
     ) -> NDArray[np.int64]:
         """Open times of `bars`, Unix milliseconds, ascending."""
-        times = self.bars(instrument, interval, start_ms, end_ms).column("timestamp")
-        return np.asarray(times.cast(pa.int64()).to_numpy(), dtype=np.int64)
+        return self.times(BARS, instrument, start_ms, end_ms, interval=interval)
 
     def last_open(self, instrument: Instrument, interval: Interval) -> int | None:
         """Open time of the newest bar, None when there is none; reads one file."""
-        hot = self._hot[instrument.venue].last_slot(BARS, instrument.symbol, interval.ms)
-        files = dated_files(self.folder(instrument.venue), kline_dataset(interval), instrument.symbol)
-        sealed = BARS.slots(read_tables([files[-1].path], schemas.KLINE)).tolist() if files else []
-        return max([*sealed[-1:], *([] if hot is None else [hot])], default=None)
+        hot = self._hot[instrument.venue].slots(BARS, instrument.symbol, interval.ms, None, None)
+        files = listed(self.folder(instrument.venue), kline_dataset(interval), instrument.symbol)
+        sealed = BARS.slots(read_tables([files[-1].path], schemas.KLINE, ["timestamp"])).tolist() if files else []
+        return max([*sealed[-1:], *hot[-1:]], default=None)
 
     def settlements(
         self,
@@ -163,7 +237,7 @@ class Lake:
         end_ms: int | None = None,
     ) -> pa.Table:
         """Settled funding whose minute lies in `[start_ms, end_ms)`: schema FUNDING, sorted by symbol and time."""
-        return self._read(venue, SETTLEMENTS, FUNDING, instrument, None, start_ms, end_ms)
+        return self.read(SETTLEMENTS, venue, instrument, start_ms, end_ms)
 
     def estimates(
         self,
@@ -173,25 +247,28 @@ class Lake:
         end_ms: int | None = None,
     ) -> pa.Table:
         """Running funding seen in `[start_ms, end_ms)`, the last of each minute: schema FUNDING_ESTIMATE, sorted."""
-        return self._read(venue, ESTIMATES, ESTIMATE, instrument, None, start_ms, end_ms)
+        return self.read(ESTIMATES, venue, instrument, start_ms, end_ms)
 
     def memberships(self, venue: Venue) -> pa.Table:
         """Every ranking, oldest first: schema MEMBERSHIP."""
-        files = dated_files(self.folder(venue), UNIVERSE)
+        files = listed(self.folder(venue), UNIVERSE)
         return read_tables([file.path for file in files], schemas.MEMBERSHIP)
 
     def instruments(self, venue: Venue, interval: Interval | None = None) -> list[Instrument]:
         """Instruments that have bars, of one interval or of any, sorted."""
         intervals = self.intervals(venue) if interval is None else [interval]
         folder = self.folder(venue)
-        symbols = {file.stem for i in intervals for file in dated_files(folder, kline_dataset(i))}
+        symbols = {file.stem for i in intervals for file in listed(folder, kline_dataset(i))}
         symbols |= {h.symbol for h in self._hot[venue].held(BARS) if interval is None or h.interval_ms == interval.ms}
         return sorted(Instrument.parse(symbol, venue) for symbol in symbols)
 
-    def intervals(self, venue: Venue) -> list[Interval]:
-        """Intervals that have bars, finest first."""
-        sealed = {dataset_interval(name) for name in datasets(self.folder(venue)) if name.startswith(KLINE)} - {None}
-        return sorted(i for i in sealed | {Interval.of_ms(h.interval_ms) for h in self._hot[venue].held(BARS)} if i)
+    def intervals(self, venue: Venue, table: Table = BARS) -> list[Interval]:
+        """Intervals that have bars (or mark bars), finest first."""
+        found = {Interval.of_ms(ms) for ms in self._hot[venue].intervals(table)}
+        for name in datasets(self.folder(venue)):
+            of, interval = find_table(name) or (None, None)
+            found |= {interval} if of is table and interval else set()
+        return sorted(found)
 
     def specs(self, venue: Venue, at_ms: int | None = None) -> dict[Instrument, InstrumentSpec]:
         """The specs last seen of every instrument ever seen; with `at_ms` as they were known then."""
@@ -201,6 +278,11 @@ class Lake:
         """Rows not yet sealed, in the table's Parquet schema, sorted by symbol and time."""
         return table.arrow(self._hot[venue].rows(table, None, interval_ms))
 
+    def discard_hot(self, venue: Venue, table: Table, rows: pa.Table, interval: Interval | None = None) -> None:
+        """Remove exactly these rows from those not yet sealed, durable on return; `quarantine` keeps them first."""
+        with self._hot[venue].transaction() as connection:
+            self._hot[venue].discard(connection, table, list(table.packed(rows, interval.ms if interval else 0)))
+
     def ledger(self, venue: Venue) -> list[Sealed]:
         """Every seal, oldest first: file, rows, how many were new or replaced, content hash."""
         return self._hot[venue].ledger()
@@ -208,58 +290,16 @@ class Lake:
     def content_hash(self) -> str:
         """SHA-256 of all file names and content hashes, and of the hot rows: a run's data identity.
 
-        Sources and times of receipt do not count: the same data collected twice has the same hash once sealed.
+        Sources and times of receipt do not count: the same data collected twice has the same hash once sealed. Nor do
+        days that became months, and bulky captures, which are dropped after a while.
         """
-        digest = hashlib.sha256()
-        of = {FUNDING: schemas.FUNDING, ESTIMATE: schemas.FUNDING_ESTIMATE,
-              INSTRUMENTS: schemas.INSTRUMENTS, UNIVERSE: schemas.MEMBERSHIP}  # fmt: skip
-        for venue in Venue:
-            folder = self.folder(venue)
-            for name in datasets(folder):
-                schema = schemas.KLINE if dataset_interval(name) else of.get(name)
-                for file in dated_files(folder, name) if schema is not None else []:
-                    digest.update(f"{file.path.relative_to(self.root)} {recorded_digest(file.path, schema)}\n".encode())
-            for table in TABLES:
-                for held in self._hot[venue].held(table):
-                    rows = self._hot[venue].rows(table, held.symbol, held.interval_ms)
-                    values = "".join(repr(row[2:-1]) for row in rows)
-                    digest.update(f"{table.name} {held.symbol} {held.interval_ms} {values}\n".encode())
-        return digest.hexdigest()
-
-    def _read(
-        self,
-        venue: Venue,
-        table: Table,
-        dataset: str,
-        instrument: Instrument | None,
-        interval: Interval | None,
-        start_ms: int | None,
-        end_ms: int | None,
-    ) -> pa.Table:
-        # hot first: rows that are sealed meanwhile are then seen twice, and resolved, never missed
-        symbol = instrument.symbol if instrument else None
-        hot = self._hot[venue].rows(table, symbol, interval.ms if interval else 0, start_ms, end_ms)
-        stem = symbol if table is BARS else None
-        files = dated_files(self.folder(venue), dataset, stem, start_ms, end_ms)
-        sealed = _cut(read_tables([file.path for file in files], table.schema), table, symbol, start_ms, end_ms)
-        if hot or _overlap(files) or (table is not BARS and len(files) > 1):
-            return table.merge(sealed, table.arrow(hot))
-        return sealed
+        return content_hash(self.root, self._hot)
 
 
-def _overlap(files: Sequence[Dated]) -> bool:
-    return any(a.end_ms > b.start_ms for a, b in pairwise(files))
-
-
-def _cut(sealed: pa.Table, table: Table, symbol: str | None, start_ms: int | None, end_ms: int | None) -> pa.Table:
-    """The rows of one symbol with slots in `[start_ms, end_ms)`."""
-    if len(sealed) == 0 or (symbol is None and start_ms is None and end_ms is None):
-        return sealed
-    keep = np.ones(len(sealed), dtype=bool)
-    if start_ms is not None or end_ms is not None:
-        slot = table.slots(sealed)
-        keep &= (slot >= start_ms) if start_ms is not None else True
-        keep &= (slot < end_ms) if end_ms is not None else True
-    if symbol is not None and table is not BARS:
-        keep &= pc.equal(sealed.column("symbol"), symbol).to_numpy()
-    return sealed if keep.all() else sealed.filter(pa.array(keep))
+def _asked(
+    table: Table, instrument: Instrument | None, start_ms: int | None, end_ms: int | None, interval: Interval | None
+) -> Asked:
+    if table.by_interval != (interval is not None):
+        raise ConfigError(f"{table.folder.rstrip('_')} rows {'need an' if table.by_interval else 'have no'} interval")
+    symbol = instrument.symbol if instrument else None
+    return Asked(table, symbol, interval.ms if interval else 0, start_ms, end_ms)

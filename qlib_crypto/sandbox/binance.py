@@ -1,19 +1,35 @@
-"""Binance USD-M REST over a tape: `/fapi/v1/...`, with the venue's weights, bans and errors."""
+"""Binance USD-M REST and bulk files over a tape: `/fapi/v1/…`, `/futures/data/…`; the venue's weights, bans, errors."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from itertools import count
+from math import ceil
+from typing import Any
 
 import numpy as np
 import orjson
 from aiohttp import web
 
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.sandbox import awkward
+from qlib_crypto.sandbox import awkward, binance_files, binance_stats
+from qlib_crypto.sandbox.answers import Answer, retry_after, send, thinned
+from qlib_crypto.sandbox.binance_query import (
+    KLINES,
+    MOST_KLINES,
+    TROUBLES,
+    BinanceError,
+    Endpoint,
+    Query,
+    kline_weight,
+    needed,
+    page,
+    too_much,
+    weight_of,
+)
 from qlib_crypto.sandbox.binance_rows import (
     BARS,
     SETTLING_MS,
@@ -24,34 +40,20 @@ from qlib_crypto.sandbox.binance_rows import (
     symbol_row,
     ticker_row,
 )
+from qlib_crypto.sandbox.bulk import BulkHost
 from qlib_crypto.sandbox.faults import Faults
-from qlib_crypto.sandbox.limits import WEIGHT_PER_MINUTE, Verdict, Weights
+from qlib_crypto.sandbox.limits import WEIGHT_PER_MINUTE, Verdict, Weights, Windows
 from qlib_crypto.sandbox.market import Market, gone
 from qlib_crypto.sandbox.series import chain, take
 from qlib_crypto.sandbox.text import plain
 
-KLINES, MOST_KLINES = 500, 1_500
 FUNDING, NEWEST_FUNDING, MOST_FUNDING = 100, 200, 1_000
-#: Klines weigh more the longer the page: (rows below which, weight), and beyond.
-_KLINE_WEIGHT = ((100, 1), (500, 2), (1_001, 5))
-_LONG_PAGE_WEIGHT = 10
 
-Query = Mapping[str, str]
+#: `/futures/data/…` has a limit of its own.
+DATA_PER_5_MINUTES, FIVE_MINUTES_S = 1_000, 300.0
+
 RowMaker = Callable[[Market, InstrumentSpec, int], dict[str, Any] | None]
-
-
-class BinanceError(Exception):
-    """An error answer `{"code", "msg"}` with HTTP 400."""
-
-    def __init__(self, code: int, msg: str) -> None:
-        super().__init__(msg)
-        self.code, self.msg = code, msg
-
-
-class _Endpoint(NamedTuple):
-    weight: Callable[[Query], int]
-    answer: Callable[[Query, int], bytes]
-    funding: bool = False
+Statistics = Callable[[Market, InstrumentSpec, Query, int], bytes]
 
 
 class BinanceRest:
@@ -62,6 +64,8 @@ class BinanceRest:
         self._faults = faults
         self._scale = scale
         self._strange = strange
+        self._troubles = count()
+        self._windows = Windows(scale)
         self._weights: defaultdict[str, Weights] = defaultdict(lambda: Weights(scale, ban_s=ban_s))
         #: Requests answered, and how many of them were refused as over the limit.
         self.requests = self.refused = 0
@@ -69,43 +73,72 @@ class BinanceRest:
     def routes(self) -> list[web.RouteDef]:
         """Every endpoint with its weight."""
         endpoints = {
-            "ping": _Endpoint(lambda _: 1, lambda *_: b"{}"),
-            "time": _Endpoint(lambda _: 1, self._time),
-            "exchangeInfo": _Endpoint(lambda _: 1, self._exchange_info),
-            "klines": _Endpoint(_kline_weight, partial(self._klines, mark=False)),
-            "markPriceKlines": _Endpoint(_kline_weight, partial(self._klines, mark=True)),
-            "fundingRate": _Endpoint(lambda _: 0, self._settlements, funding=True),
-            "fundingInfo": _Endpoint(lambda _: 0, self._funding_info, funding=True),
-            "premiumIndex": _Endpoint(lambda query: 1 if query.get("symbol") else 10, self._premium),
-            "openInterest": _Endpoint(lambda _: 1, self._open_interest),
-            "ticker/24hr": _Endpoint(lambda query: 1 if query.get("symbol") else 40, self._tickers),
+            "ping": Endpoint(lambda _: 1, lambda *_: b"{}"),
+            "time": Endpoint(lambda _: 1, self._time),
+            "exchangeInfo": Endpoint(lambda _: 1, self._exchange_info),
+            "klines": Endpoint(kline_weight, partial(self._klines, mark=False), pages=True),
+            "markPriceKlines": Endpoint(kline_weight, partial(self._klines, mark=True), pages=True),
+            "fundingRate": Endpoint(lambda _: 0, self._settlements, funding=True, pages=True),
+            "fundingInfo": Endpoint(lambda _: 0, self._funding_info, funding=True),
+            "premiumIndex": Endpoint(lambda query: 1 if query.get("symbol") else 10, self._premium),
+            "openInterest": Endpoint(lambda _: 1, self._open_interest),
+            "ticker/24hr": Endpoint(lambda query: 1 if query.get("symbol") else 40, self._tickers),
         }
-        return [web.get(f"/fapi/v1/{path}", self._handler(path, endpoint)) for path, endpoint in endpoints.items()]
+        statistics = {
+            "openInterestHist": binance_stats.open_interest,
+            "globalLongShortAccountRatio": binance_stats.long_short_ratio,
+        }
+        files = BulkHost(partial(binance_files.make, self._market), self._market.now, self._faults, summed=True)
+        return [
+            *(web.get(f"/fapi/v1/{path}", self._handler(path, endpoint)) for path, endpoint in endpoints.items()),
+            *(
+                web.get(f"/futures/data/{path}", self._handler(path, _data(self, of)))
+                for path, of in statistics.items()
+            ),
+            web.get(f"{binance_files.ROOT}{{path:.+}}", files.handler()),
+        ]
 
-    def _handler(self, path: str, endpoint: _Endpoint) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(request: web.Request) -> web.Response:
+    def statistics(self, make: Statistics, query: Query, now: int) -> bytes:
+        """The rows of a statistic of one symbol."""
+        spec = self._spec(query, now)
+        return make(self._market, spec, query, now) if spec else b"[]"
+
+    def _handler(self, path: str, endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
             self.requests += 1
             now, gateway = self._market.now(), path in ("time", "ping")
             fault = None if gateway else self._faults.next_rest()
-            if not gateway and (self._market.outage(now) or fault == "error"):
-                return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text="Service Unavailable")
-            verdict = self._weights[str(request.remote)].take(
-                _weight(endpoint, request.query), funding=endpoint.funding
-            )
-            if fault == "rate_limit":
-                verdict = Verdict(HTTPStatus.TOO_MANY_REQUESTS, WEIGHT_PER_MINUTE + 1, 1)
+            if not gateway and self._market.outage(now):
+                return TROUBLES[0].response()
+            if fault == "error":
+                return TROUBLES[next(self._troubles) % len(TROUBLES)].response()
+            verdict = self._verdict(request, endpoint, fault)
             headers = {"X-MBX-USED-WEIGHT-1M": str(verdict.used)}
             if verdict.status != HTTPStatus.OK:
                 self.refused += 1
-                headers["Retry-After"] = str(verdict.retry_after_s)
-                return _json(orjson.dumps({"code": -1003, "msg": _too_much(verdict)}), headers, verdict.status)
+                told = (
+                    retry_after(self._faults) if fault == "rate_limit" else {"Retry-After": str(verdict.retry_after_s)}
+                )
+                return too_much(verdict, {**headers, **told}).response()
             try:
-                return _json(endpoint.answer(request.query, now), headers)
+                data = endpoint.answer(request.query, now)
             except BinanceError as error:
-                body = orjson.dumps({"code": error.code, "msg": error.msg})
-                return _json(body, headers, HTTPStatus.BAD_REQUEST)
+                return error.answer(headers).response()
+            if not endpoint.pages:
+                return Answer(data, headers=headers).response()
+            return await send(request, Answer(thinned(self._faults, data), headers=headers), self._faults)
 
         return handle
+
+    def _verdict(self, request: web.Request, endpoint: Endpoint, fault: str | None) -> Verdict:
+        if fault == "ban":
+            return Verdict(HTTPStatus.IM_A_TEAPOT, WEIGHT_PER_MINUTE + 1, ceil(self._faults.lasts_s("ban")))
+        if fault == "rate_limit":
+            return Verdict(HTTPStatus.TOO_MANY_REQUESTS, WEIGHT_PER_MINUTE + 1, 0)
+        if endpoint.data and not self._windows.take((str(request.remote),), DATA_PER_5_MINUTES, FIVE_MINUTES_S):
+            return Verdict(HTTPStatus.TOO_MANY_REQUESTS, 0, int(FIVE_MINUTES_S))
+        weight = weight_of(endpoint, request.query)
+        return self._weights[str(request.remote)].take(weight, funding=endpoint.funding)
 
     def _time(self, _query: Query, now: int) -> bytes:
         return orjson.dumps({"serverTime": now})
@@ -138,7 +171,7 @@ class BinanceRest:
 
     def _spec(self, query: Query, now: int) -> InstrumentSpec | None:
         """The contract of `symbol`, also a delisted one; None for an awkward one, that has no bars."""
-        symbol = _needed(query, "symbol")
+        symbol = needed(query, "symbol")
         spec = self._market.find(symbol, now)
         if spec is None and not (self._strange and symbol in (*awkward.BINANCE_RATES, awkward.NON_ASCII)):
             raise BinanceError(-1121, "Invalid symbol.")
@@ -147,25 +180,25 @@ class BinanceRest:
     def _klines(self, query: Query, now: int, *, mark: bool) -> bytes:
         """Rows oldest first, the open bar last; both times are inclusive and mean the open."""
         spec = self._spec(query, now)
-        grid = BARS.get(_needed(query, "interval"))
+        grid = BARS.get(needed(query, "interval"))
         if grid is None:
             raise BinanceError(-1120, "Invalid interval.")
-        limit, start, end = _page(query, KLINES, MOST_KLINES)
+        limit, start, end = page(query, KLINES, MOST_KLINES)
         if spec is None:
             return b"[]"
-        closed = self._market.closed(spec.instrument, grid, now)
+        closed = self._market.closed(spec.instrument, grid, now, mark=mark)
         lo = int(np.searchsorted(closed.open_ms, start or 0))
         hi = len(closed.open_ms) if end is None else int(np.searchsorted(closed.open_ms, end, side="right"))
-        page = take(closed, slice(lo, min(hi, lo + limit)) if start is not None else slice(max(lo, hi - limit), hi))
-        open_bar = self._market.open_bar(spec.instrument, grid, now)
+        rows = take(closed, slice(lo, min(hi, lo + limit)) if start is not None else slice(max(lo, hi - limit), hi))
+        open_bar = self._market.open_bar(spec.instrument, grid, now, mark=mark)
         if any((start or 0) <= opened <= (now if end is None else end) for opened in open_bar.open_ms):
-            page = chain(page, open_bar)
-        page = take(page, slice(limit) if start is not None else slice(-limit, None))
-        return f"[{','.join(BinanceKlines(grid.ms, mark=mark).rows(page))}]".encode()
+            rows = chain(rows, open_bar)
+        rows = take(rows, slice(limit) if start is not None else slice(-limit, None))
+        return f"[{','.join(BinanceKlines(grid.ms, mark=mark).rows(rows))}]".encode()
 
     def _settlements(self, query: Query, now: int) -> bytes:
         """Rows oldest first: from `startTime`, or the newest when no start is given."""
-        limit, start, end = _page(query, FUNDING, MOST_FUNDING)
+        limit, start, end = page(query, FUNDING, MOST_FUNDING)
         if start is None and end is None and not query.get("limit"):
             limit = NEWEST_FUNDING
         if query.get("symbol"):
@@ -225,50 +258,5 @@ class BinanceRest:
         return orjson.dumps({"openInterest": text, "symbol": query["symbol"], "time": now})
 
 
-def _json(body: bytes, headers: Mapping[str, str], status: HTTPStatus = HTTPStatus.OK) -> web.Response:
-    return web.Response(status=status, body=body, headers=headers, content_type="application/json")
-
-
-def _too_much(verdict: Verdict) -> str:
-    if verdict.status == HTTPStatus.TOO_MANY_REQUESTS:
-        return "Too many requests; current limit of IP is 2400 requests per minute."
-    return f"Way too many requests; IP banned for {verdict.retry_after_s} s. Please use the websocket."
-
-
-def _weight(endpoint: _Endpoint, query: Query) -> int:
-    """What a request weighs; one that is refused as wrong weighs as the lightest."""
-    try:
-        return endpoint.weight(query)
-    except BinanceError:
-        return 1
-
-
-def _kline_weight(query: Query) -> int:
-    limit = _page(query, KLINES, MOST_KLINES)[0]
-    return next((weight for below, weight in _KLINE_WEIGHT if limit < below), _LONG_PAGE_WEIGHT)
-
-
-def _needed(query: Query, name: str) -> str:
-    if not query.get(name):
-        raise BinanceError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
-    return query[name]
-
-
-def _page(query: Query, default: int, most: int) -> tuple[int, int | None, int | None]:
-    """`limit`, `startTime` and `endTime` of a request."""
-    limit, start, end = (_number(query, name) for name in ("limit", "startTime", "endTime"))
-    limit = default if limit is None else limit
-    if not 0 < limit <= most:
-        raise BinanceError(-1130, "Data sent for parameter 'limit' is not valid.")
-    if start is not None and end is not None and start > end:
-        raise BinanceError(-1023, "Start time is greater than end time.")
-    return limit, start, end
-
-
-def _number(query: Query, name: str) -> int | None:
-    text = query.get(name)
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise BinanceError(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'.")
-    return int(text)
+def _data(rest: BinanceRest, make: Statistics) -> Endpoint:
+    return Endpoint(lambda _: 0, partial(rest.statistics, make), pages=True, data=True)

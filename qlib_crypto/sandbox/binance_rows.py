@@ -145,11 +145,11 @@ def wrapper(stream: str | None) -> tuple[str, str]:
 
 
 def mark_event(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, Any] | None:
-    """A markPriceUpdate; a tape has no marks, so mark, average and index are the last price.
+    """A markPriceUpdate; mark, average and index alike are the tape's mark, or the last price where it has none.
 
     `T` moves on at the settlement; where the funding is unknown `r` is `""` and `T` 0.
     """
-    last = market.last(spec.instrument, at_ms)
+    last = market.last(spec.instrument, at_ms, mark=True)
     if last is None:
         return None
     price, funding = padded(last[0], RATE_DECIMALS), market.funding(spec.instrument, at_ms)
@@ -169,7 +169,7 @@ def mark_event(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, An
 
 def premium_row(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, Any] | None:
     """A premiumIndex row; `lastFundingRate` is the running estimate for `nextFundingTime`."""
-    last = market.last(spec.instrument, at_ms)
+    last = market.last(spec.instrument, at_ms, mark=True)
     if last is None:
         return None
     price, funding = padded(last[0], RATE_DECIMALS), market.funding(spec.instrument, at_ms)

@@ -1,4 +1,4 @@
-"""Binance USD-M websocket over a tape, split as in April 2026: candles and marks only on `/market`."""
+"""Binance USD-M websocket over a tape, split as in April 2026: books only on `/public`, all else only on `/market`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from qlib_crypto.clock import SECOND_MS
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.sandbox import awkward
+from qlib_crypto.sandbox.binance_flow import all_forced, flow_stream, on_public
 from qlib_crypto.sandbox.binance_rows import BARS, BinanceKlineEvents, mark_event, ticker_event, wrapper
 from qlib_crypto.sandbox.faults import GOING_AWAY
 from qlib_crypto.sandbox.hub import CLOSE_S, Connection, Hub, Stream
@@ -49,21 +50,24 @@ _ALL: dict[str, tuple[EventMaker, int]] = {
 class BinanceSocket:
     """The websocket side of the venue; `ping_s` and `lifetime_s` are wall seconds."""
 
-    def __init__(self, market: Market, hub: Hub, *, ping_s: float, lifetime_s: float) -> None:
+    def __init__(
+        self, market: Market, hub: Hub, *, ping_s: float, lifetime_s: float, open_frames: int | None = None
+    ) -> None:
         self._market = market
         self._hub = hub
         self._ping_s = ping_s
         self._lifetime_s = lifetime_s
+        self._open_frames = open_frames
 
     def routes(self) -> list[web.RouteDef]:
-        """`/market/…` delivers; `/public/…` and the addresses without a route accept the same and stay silent."""
+        """Each route accepts every stream and is silent on those of the other; an address without one is `/public`."""
         routes = []
         for prefix in ("/market", "/public", ""):
-            handler = self._handler(delivers=prefix == "/market")
+            handler = self._handler(books=prefix != "/market")
             routes += [web.get(f"{prefix}{path}", handler) for path in ("/stream", "/ws", "/ws/{streams:.*}")]
         return routes
 
-    def _handler(self, *, delivers: bool) -> Callable[[web.Request], Any]:
+    def _handler(self, *, books: bool) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
             if self._market.outage(self._market.now()):
                 return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE)
@@ -76,7 +80,14 @@ class BinanceSocket:
             await ws.prepare(request)
             if isinstance(request.transport, asyncio.Transport):
                 connection = Connection(Venue.BINANCE, ws, request.transport)
-                session = _Session(self._market, self._hub, connection, combined=combined, delivers=delivers)
+                session = _Session(
+                    self._market,
+                    self._hub,
+                    connection,
+                    combined=combined,
+                    books=books,
+                    open_frames=self._open_frames,
+                )
                 await session.serve(names, self._ping_s, self._lifetime_s)
             return ws
 
@@ -86,12 +97,22 @@ class BinanceSocket:
 class _Session:
     """One connection: answers live requests, pings, and lets the pump push."""
 
-    def __init__(self, market: Market, hub: Hub, connection: Connection, *, combined: bool, delivers: bool) -> None:
+    def __init__(
+        self,
+        market: Market,
+        hub: Hub,
+        connection: Connection,
+        *,
+        combined: bool,
+        books: bool,
+        open_frames: int | None,
+    ) -> None:
         self._market = market
         self._hub = hub
         self._connection = connection
         self._combined = combined
-        self._delivers = delivers
+        self._books = books
+        self._open_frames = open_frames
         self._names: dict[str, None] = {}
         self._pong_s = time.monotonic()
         self._messages = Windows(1.0)
@@ -101,13 +122,17 @@ class _Session:
         self._hub.join(self._connection)
         watch = asyncio.create_task(self._watch(ping_s, lifetime_s))
         try:
-            self._subscribe(names)
+            self._subscribe(self._known(names))
             async for message in self._connection.ws:
                 await self._receive(message)
         finally:
             self._hub.leave(self._connection)
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+
+    def _known(self, names: list[str]) -> list[str]:
+        """The streams of an address, without the first one when the venue does not know that: nobody is told."""
+        return names[1:] if names and self._hub.faults[Venue.BINANCE].take("unknown_channel") else names
 
     async def _watch(self, ping_s: float, lifetime_s: float) -> None:
         """A ping frame every `ping_s`; close when none was answered for long, or at the end of a long life."""
@@ -116,7 +141,7 @@ class _Session:
             if time.monotonic() - self._pong_s > ping_s * (1 + PONG_PERIODS):
                 await self._connection.close(POLICY_VIOLATION, "Pong timeout")
                 return
-            await self._connection.ws.ping(str(self._market.now()).encode())
+            await self._connection.ping(str(self._market.now()).encode())
         await self._connection.close(GOING_AWAY)
 
     async def _receive(self, message: WSMessage) -> None:
@@ -132,7 +157,7 @@ class _Session:
     async def _request(self, text: str | bytes) -> None:
         try:
             request = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             await self._connection.close(POLICY_VIOLATION, "Invalid JSON")
             return
         fault = _fault(request)
@@ -147,6 +172,9 @@ class _Session:
         if method == "SUBSCRIBE" and len({*self._names, *names}) > MOST_STREAMS:
             self._answer({"error": {"code": 2, "msg": "Invalid request: too many streams"}, "id": number})
             return
+        if method == "SUBSCRIBE" and self._hub.faults[Venue.BINANCE].take("unknown_channel"):
+            self._answer({"error": {"code": 2, "msg": "Invalid request: unknown stream"}, "id": number})
+            return
         self._answer({"result": None, "id": number})
         if method == "SUBSCRIBE":
             self._subscribe(names)
@@ -154,12 +182,12 @@ class _Session:
             self._unsubscribe(names)
 
     def _answer(self, answer: dict[str, Any]) -> None:
-        self._connection.text(orjson.dumps(answer))
+        self._connection.text(json.dumps(answer))
 
     def _subscribe(self, names: list[str]) -> None:
         for name in names:
             self._names[name] = None
-            stream = self._stream(name) if self._delivers else None
+            stream = self._stream(name) if on_public(name) == self._books else None
             if stream is not None:
                 self._hub.add(self._connection, name, stream)
 
@@ -174,6 +202,8 @@ class _Session:
         if name in _ALL:
             make, pause_ms = _ALL[name]
             return RowStream(self._everything(make, head, tail), lambda _: pause_ms)
+        if name == "!forceOrder@arr":
+            return all_forced(self._market, (head, tail))
         symbol, _, kind = name.partition("@")
         spec = self._market.find_any(symbol.upper()) if symbol == symbol.lower() else None
         if spec is None or gone(spec, self._market.now()):
@@ -182,9 +212,9 @@ class _Session:
         if kind.startswith("kline_") and bar in BARS:
             grid = BARS[bar]
             wire = BinanceKlineEvents(spec.instrument.venue_id, bar, grid.ms, name if self._combined else None)
-            return CandleStream(self._market, spec.instrument, grid, wire)
+            return CandleStream(self._market, spec.instrument, grid, wire, open_frames=self._open_frames)
         if kind not in _ROWS:
-            return None
+            return flow_stream(self._market, spec, kind, (head, tail))
         make, pause_ms = _ROWS[kind]
         settled = self._market.tape.settlements(spec.instrument).time_ms if make is mark_event else None
 

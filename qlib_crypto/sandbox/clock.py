@@ -23,7 +23,9 @@ def parse_speed(value: float | str) -> float:
     """
     try:
         speed = MAX_SPEED if value == "max" else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        speed = math.nan
+    if isinstance(value, bool):
         speed = math.nan
     if math.isnan(speed) or speed < 0:
         raise ConfigError(f"speed {value!r} is not possible; write a number from 0 (frozen) up, or max")

@@ -9,7 +9,6 @@ In the outage every bar exists, flat at the last close with zero volume, as OKX 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.market.specs import InstrumentSpec
+from qlib_crypto.sandbox.derived import Derived
 from qlib_crypto.sandbox.generator_bars import Counts, build_bars
 from qlib_crypto.sandbox.generator_config import Events, GeneratorConfig
 from qlib_crypto.sandbox.generator_funding import FundingBook
@@ -32,7 +31,7 @@ __all__ = ["GeneratorConfig", "GeneratorTape"]
 _MINUTE, _HOUR = Interval.parse("1m"), Interval.parse("1h")
 
 
-class GeneratorTape:
+class GeneratorTape(Derived):
     """A `Tape` that is generated, with its truth beside it.
 
     Attributes
@@ -51,6 +50,8 @@ class GeneratorTape:
         self._universe = build_universe(config)
         self.instruments: tuple[Instrument, ...] = self._universe.instruments
         self._position = {instrument: i for i, instrument in enumerate(self.instruments)}
+        #: Every instrument's contract; an instrument may be listed or delisted beyond a short span.
+        self.specs = dict(zip(self.instruments, self._universe.specs, strict=True))
         self._funding = FundingBook(config, self._universe)
         self._path = build_path(config, self._universe, self._funding.known())
         hours, minutes = build_bars(config, self._universe, self._path)
@@ -76,11 +77,6 @@ class GeneratorTape:
     def span_ms(self) -> tuple[int, int]:
         """First bar open and last bar close."""
         return self.config.start_ms, self.config.end_ms
-
-    @cached_property
-    def specs(self) -> Mapping[Instrument, InstrumentSpec]:
-        """Every instrument's contract; an instrument may be listed or delisted beyond a short span."""
-        return dict(zip(self.instruments, self._universe.specs, strict=True))
 
     def intervals(self, instrument: Instrument) -> tuple[Interval, ...]:
         """Intervals with bars of their own, finest first."""

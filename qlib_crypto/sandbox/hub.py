@@ -1,62 +1,45 @@
-"""Websocket connections, the streams on them, and the pump that moves market time through them."""
+"""Websocket connections and the streams on them: who is there, what goes out to them, and what faults strike them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
-from qlib_crypto.clock import MINUTE_MS, SECOND_MS
 from qlib_crypto.sandbox.clock import MarketClock
-from qlib_crypto.sandbox.faults import GOING_AWAY, Faults
-from qlib_crypto.sandbox.market import Market
+from qlib_crypto.sandbox.faults import GOING_AWAY, Fault, Faults
 from qlib_crypto.sandbox.text import frame
+from qlib_crypto.sandbox.wire import Event, Wire
 from qlib_crypto.symbols import Venue
 
 #: How long a close may take before the connection is cut off; the handshake itself has `CLOSE_S`.
 CLOSE_S, CUT_OFF_S = 2.0, 4.0
-#: Rows of one burst at maximum speed: some 100 KB, so that pings and REST are served in between.
-BURST_ROWS = 512
 LOW_WATER = 64 * 1024
-#: OKX closes a client that lets this much pile up with 4005, "buffer is full"; at maximum speed we wait instead.
-OVERFLOW = 32 * 1024 * 1024
-TOO_SLOW = 4005
-#: At maximum speed a maintenance window lasts this long, wall time: there is nobody left to pace the clock.
-OUTAGE_WALL_S = 0.5
 #: How long a replay at maximum speed waits for a broken connection's streams to come back.
 RECONNECT_S = 10.0
+#: So long a connection that never said a word is kept.
+MUTE_S = 600.0
 #: What OKX says a minute before it closes a socket.
 NOTICE = (
     '{"event":"notice","code":"64008","msg":"The connection will soon be closed for a service upgrade. '
     'Please reconnect.","connId":"a4d3ae55"}'
 )
 NOTICE_S = 60.0
-NOTICE_MS = 60 * SECOND_MS
-_FASTEST_TICK_S, _SLOWEST_TICK_S = 0.02, 0.25
-
-
-class Event(NamedTuple):
-    """One push: the market time it belongs to, and its complete websocket frames."""
-
-    at_ms: int
-    data: bytes
 
 
 class Stream(Protocol):
     """One subscription of one connection, standing at a market time."""
 
+    #: The market time before which `events` has nothing to say.
+    due_ms: int
+
     @property
     def bar_ms(self) -> int | None:
         """The bar length of a candle stream, None for any other."""
-        ...
-
-    @property
-    def bars(self) -> int:
-        """Confirmed bars pushed so far."""
         ...
 
     def start(self, at_ms: int) -> list[Event]:
@@ -70,7 +53,11 @@ class Stream(Protocol):
 
 @dataclass(eq=False)
 class Connection:
-    """One websocket connection: its socket, its streams by topic, and when there was last traffic (wall)."""
+    """One websocket connection: its socket, its streams by topic, and when there was last traffic (wall).
+
+    `frozen` once it is half open: nothing goes out any more. `kept` is what a stall keeps back, `late` what comes out
+    of order.
+    """
 
     venue: Venue
     ws: web.WebSocketResponse
@@ -78,16 +65,24 @@ class Connection:
     streams: dict[str, Stream] = field(default_factory=dict)
     opened_s: float = field(default_factory=time.monotonic)
     traffic_s: float = field(default_factory=time.monotonic)
+    frozen: bool = False
+    kept: list[Event] = field(default_factory=list)
+    late: list[tuple[int, Event]] = field(default_factory=list)
 
     def send(self, data: bytes) -> None:
         """Hand complete frames to the socket at once, in one write."""
-        if data and not self.ws.closed and not self.transport.is_closing():
+        if data and not self.frozen and not self.ws.closed and not self.transport.is_closing():
             self.traffic_s = time.monotonic()
             self.transport.write(data)
 
     def text(self, payload: str | bytes) -> None:
         """Send one text message."""
         self.send(frame(payload))
+
+    async def ping(self, payload: bytes) -> None:
+        """Send a ping frame."""
+        if not self.frozen and not self.ws.closed:
+            await self.ws.ping(payload)
 
     @property
     def waiting(self) -> int:
@@ -100,7 +95,9 @@ class Connection:
             await asyncio.sleep(0.001)
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Say goodbye and close; a client that does not even read is cut off."""
+        """Say goodbye and close; a client that does not even read is cut off, one that is half open hears nothing."""
+        if self.frozen:
+            return
         try:
             async with asyncio.timeout(CUT_OFF_S):
                 await self.ws.close(code=code, message=reason.encode())
@@ -115,11 +112,14 @@ class Hub:
     while its streams have not come back.
     """
 
-    def __init__(self, clock: MarketClock, hold_streams: int) -> None:
+    def __init__(self, clock: MarketClock, hold_streams: int, faults: Mapping[Venue, Faults]) -> None:
         self.clock = clock
         self.hold_streams = hold_streams
         self.connections: list[Connection] = []
-        self._bars_before = 0
+        self.faults = faults
+        self.wires = {venue: Wire(venue, known) for venue, known in faults.items()}
+        self._frozen: list[Connection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._lost = 0
         self._lost_s = 0.0
 
@@ -129,9 +129,9 @@ class Hub:
         return sum(len(connection.streams) for connection in self.connections)
 
     @property
-    def bars_sent(self) -> int:
-        """Confirmed bars pushed since the server began, counted once for each subscriber."""
-        return self._bars_before + sum(_bars(connection) for connection in self.connections)
+    def stalled(self) -> bool:
+        """True while a venue may push nothing."""
+        return any(wire.stalled for wire in self.wires.values())
 
     def of(self, venues: Iterable[Venue]) -> list[Connection]:
         """The connections of some venues."""
@@ -139,29 +139,90 @@ class Hub:
         return [connection for connection in self.connections if connection.venue in wanted]
 
     def join(self, connection: Connection) -> None:
-        """A connection is there."""
+        """A connection is there; a muted venue never says a word on it."""
         self.connections.append(connection)
+        if self.faults[connection.venue].lasts_s("mute"):
+            self._freeze(connection, MUTE_S)
 
     def leave(self, connection: Connection) -> None:
         """A connection is gone."""
         if connection in self.connections:
             self.connections.remove(connection)
-            self._bars_before += _bars(connection)
             self._lost += len(connection.streams)
             self._lost_s = time.monotonic()
 
     def add(self, connection: Connection, topic: str, stream: Stream) -> None:
         """Subscribe, and push what the venue pushes at once; a topic that is there already goes on as it is."""
-        if topic not in connection.streams:
-            connection.streams[topic] = stream
-            self._lost = max(0, self._lost - 1)
-            connection.send(b"".join(event.data for event in stream.start(self.clock.now_ms())))
+        if topic in connection.streams or connection.frozen:
+            return
+        connection.streams[topic] = stream
+        self._lost = max(0, self._lost - 1)
+        now = self.clock.now_ms()
+        self.push(connection, stream.start(now), now)
+        waiting = self.faults[connection.venue].waiting
+        if waiting:
+            self._start(self._strike(waiting.popleft(), connection))
 
     def forget(self, connection: Connection, topic: str) -> bool:
         """Unsubscribe; False when there was no such stream."""
-        stream = connection.streams.pop(topic, None)
-        self._bars_before += stream.bars if stream else 0
-        return stream is not None
+        return connection.streams.pop(topic, None) is not None
+
+    def push(self, connection: Connection, events: Sequence[Event], now_ms: int) -> None:
+        """Send what is due by market time `now_ms`, as the venue's faults let it pass."""
+        wire = self.wires[connection.venue]
+        if wire.stalled:
+            connection.kept.extend(events)
+            return
+        if connection.kept:
+            events = [*connection.kept, *events]
+            connection.kept = []
+        if events or connection.late:
+            connection.send(b"".join(wire.carry(events, connection.late, now_ms)))
+
+    async def strike(self, fault: Fault) -> int:
+        """Do a fault to the connections of its venues, or to the next one where a venue has none; how many it hit."""
+        hit = self.of(fault.venues)
+        for venue in fault.venues:
+            if not any(connection.venue is venue for connection in hit):
+                self.faults[venue].waiting.append(fault)
+        await asyncio.gather(*(self._strike(fault, connection) for connection in hit))
+        return len(hit)
+
+    async def shutdown(self) -> None:
+        """Close everything."""
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._frozen:
+            connection.transport.abort()
+        await asyncio.gather(*(c.close(GOING_AWAY, "server stops") for c in tuple(self.connections)))
+
+    async def _strike(self, fault: Fault, connection: Connection) -> None:
+        acted = self.faults[connection.venue].acted
+        acted[fault.kind] = acted.get(fault.kind, 0) + 1
+        if fault.kind == "abort":
+            connection.transport.abort()
+        elif fault.kind == "half_open":
+            self._freeze(connection, fault.seconds)
+        elif fault.kind == "notice":
+            if connection.venue is Venue.OKX:
+                connection.text(NOTICE)
+            self._start(_close_later(connection, fault.seconds))
+        else:
+            why = "connected for 24 hours" if fault.kind == "lifetime" else "dropped on request"
+            await connection.close(fault.code, why)
+
+    def _freeze(self, connection: Connection, seconds: float) -> None:
+        """Nothing goes out and nothing is read; nobody notices before TCP does, `seconds` later."""
+        connection.frozen = True
+        connection.transport.pause_reading()
+        self.leave(connection)
+        self._frozen = [other for other in self._frozen if not other.transport.is_closing()] + [connection]
+        asyncio.get_running_loop().call_later(seconds, connection.transport.abort)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     @property
     def listening(self) -> bool:
@@ -176,112 +237,6 @@ class Hub:
             self.clock.release()
 
 
-def _bars(connection: Connection) -> int:
-    return sum(stream.bars for stream in connection.streams.values())
-
-
-class Pump:
-    """The task that pushes what the clock has passed, or at maximum speed moves the clock by what sockets take.
-
-    At maximum speed the clock moves only while somebody listens (`Hub.listening`), and only after every socket took
-    the burst: REST is never ahead of the streams, a client that reconnects misses nothing but what was in flight, and
-    the slowest reader sets the pace.
-    """
-
-    def __init__(self, hub: Hub, markets: Mapping[Venue, Market], faults: Mapping[Venue, Faults]) -> None:
-        self._hub = hub
-        self._clock = hub.clock
-        self._markets = markets
-        self._faults = faults
-        self._jumps = hub.clock.jumps
-        self._noticed: set[tuple[Venue, int]] = set()
-        #: True when the clock is at its end and every socket has taken everything.
-        self.finished = False
-
-    async def run(self) -> None:
-        """Pump until cancelled."""
-        while True:
-            self._hub.check_hold()
-            self._follow_jumps()
-            await self._close_for_outages()
-            if self._clock.is_max:
-                await self._burst()
-            else:
-                await self._tick()
-
-    def _follow_jumps(self) -> None:
-        if self._jumps == self._clock.jumps:
-            return
-        self._jumps, now = self._clock.jumps, self._clock.now_ms()
-        for connection in self._hub.connections:
-            connection.send(b"".join(e.data for s in connection.streams.values() for e in s.start(now)))
-
-    async def _tick(self) -> None:
-        speed = self._clock.speed
-        pause_s = min(_SLOWEST_TICK_S, max(_FASTEST_TICK_S, 1 / speed)) if speed else _FASTEST_TICK_S
-        quiet_ms = max(SECOND_MS, int(speed * pause_s * SECOND_MS))
-        for connection in tuple(self._hub.connections):
-            self._push(connection, self._clock.now_ms(), quiet_ms)
-            if connection.waiting > OVERFLOW:
-                await connection.close(TOO_SLOW, "buffer is full")
-        self._note_end()
-        await asyncio.sleep(pause_s)
-
-    async def _burst(self) -> None:
-        now = self._clock.now_ms()
-        if self._clock.at_end or not self._hub.listening:
-            self._note_end()
-            await asyncio.sleep(_FASTEST_TICK_S)
-            return
-        to_ms, quiet_ms = self._reach(now)
-        for connection in tuple(self._hub.connections):
-            self._push(connection, to_ms, quiet_ms)
-            await asyncio.sleep(0)
-        await asyncio.gather(*(connection.drain() for connection in self._hub.connections))
-        if self._jumps == self._clock.jumps:
-            self._clock.advance(to_ms)
-
-    def _reach(self, now: int) -> tuple[int, int]:
-        """How far a burst goes, and how far apart updates other than candles are in it."""
-        lengths = [stream.bar_ms for connection in self._hub.connections for stream in connection.streams.values()]
-        finest = min((length for length in lengths if length), default=MINUTE_MS)
-        reach = now - now % finest + finest * max(1, BURST_ROWS // max(1, len(lengths)))
-        starts = [start for market in self._markets.values() for start, _ in market.outages]
-        stops = [stop for start in starts for stop in (start - NOTICE_MS, start) if stop > now]
-        return min(reach, self._clock.until_ms, *stops), max(finest, MINUTE_MS)
-
-    def _push(self, connection: Connection, to_ms: int, quiet_ms: int) -> None:
-        events = [e for stream in connection.streams.values() for e in stream.events(to_ms, quiet_ms)]
-        if not events:
-            return
-        faults = self._faults[connection.venue]
-        events.sort(key=_when)
-        connection.send(b"".join(event.data for event in events if not faults.silent(event.at_ms)))
-
-    def _note_end(self) -> None:
-        self.finished = self._clock.at_end and all(c.waiting == 0 for c in self._hub.connections)
-
-    async def _close_for_outages(self) -> None:
-        now = self._clock.now_ms()
-        for venue, market in self._markets.items():
-            self._announce(venue, market, now)
-            window = market.outage(now)
-            if window is None:
-                continue
-            await asyncio.gather(*(c.close(GOING_AWAY, "maintenance") for c in self._hub.of([venue])))
-            if self._clock.is_max:
-                await asyncio.sleep(OUTAGE_WALL_S)
-                self._clock.advance(window[1])
-
-    def _announce(self, venue: Venue, market: Market, now: int) -> None:
-        """OKX sends notice 64008 a minute before it closes sockets for an upgrade."""
-        for start, _ in market.outages:
-            due = venue is Venue.OKX and start - NOTICE_MS <= now < start
-            if due and (venue, start) not in self._noticed:
-                self._noticed.add((venue, start))
-                for connection in self._hub.of([venue]):
-                    connection.text(NOTICE)
-
-
-def _when(event: Event) -> int:
-    return event.at_ms
+async def _close_later(connection: Connection, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await connection.close(GOING_AWAY, "service upgrade")

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qlib_crypto.clock import DAY_MS
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.sandbox.clock import MarketClock
 from qlib_crypto.sandbox.series import Grid, chain, collapse, empty_bars, first_prints, resample, take, union
-from qlib_crypto.sandbox.tape import BarSeries, FundingNow, SettlementSeries, Tape
+from qlib_crypto.sandbox.tape import (
+    BarSeries,
+    FundingNow,
+    HasMarks,
+    HasOpenInterest,
+    HasOutages,
+    HasVersions,
+    OpenInterestSeries,
+    SettlementSeries,
+    Tape,
+)
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 #: A delisting is announced this long before, a listing appears as `preopen` (`PENDING_TRADING`) this long before.
 ANNOUNCED_MS = 7 * DAY_MS
 PREOPEN_MS = DAY_MS
-
-
-@runtime_checkable
-class HasOutages(Protocol):
-    """A tape with maintenance windows, `[start, end)` in market milliseconds."""
-
-    @property
-    def outages(self) -> Sequence[tuple[int, int]]: ...
-
-
-@runtime_checkable
-class HasOpenInterest(Protocol):
-    """A tape that knows open interest, in base coins."""
-
-    def open_interest(self, instrument: Instrument, at_ms: int) -> float | None: ...
 
 
 class Day(NamedTuple):
@@ -58,10 +53,11 @@ class Market:
         self.tape = tape
         self.clock = clock
         self.venue: Venue = tape.venue
-        self.outages: tuple[tuple[int, int], ...] = (
-            tuple((int(start), int(end)) for start, end in tape.outages) if isinstance(tape, HasOutages) else ()
+        #: Maintenance windows of the tape, and those that were asked for as faults.
+        self.outages: list[tuple[int, int]] = (
+            [(int(start), int(end)) for start, end in tape.outages] if isinstance(tape, HasOutages) else []
         )
-        self._series: dict[tuple[Instrument, Grid], BarSeries] = {}
+        self._series: dict[tuple[Instrument, Grid, bool], BarSeries] = {}
         self._by_id: dict[str, list[InstrumentSpec]] = {}
         for spec in tape.specs.values():
             tape.settlements(spec.instrument)  # read now, not while a clock runs
@@ -77,10 +73,34 @@ class Market:
         return next((window for window in self.outages if window[0] <= at_ms < window[1]), None)
 
     def find(self, venue_id: str, at_ms: int | None = None) -> InstrumentSpec | None:
-        """The contract that trades under a venue's id at `at_ms` (now): the latest one listed by then."""
+        """The contract that trades under a venue's id at `at_ms` (now), as it is then: the latest listed by then."""
         at = self.now() if at_ms is None else at_ms
         listed = [spec for spec in self._by_id.get(venue_id, ()) if (spec.listed_ms or 0) <= at]
-        return listed[-1] if listed else None
+        return self.version(listed[-1], at) if listed else None
+
+    def all_of(self, venue_id: str) -> list[InstrumentSpec]:
+        """Every contract that ever used a venue's id, by listing."""
+        return self._by_id.get(venue_id, [])
+
+    @property
+    def ids(self) -> list[str]:
+        """Every venue's id there ever was, ascending."""
+        return sorted(self._by_id)
+
+    def version(self, spec: InstrumentSpec, at_ms: int) -> InstrumentSpec:
+        """A contract as it is at `at_ms`."""
+        if not isinstance(self.tape, HasVersions):
+            return spec
+        known = self.tape.versions(spec.instrument)
+        return next((one for one in reversed(known) if one.seen_ms <= at_ms), known[0])
+
+    def contracts(self, instrument: Instrument, times_ms: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Base coins in one contract at each time, shape (n,): bars are counted in the contracts of their day."""
+        if not isinstance(self.tape, HasVersions):
+            return np.full(len(times_ms), self.tape.specs[instrument].contract_value_base)
+        known = self.tape.versions(instrument)
+        at = np.searchsorted([one.seen_ms for one in known], times_ms, side="right") - 1
+        return np.array([one.contract_value_base for one in known])[np.maximum(at, 0)]
 
     def find_any(self, venue_id: str) -> InstrumentSpec | None:
         """The contract of a venue's id, also one that is not listed yet: what a websocket may subscribe to."""
@@ -96,19 +116,19 @@ class Market:
         specs = (spec for specs in self._by_id.values() for spec in specs)
         return [spec for spec in specs if at_ms < (spec.listed_ms or 0) <= at_ms + PREOPEN_MS]
 
-    def series(self, instrument: Instrument, grid: Grid) -> BarSeries:
-        """Every bar of a length, whatever the clock says: the caller cuts it at the clock."""
-        key = (instrument, grid)
+    def series(self, instrument: Instrument, grid: Grid, *, mark: bool = False) -> BarSeries:
+        """Every bar of a length, of trades or of the mark price, whatever the clock says: the caller cuts it there."""
+        key = (instrument, grid, mark)
         if key not in self._series:
-            self._series[key] = self._make(instrument, grid)
+            self._series[key] = self._make(instrument, grid, mark=mark)
         return self._series[key]
 
-    def closed(self, instrument: Instrument, grid: Grid, at_ms: int) -> BarSeries:
+    def closed(self, instrument: Instrument, grid: Grid, at_ms: int, *, mark: bool = False) -> BarSeries:
         """The bars that have closed by `at_ms`."""
-        series = self.series(instrument, grid)
+        series = self.series(instrument, grid, mark=mark)
         return take(series, slice(0, int(np.searchsorted(series.open_ms, at_ms - grid.ms, side="right"))))
 
-    def open_bar(self, instrument: Instrument, grid: Grid, at_ms: int) -> BarSeries:
+    def open_bar(self, instrument: Instrument, grid: Grid, at_ms: int, *, mark: bool = False) -> BarSeries:
         """The bar that is open at `at_ms` (strictly inside it), of nothing later than that; empty when unknown.
 
         Built from closed finer bars and the open of the finest, where the tape covers the time since the open;
@@ -120,17 +140,17 @@ class Market:
         lot = self.tape.specs[instrument].lot_base
         for interval in self.tape.intervals(instrument):
             if interval.ms < grid.ms:
-                built = self._build(instrument, interval, start, at_ms, lot)
+                built = self._build(self._bars(instrument, interval, mark=mark), interval, start, at_ms, lot)
                 if len(built.open_ms):
                     return built
-        series = self.series(instrument, grid)
+        series = self.series(instrument, grid, mark=mark)
         return first_prints(_at(series, start), lot)
 
-    def last(self, instrument: Instrument, at_ms: int) -> tuple[float, int] | None:
-        """The last known price and the market time it is of; None before the first bar."""
+    def last(self, instrument: Instrument, at_ms: int, *, mark: bool = False) -> tuple[float, int] | None:
+        """The last known price, or mark price, and the market time it is of; None before the first bar."""
         best: tuple[float, int] | None = None
         for interval in self.tape.intervals(instrument):
-            series = self.tape.bars(instrument, interval)
+            series = self._bars(instrument, interval, mark=mark)
             i = int(np.searchsorted(series.open_ms, at_ms, side="left")) - 1
             if i < 0:
                 continue
@@ -181,21 +201,33 @@ class Market:
         return self.tape.funding_now(instrument, at_ms)
 
     def open_interest(self, instrument: Instrument, at_ms: int) -> float | None:
-        """Open interest in base coins, None where the tape has none."""
-        return self.tape.open_interest(instrument, at_ms) if isinstance(self.tape, HasOpenInterest) else None
+        """Open interest in base coins as last known by `at_ms`, None where the tape has none."""
+        series = self.open_interest_series(instrument)
+        i = int(np.searchsorted(series.time_ms, at_ms, side="right")) - 1 if series else -1
+        return float(series.base[i]) if series and i >= 0 else None
 
-    def _make(self, instrument: Instrument, grid: Grid) -> BarSeries:
+    def open_interest_series(self, instrument: Instrument) -> OpenInterestSeries | None:
+        """All open interest, whatever the clock says; None where the tape has none."""
+        return self.tape.open_interest_series(instrument) if isinstance(self.tape, HasOpenInterest) else None
+
+    def _bars(self, instrument: Instrument, interval: Interval, *, mark: bool) -> BarSeries:
+        """The tape's own bars; the mark price is the traded one where it knows no other."""
+        if mark and isinstance(self.tape, HasMarks):
+            return self.tape.mark_bars(instrument, interval)
+        return self.tape.bars(instrument, interval)
+
+    def _make(self, instrument: Instrument, grid: Grid, *, mark: bool) -> BarSeries:
         own = next((i for i in self.tape.intervals(instrument) if i.ms == grid.ms), None)
         if own is not None and grid.offset_ms == 0:
-            return self.tape.bars(instrument, own)
+            return self._bars(instrument, own, mark=mark)
         series = empty_bars()
         for interval in self.tape.intervals(instrument):
             if interval.ms < grid.ms and grid.ms % interval.ms == 0 and grid.offset_ms % interval.ms == 0:
-                series = union(series, resample(self.tape.bars(instrument, interval), interval.ms, grid))
+                bars = self._bars(instrument, interval, mark=mark)
+                series = union(series, resample(bars, interval.ms, grid))
         return series
 
-    def _build(self, instrument: Instrument, interval: Interval, start: int, at_ms: int, lot: float) -> BarSeries:
-        bars = self.tape.bars(instrument, interval)
+    def _build(self, bars: BarSeries, interval: Interval, start: int, at_ms: int, lot: float) -> BarSeries:
         newest = interval.floor(at_ms)
         lo, hi = (int(i) for i in np.searchsorted(bars.open_ms, [start, newest]))
         if hi - lo != (newest - start) // interval.ms or (newest - start) % interval.ms:

@@ -1,11 +1,12 @@
-"""OKX v5 REST over a tape: `/api/v5/public/...` and `/api/v5/market/...`, with the venue's paging and errors."""
+"""OKX v5 REST and bulk files over a tape: `/api/v5/{public,market,rubik}/…`, with the venue's paging and errors."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from itertools import count
-from typing import NamedTuple
+from math import ceil
 
 import numpy as np
 import orjson
@@ -13,10 +14,26 @@ from aiohttp import web
 
 from qlib_crypto.clock import DAY_MS
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.sandbox import awkward
+from qlib_crypto.sandbox import awkward, okx_files, okx_stats
+from qlib_crypto.sandbox.answers import Answer, retry_after, send, thinned
+from qlib_crypto.sandbox.bulk import BulkHost
 from qlib_crypto.sandbox.faults import Faults
 from qlib_crypto.sandbox.limits import Windows
 from qlib_crypto.sandbox.market import Market, gone
+from qlib_crypto.sandbox.okx_query import (
+    TROUBLES,
+    TROUBLES_200,
+    UNAVAILABLE,
+    Endpoint,
+    OkxError,
+    Query,
+    inst_type,
+    needed,
+    no_instrument,
+    page,
+    too_many,
+    wrong,
+)
 from qlib_crypto.sandbox.okx_rows import (
     BARS,
     OkxCandles,
@@ -37,23 +54,6 @@ DEFAULT_ROWS = 100
 NEWEST_BARS = 1_440
 #: Settled funding reaches three months back.
 FUNDING_REACH_MS = 90 * DAY_MS
-_INST_TYPES = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION")
-
-Query = Mapping[str, str]
-
-
-class OkxError(Exception):
-    """An error answer: `code` and `msg` of the envelope, and the HTTP status it comes with."""
-
-    def __init__(self, code: int, msg: str, status: HTTPStatus) -> None:
-        super().__init__(msg)
-        self.code, self.msg, self.status = code, msg, status
-
-
-class _Endpoint(NamedTuple):
-    limit: int
-    per: str | None
-    answer: Callable[[Query, int], bytes]
 
 
 class OkxRest:
@@ -64,62 +64,79 @@ class OkxRest:
         self._windows = windows
         self._faults = faults
         self._strange = strange
-        self._refusals = count()
+        self._refusals, self._troubles = count(), count()
         #: Requests answered, and how many of them were refused as over the limit.
         self.requests = self.refused = 0
 
     def routes(self) -> list[web.RouteDef]:
         """Every endpoint; the limits are requests per 2 s and address, some also per `instId` or `instType`."""
         endpoints = {
-            "public/time": _Endpoint(10, None, self._time),
-            "public/instruments": _Endpoint(20, "instType", self._instruments),
-            "public/funding-rate": _Endpoint(10, "instId", self._funding),
-            "public/funding-rate-history": _Endpoint(10, "instId", self._settlements),
-            "public/mark-price": _Endpoint(10, None, self._marks),
-            "public/open-interest": _Endpoint(20, "instId", self._open_interest),
-            "market/ticker": _Endpoint(20, None, self._ticker),
-            "market/tickers": _Endpoint(20, None, self._tickers),
-            "market/candles": _Endpoint(40, None, self._candles),
-            "market/history-candles": _Endpoint(20, None, self._history),
-            "market/mark-price-candles": _Endpoint(20, None, self._mark_candles),
-            "market/history-mark-price-candles": _Endpoint(20, None, self._mark_history),
+            "public/time": Endpoint(10, None, self._time),
+            "public/instruments": Endpoint(20, "instType", self._instruments),
+            "public/funding-rate": Endpoint(10, "instId", self._funding),
+            "public/funding-rate-history": Endpoint(10, "instId", self._settlements, pages=True),
+            "public/market-data-history": Endpoint(5, None, self._files),
+            "rubik/stat/contracts/open-interest-history": Endpoint(10, "instId", self._interest, pages=True),
+            "rubik/stat/contracts/long-short-account-ratio-contract": Endpoint(5, None, self._ratios, pages=True),
+            "public/mark-price": Endpoint(10, None, self._marks),
+            "public/open-interest": Endpoint(20, "instId", self._open_interest),
+            "market/ticker": Endpoint(20, None, self._ticker),
+            "market/tickers": Endpoint(20, None, self._tickers),
+            "market/candles": Endpoint(40, None, self._candles, pages=True),
+            "market/history-candles": Endpoint(20, None, self._history, pages=True),
+            "market/mark-price-candles": Endpoint(20, None, self._mark_candles, pages=True),
+            "market/history-mark-price-candles": Endpoint(20, None, self._mark_history, pages=True),
         }
-        return [web.get(f"/api/v5/{path}", self._handler(path, endpoint)) for path, endpoint in endpoints.items()]
+        files = BulkHost(partial(okx_files.make, self._market), self._market.now, self._faults, summed=False)
+        return [
+            *(web.get(f"/api/v5/{path}", self._handler(path, endpoint)) for path, endpoint in endpoints.items()),
+            web.get(f"{okx_files.ROOT}{{path:.+}}", files.handler()),
+        ]
 
-    def _handler(self, path: str, endpoint: _Endpoint) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(request: web.Request) -> web.Response:
+    def _handler(self, path: str, endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
             self.requests += 1
-            now, query = self._market.now(), request.query
+            now = self._market.now()
+            refused = self._refuse(path, endpoint, request, now)
+            if refused is not None:
+                return refused.response()
             try:
-                self._admit(path, endpoint, request, now)
-                data = endpoint.answer(query, now)
+                data = endpoint.answer(request.query, now)
             except OkxError as error:
-                body = orjson.dumps({"code": str(error.code), "msg": error.msg, "data": []})
-                return web.Response(status=error.status, body=body, content_type="application/json")
-            body = b'{"code":"0","msg":"","data":' + data + b"}"
-            return web.Response(body=body, content_type="application/json")
+                return error.answer().response()
+            if not endpoint.pages:  # links to files lead back here
+                here = f"{request.scheme}://{request.host}".encode()
+                return _rows(data.replace(okx_files.HOST.encode(), here)).response()
+            return await send(request, _rows(thinned(self._faults, data)), self._faults)
 
         return handle
 
-    def _admit(self, path: str, endpoint: _Endpoint, request: web.Request, now: int) -> None:
+    def _refuse(self, path: str, endpoint: Endpoint, request: web.Request, now: int) -> Answer | None:
+        """The answer to a request that is not served: maintenance, a fault, over the limit; None when it is."""
         fault = None
         if path != "public/time":
             fault = self._faults.next_rest()
             if self._market.outage(now):
-                raise OkxError(50001, "Service temporarily unavailable. Please try again later", _UNAVAILABLE)
-            if fault == "error":
-                raise OkxError(50026, "System error. Try again later", HTTPStatus.INTERNAL_SERVER_ERROR)
-        key = (str(request.remote), path, request.query.get(endpoint.per, "") if endpoint.per else "")
-        if not self._windows.take(key, endpoint.limit) or fault == "rate_limit":
+                return UNAVAILABLE
+        if fault == "ban":
             self.refused += 1
-            statuses = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.OK)
-            raise OkxError(50011, "Too Many Requests", statuses[next(self._refusals) % 2])
+            return too_many(HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": str(ceil(self._faults.lasts_s("ban")))})
+        if fault == "okx_200":
+            return TROUBLES_200[next(self._troubles) % len(TROUBLES_200)]
+        if fault == "error":
+            return TROUBLES[next(self._troubles) % len(TROUBLES)]
+        key = (str(request.remote), path, request.query.get(endpoint.per, "") if endpoint.per else "")
+        if self._windows.take(key, endpoint.limit) and fault is None:
+            return None
+        self.refused += 1
+        status = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.OK)[next(self._refusals) % 2]
+        return too_many(status, retry_after(self._faults) if fault and status != HTTPStatus.OK else {})
 
     def _time(self, _query: Query, now: int) -> bytes:
         return orjson.dumps([{"ts": str(now)}])
 
     def _instruments(self, query: Query, now: int) -> bytes:
-        kind = _inst_type(query)
+        kind = inst_type(query)
         rows = awkward.okx_instruments(kind) if self._strange else []
         if kind == "SWAP":
             rows = [preopen_row(spec) for spec in self._market.coming(now)] + rows
@@ -127,7 +144,7 @@ class OkxRest:
         wanted = {key: query[key] for key in ("instId", "instFamily", "uly") if query.get(key)}
         rows = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
         if "instId" in wanted and not rows:
-            raise _no_instrument()
+            raise no_instrument()
         return orjson.dumps(rows)
 
     def _specs(self, query: Query, now: int) -> list[InstrumentSpec]:
@@ -139,36 +156,47 @@ class OkxRest:
 
     def _spec(self, query: Query, now: int) -> InstrumentSpec | None:
         """The contract of `instId`; None for an awkward one, that trades without bars."""
-        inst_id = _needed(query, "instId")
+        inst_id = needed(query, "instId")
         spec = self._market.find(inst_id, now)
         if spec is not None and not gone(spec, now):
             return spec
         if self._strange and inst_id in awkward.OKX_RATES:
             return None
-        raise _no_instrument()
+        raise no_instrument()
 
     def _tickers(self, query: Query, now: int) -> bytes:
-        if _inst_type(query) != "SWAP":
+        if inst_type(query) != "SWAP":
             return b"[]"
         rows = (ticker_row(self._market, spec, now) for spec in self._market.trading(now))
         return orjson.dumps([row for row in rows if row])
 
     def _ticker(self, query: Query, now: int) -> bytes:
-        _needed(query, "instId")
+        needed(query, "instId")
         return orjson.dumps([row for spec in self._specs(query, now) if (row := ticker_row(self._market, spec, now))])
 
     def _marks(self, query: Query, now: int) -> bytes:
-        if _inst_type(query) != "SWAP":
+        if inst_type(query) != "SWAP":
             return b"[]"
         return orjson.dumps([row for spec in self._specs(query, now) if (row := mark_row(self._market, spec, now))])
 
     def _open_interest(self, query: Query, now: int) -> bytes:
-        if _inst_type(query) != "SWAP":
+        if inst_type(query) != "SWAP":
             return b"[]"
         return orjson.dumps([open_interest_row(self._market, spec, now) for spec in self._specs(query, now)])
 
+    def _files(self, query: Query, now: int) -> bytes:
+        return okx_files.listing(self._market, query, now)
+
+    def _interest(self, query: Query, now: int) -> bytes:
+        spec = self._spec(query, now)
+        return okx_stats.open_interest(self._market, spec, query, now) if spec else b"[]"
+
+    def _ratios(self, query: Query, now: int) -> bytes:
+        spec = self._spec(query, now)
+        return okx_stats.long_short_ratio(self._market, spec, query, now) if spec else b"[]"
+
     def _funding(self, query: Query, now: int) -> bytes:
-        inst_id = _needed(query, "instId")
+        inst_id = needed(query, "instId")
         if inst_id == "ANY":
             specs, strange = self._market.trading(now), awkward.okx_funding(now) if self._strange else []
         else:
@@ -180,7 +208,7 @@ class OkxRest:
 
     def _settlements(self, query: Query, now: int) -> bytes:
         spec = self._spec(query, now)
-        before, after, limit = _page(query, FUNDING_ROWS, FUNDING_ROWS)
+        before, after, limit = page(query, FUNDING_ROWS, FUNDING_ROWS)
         if spec is None:
             return b"[]"
         settled = self._market.settled(spec.instrument, now)
@@ -222,15 +250,15 @@ class OkxRest:
         spec = self._spec(query, now)
         grid = BARS.get(query.get("bar") or "1m")
         if grid is None:
-            raise OkxError(51000, "Parameter bar error", HTTPStatus.BAD_REQUEST)
-        before, after, limit = _page(query, most, DEFAULT_ROWS)
+            raise wrong("bar")
+        before, after, limit = page(query, most, DEFAULT_ROWS)
         if spec is None:
             return b"[]"
-        wire = wire_type("", spec.instrument.venue_id, spec.contract_value_base)
-        open_bar = self._market.open_bar(spec.instrument, grid, now)
+        wire = wire_type("", self._market, spec.instrument)
+        open_bar = self._market.open_bar(spec.instrument, grid, now, mark=wire.mark)
         is_open = len(open_bar.open_ms)
         head = wire.rows(open_bar, closed=False) if is_open and before < open_bar.open_ms[0] < after else []
-        series = self._market.series(spec.instrument, grid)
+        series = self._market.series(spec.instrument, grid, mark=wire.mark)
         end = int(np.searchsorted(series.open_ms, now - grid.ms, side="right"))
         first = max(0, end - newest + is_open) if newest else 0
         lo = max(first, int(np.searchsorted(series.open_ms, before, side="right")))
@@ -240,37 +268,5 @@ class OkxRest:
         return f"[{','.join([*head, *rows][:limit])}]".encode()
 
 
-_UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
-
-
-def _no_instrument() -> OkxError:
-    return OkxError(51001, "Instrument ID, Instrument ID code, or Spread ID doesn't exist.", HTTPStatus.OK)
-
-
-def _needed(query: Query, name: str) -> str:
-    if not query.get(name):
-        raise OkxError(50014, f"Parameter {name} can not be empty.", HTTPStatus.BAD_REQUEST)
-    return query[name]
-
-
-def _inst_type(query: Query) -> str:
-    kind = _needed(query, "instType")
-    if kind not in _INST_TYPES:
-        raise OkxError(51000, "Parameter instType error", HTTPStatus.BAD_REQUEST)
-    return kind
-
-
-def _page(query: Query, most: int, default: int) -> tuple[int, int, int]:
-    """`before`, `after` and `limit` of a request; without them everything, and `default` rows."""
-    after = _number(query, "after", 2**62)
-    limit = _number(query, "limit", default)
-    if not 0 < limit <= most:
-        raise OkxError(51000, "Parameter limit error", HTTPStatus.BAD_REQUEST)
-    return _number(query, "before", -1), after, limit
-
-
-def _number(query: Query, name: str, default: int) -> int:
-    text = query.get(name) or str(default)
-    if not text.removeprefix("-").isdecimal():
-        raise OkxError(51000, f"Parameter {name} error", HTTPStatus.BAD_REQUEST)
-    return int(text)
+def _rows(data: bytes) -> Answer:
+    return Answer(b'{"code":"0","msg":"","data":' + data + b"}")

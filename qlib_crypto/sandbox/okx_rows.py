@@ -14,6 +14,7 @@ from qlib_crypto.sandbox.market import Day, Market, announced, made_up
 from qlib_crypto.sandbox.series import Grid
 from qlib_crypto.sandbox.tape import BarSeries
 from qlib_crypto.sandbox.text import frame, plain, texts
+from qlib_crypto.symbols import Instrument
 
 _UTC8_MS = 8 * HOUR_MS
 #: After a settlement OKX says `processing` for a moment before it says `settled`.
@@ -92,17 +93,21 @@ def preopen_row(spec: InstrumentSpec) -> dict[str, Any]:
 class OkxCandles:
     """Candle rows of one instrument: `[ts, o, h, l, c, vol, volCcy, volCcyQuote, confirm]`.
 
-    `vol` is in contracts and `volCcyQuote` is `""` where the tape has no quote volume.
+    `vol` is in the contracts of the bar's time and `volCcyQuote` is `""` where the tape has no quote volume.
     """
 
     several = True
 
-    def __init__(self, channel: str, inst_id: str, contract_base: float) -> None:
-        self._contract = contract_base
+    mark = False
+
+    def __init__(self, channel: str, market: Market, instrument: Instrument) -> None:
+        inst_id = instrument.venue_id
+        self._market, self._instrument = market, instrument
         self._head = f'{{"arg":{{"channel":"{channel}","instId":"{inst_id}"}},"data":['
 
     def rows(self, series: BarSeries, *, closed: bool) -> list[str]:
-        contracts = np.round(series.volume_base / self._contract, _CONTRACT_DECIMALS)
+        sizes = self._market.contracts(self._instrument, series.open_ms)
+        contracts = np.round(series.volume_base / sizes, _CONTRACT_DECIMALS)
         prices = (series.open, series.high, series.low, series.close)
         floats = (*prices, contracts, series.volume_base, series.volume_quote)
         flag = "1" if closed else "0"
@@ -117,6 +122,8 @@ class OkxCandles:
 
 class OkxMarkCandles(OkxCandles):
     """Mark-price candle rows: `[ts, o, h, l, c, confirm]`."""
+
+    mark = True
 
     def rows(self, series: BarSeries, *, closed: bool) -> list[str]:
         floats = (series.open, series.high, series.low, series.close)
@@ -196,8 +203,8 @@ def _ticker(market: Market, spec: InstrumentSpec, day: Day, at_ms: int) -> dict[
 
 
 def mark_row(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, str] | None:
-    """The mark price; a tape has none, so it is the last traded price."""
-    last = market.last(spec.instrument, at_ms)
+    """The mark price; the last traded price where the tape has none."""
+    last = market.last(spec.instrument, at_ms, mark=True)
     if last is None:
         return None
     return {"instType": "SWAP", "instId": spec.instrument.venue_id, "markPx": plain(last[0]), "ts": str(at_ms)}

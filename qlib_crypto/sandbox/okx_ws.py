@@ -15,7 +15,7 @@ from aiohttp import WSMessage, WSMsgType, web
 
 from qlib_crypto.clock import SECOND_MS
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.sandbox import okx_rows
+from qlib_crypto.sandbox import okx_flow, okx_rows
 from qlib_crypto.sandbox.faults import GOING_AWAY
 from qlib_crypto.sandbox.hub import CLOSE_S, NOTICE, NOTICE_S, Connection, Hub, Stream
 from qlib_crypto.sandbox.limits import Windows
@@ -41,7 +41,7 @@ _ROWS: dict[str, tuple[RowMaker, int]] = {
 }
 #: Channels that the venue has and a tape has not: acknowledged and silent.
 _SILENT = {
-    "public": ("trades", "books", "books5", "bbo-tbt", "index-tickers", "price-limit", "status", "estimated-price"),
+    "public": ("books", "bbo-tbt", "index-tickers", "price-limit", "status", "estimated-price"),
     "business": ("trades-all",),
 }
 
@@ -57,12 +57,22 @@ class OkxError(Exception):
 class OkxSocket:
     """The websocket side of the venue; `idle_s` and `lifetime_s` are wall seconds."""
 
-    def __init__(self, market: Market, hub: Hub, windows: Windows, *, idle_s: float, lifetime_s: float) -> None:
+    def __init__(
+        self,
+        market: Market,
+        hub: Hub,
+        windows: Windows,
+        *,
+        idle_s: float,
+        lifetime_s: float,
+        open_frames: int | None = None,
+    ) -> None:
         self._market = market
         self._hub = hub
         self._windows = windows
         self._idle_s = idle_s
         self._lifetime_s = lifetime_s
+        self._open_frames = open_frames
 
     def routes(self) -> list[web.RouteDef]:
         """The two public routes; there is no private one."""
@@ -78,7 +88,8 @@ class OkxSocket:
             await ws.prepare(request)
             if not isinstance(request.transport, asyncio.Transport):
                 return ws
-            session = _Session(self._market, self._hub, route, Connection(Venue.OKX, ws, request.transport))
+            connection = Connection(Venue.OKX, ws, request.transport)
+            session = _Session(self._market, self._hub, route, connection, self._open_frames)
             await session.serve(self._idle_s, self._lifetime_s)
             return ws
 
@@ -88,11 +99,12 @@ class OkxSocket:
 class _Session:
     """One connection: reads requests, answers, and lets the pump push."""
 
-    def __init__(self, market: Market, hub: Hub, route: str, connection: Connection) -> None:
+    def __init__(self, market: Market, hub: Hub, route: str, connection: Connection, open_frames: int | None) -> None:
         self._market = market
         self._hub = hub
         self._route = route
         self._connection = connection
+        self._open_frames = open_frames
         self._id = secrets.token_hex(4)
         self._requests = Windows(1.0)
 
@@ -139,7 +151,7 @@ class _Session:
         try:
             request = json.loads(text)
             op, args = request["op"], request["args"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             op, args, request = "", [], {}
         if op not in ("subscribe", "unsubscribe") or not isinstance(args, list) or not args:
             shown = text.decode(errors="replace") if isinstance(text, bytes) else text
@@ -156,10 +168,12 @@ class _Session:
                 self._event(**echo, event="error", code=str(error.code), msg=error.msg)
 
     def _event(self, **event: Any) -> None:
-        self._connection.text(orjson.dumps({**event, "connId": self._id}))
+        self._connection.text(json.dumps({**event, "connId": self._id}))
 
     def _subscribe(self, arg: Arg, echo: Arg) -> None:
         stream = self._stream(arg)
+        if self._hub.faults[Venue.OKX].take("unknown_channel"):
+            raise _unknown(arg)
         self._event(**echo, event="subscribe", arg=arg)
         if stream is not None:
             self._hub.add(self._connection, _topic(arg), stream)
@@ -187,6 +201,8 @@ class _Session:
             return self._candles(arg, channel, spec)
         if channel == "funding-rate":
             return self._funding(arg, spec)
+        if channel in okx_flow.CHANNELS:
+            return okx_flow.CHANNELS[channel](self._market, arg, spec)
         if channel in _ROWS:
             make, pause_ms = _ROWS[channel]
             return RowStream(_pusher(self._market, arg, spec, make), lambda _: pause_ms)
@@ -204,8 +220,8 @@ class _Session:
         if grid is None or mark not in ("", "mark-price-"):
             raise _unknown(arg)
         wire_type = okx_rows.OkxMarkCandles if mark else okx_rows.OkxCandles
-        wire = wire_type(channel, spec.instrument.venue_id, spec.contract_value_base)
-        return CandleStream(self._market, spec.instrument, grid, wire)
+        wire = wire_type(channel, self._market, spec.instrument)
+        return CandleStream(self._market, spec.instrument, grid, wire, mark=wire.mark, open_frames=self._open_frames)
 
     def _funding(self, arg: Arg, spec: InstrumentSpec) -> Stream:
         def pause_ms(at_ms: int) -> int:
@@ -218,7 +234,8 @@ class _Session:
     def _by_type(self, arg: Arg) -> Stream | None:
         if arg.get("instType") != "SWAP":
             raise _unknown(arg)
-        return _instruments(self._market, arg) if arg["channel"] == "instruments" else None
+        is_list = arg["channel"] == "instruments"
+        return _instruments(self._market, arg) if is_list else okx_flow.liquidations(self._market, arg)
 
 
 def _instruments(market: Market, arg: Arg) -> Stream:

@@ -13,21 +13,24 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from qlib_crypto.clock import iso, parse_utc
+from qlib_crypto.clock import SECOND_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.sandbox.binance import BinanceRest
 from qlib_crypto.sandbox.binance_ws import BinanceSocket
 from qlib_crypto.sandbox.clock import MarketClock, parse_speed
-from qlib_crypto.sandbox.faults import GOING_AWAY, Fault, Faults, parse_fault
-from qlib_crypto.sandbox.hub import Hub, Pump
+from qlib_crypto.sandbox.faults import SOCKET, Fault, Faults, kinds, parse_fault
+from qlib_crypto.sandbox.hub import Hub
 from qlib_crypto.sandbox.limits import Windows
 from qlib_crypto.sandbox.market import Market
 from qlib_crypto.sandbox.okx import OkxRest
 from qlib_crypto.sandbox.okx_ws import OkxSocket
+from qlib_crypto.sandbox.pump import Pump
 from qlib_crypto.sandbox.tape import Tape
 from qlib_crypto.symbols import Venue
 
 _DAY_S = 86_400.0
+_MOST_FRAMES = 1_000
+_LATEST_MS = parse_utc("2200-01-01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class SandboxOptions:
         Multiplies every request limit; 1 is the venues' own, infinity none.
     awkward
         Mix in the instruments of `sandbox.awkward`.
+    open_frames
+        At most so many frames of a bar while it is open, evenly spread; None as many as a venue sends, one a second.
     okx_idle_s, binance_ping_s, lifetime_s, ban_s
         Wall seconds: OKX closes an idle socket, Binance pings, either closes after a long life, the first ban.
 
@@ -59,6 +64,7 @@ class SandboxOptions:
     hold_streams: int = 0
     rate_scale: float = 1.0
     awkward: bool = True
+    open_frames: int | None = None
     okx_idle_s: float = 30.0
     binance_ping_s: float = 180.0
     lifetime_s: float = _DAY_S
@@ -80,12 +86,14 @@ class Sandbox:
             raise ConfigError("the sandbox needs one tape a venue, and at least one")
         if not options.rate_scale > 0:
             raise ConfigError(f"rate_scale {options.rate_scale} is not possible; write a number above 0")
+        if options.open_frames is not None and not 0 < options.open_frames <= _MOST_FRAMES:
+            raise ConfigError(f"open_frames {options.open_frames} is not possible; write 1 to {_MOST_FRAMES}")
         self.options = options
         self.clock = _clock(tapes, options)
         self.markets = {tape.venue: Market(tape, self.clock) for tape in tapes}
         self.faults = {venue: Faults() for venue in self.markets}
-        self.hub = Hub(self.clock, options.hold_streams)
-        self.pump = Pump(self.hub, self.markets, self.faults)
+        self.hub = Hub(self.clock, options.hold_streams, self.faults)
+        self.pump = Pump(self.hub, self.markets)
         self._rest: list[OkxRest | BinanceRest] = []
         self._pumping: asyncio.Task[None] | None = None
 
@@ -96,6 +104,7 @@ class Sandbox:
             [
                 web.get("/sandbox/status", self._get_status),
                 web.post("/sandbox/clock", self._post_clock),
+                web.get("/sandbox/faults", self._get_faults),
                 web.post("/sandbox/fault", self._post_fault),
             ]
         )
@@ -112,8 +121,9 @@ class Sandbox:
 
         `market_ms`, `market_time`, `speed` (`max` or a number), `until_ms`; `holding`: the clock waits for streams;
         `finished`: the clock is at its end and the sockets took everything; `streams`, `connections`; `bars_sent`:
-        confirmed bars pushed, once for each subscriber; `requests`, and how many of them were `refused`;
-        `failed`: None, or what stopped the pump (a fault of the tape).
+        confirmed bars that went out, once for each subscriber (not those that a fault swallowed); `frames_sent`: frames
+        of market data that went out, with what faults added, and `frames` the same by venue; `requests`, and how many
+        of them were `refused`; `failed`: None, or what stopped the pump (a fault of the tape).
         """
         clock, now = self.clock, self.clock.now_ms()
         return {
@@ -125,7 +135,9 @@ class Sandbox:
             "finished": self.pump.finished,
             "streams": self.hub.streams,
             "connections": len(self.hub.connections),
-            "bars_sent": self.hub.bars_sent,
+            "bars_sent": sum(wire.bars for wire in self.hub.wires.values()),
+            "frames_sent": sum(wire.frames for wire in self.hub.wires.values()),
+            "frames": {str(venue): wire.frames for venue, wire in self.hub.wires.items()},
             "requests": sum(rest.requests for rest in self._rest),
             "refused": sum(rest.refused for rest in self._rest),
             "failed": self._failure(),
@@ -152,25 +164,26 @@ class Sandbox:
 
     async def fault(self, fault: Fault) -> int:
         """Do or arm a fault; the number of connections it hit."""
+        now = self.clock.now_ms()
         for venue in fault.venues:
-            if venue in self.faults:
-                self.faults[venue].arm(fault, self.clock.now_ms())
-        if fault.kind not in ("drop", "abort"):
-            return 0
-        hit = self.hub.of(fault.venues)
-        if fault.kind == "abort":
-            for connection in hit:
-                connection.transport.abort()
-        else:
-            await asyncio.gather(*(connection.close(fault.code, "dropped on request") for connection in hit))
-        return len(hit)
+            self.faults[venue].arm(fault, now)
+            if fault.kind == "maintenance":
+                self.markets[venue].outages.append((now, now + int(fault.seconds * SECOND_MS)))
+        return await self.hub.strike(fault) if fault.kind in SOCKET else 0
 
     def _okx(self) -> list[web.RouteDef]:
         market, options = self.markets[Venue.OKX], self.options
         windows = Windows(options.rate_scale)
         rest = OkxRest(market, windows, self.faults[Venue.OKX], strange=options.awkward)
         self._rest.append(rest)
-        socket = OkxSocket(market, self.hub, windows, idle_s=options.okx_idle_s, lifetime_s=options.lifetime_s)
+        socket = OkxSocket(
+            market,
+            self.hub,
+            windows,
+            idle_s=options.okx_idle_s,
+            lifetime_s=options.lifetime_s,
+            open_frames=options.open_frames,
+        )
         return [*rest.routes(), *socket.routes()]
 
     def _binance(self) -> list[web.RouteDef]:
@@ -183,7 +196,13 @@ class Sandbox:
             strange=options.awkward,
         )
         self._rest.append(rest)
-        socket = BinanceSocket(market, self.hub, ping_s=options.binance_ping_s, lifetime_s=options.lifetime_s)
+        socket = BinanceSocket(
+            market,
+            self.hub,
+            ping_s=options.binance_ping_s,
+            lifetime_s=options.lifetime_s,
+            open_frames=options.open_frames,
+        )
         return [*rest.routes(), *socket.routes()]
 
     async def _run_pump(self, _app: web.Application) -> AsyncIterator[None]:
@@ -199,7 +218,7 @@ class Sandbox:
         return repr(self._pumping.exception())
 
     async def _close_sockets(self, _app: web.Application) -> None:
-        await asyncio.gather(*(c.close(GOING_AWAY, "server stops") for c in tuple(self.hub.connections)))
+        await self.hub.shutdown()
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.Response(body=orjson.dumps(self.status()), content_type="application/json")
@@ -210,6 +229,13 @@ class Sandbox:
         except ConfigError as error:
             return _bad(error)
         return await self._get_status(request)
+
+    async def _get_faults(self, _request: web.Request) -> web.Response:
+        """Every kind of fault, what of them is armed now, and how often each has acted."""
+        now = self.clock.now_ms()
+        armed = {venue: faults.armed(now) for venue, faults in self.faults.items()}
+        acted = {venue: faults.acted for venue, faults in self.faults.items()}
+        return web.json_response({"kinds": kinds(), "armed": armed, "acted": acted})
 
     async def _post_fault(self, request: web.Request) -> web.Response:
         try:
@@ -230,13 +256,28 @@ def _clock(tapes: Sequence[Tape], options: SandboxOptions) -> MarketClock:
 
 
 def _time(value: Any) -> int | None:
-    return value if value is None or isinstance(value, int) else parse_utc(str(value))
+    """Unix milliseconds of a number of them or of a UTC time as text.
+
+    Raises
+    ------
+    ConfigError
+        It is neither, or no time between 1970 and 2200.
+
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ConfigError(f"time {value!r} is not possible; write milliseconds or a UTC time such as 2025-06-01T12:00")
+    at = value if isinstance(value, int) else parse_utc(value)
+    if not 0 <= at < _LATEST_MS:
+        raise ConfigError(f"time {value!r} is not possible; write one between 1970 and 2200")
+    return at
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.text())
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise ConfigError("the body is no JSON object")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,4 +75,88 @@ class Tape(Protocol):
 
     def funding_now(self, instrument: Instrument, at_ms: int) -> FundingNow | None:
         """The estimate a client would see at `at_ms`, from nothing later than that; None when there is none yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInterestSeries:
+    """Open interest at the end of each 5 minutes, ascending; arrays of shape (n,).
+
+    In base coins, and in the quote coin, NaN where unknown.
+    """
+
+    time_ms: NDArray[np.int64]
+    base: NDArray[np.float64]
+    quote: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RatioSeries:
+    """Accounts long over accounts short at the end of each 5 minutes, ascending; arrays of shape (n,)."""
+
+    time_ms: NDArray[np.int64]
+    ratio: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Prints:
+    """Trades or forced orders, ascending by time; arrays of shape (n,); `buys` tells the side, ids count up."""
+
+    time_ms: NDArray[np.int64]
+    trade_id: NDArray[np.int64]
+    buys: NDArray[np.bool_]
+    price: NDArray[np.float64]
+    quantity_base: NDArray[np.float64]
+
+
+class Levels(NamedTuple):
+    """The best levels of a book, best first: prices and base quantities of bids and asks."""
+
+    bids: tuple[tuple[float, float], ...]
+    asks: tuple[tuple[float, float], ...]
+
+
+@runtime_checkable
+class HasOutages(Protocol):
+    """A tape with maintenance windows, `[start, end)` in market milliseconds."""
+
+    @property
+    def outages(self) -> Sequence[tuple[int, int]]: ...
+
+
+@runtime_checkable
+class HasOpenInterest(Protocol):
+    """A tape that knows open interest."""
+
+    def open_interest_series(self, instrument: Instrument) -> OpenInterestSeries: ...
+
+
+@runtime_checkable
+class HasFlow(Protocol):
+    """A tape that knows ratios of accounts, forced orders, trades and books."""
+
+    def ratio_series(self, instrument: Instrument) -> RatioSeries: ...
+
+    def liquidations(self, instrument: Instrument) -> Prints: ...
+
+    def trades(self, instrument: Instrument) -> Prints: ...
+
+    def book(self, instrument: Instrument, at_ms: int, depth: int) -> Levels | None:
+        """The book at `at_ms`; None before the first bar."""
+        ...
+
+
+@runtime_checkable
+class HasMarks(Protocol):
+    """A tape whose mark price is not its last price."""
+
+    def mark_bars(self, instrument: Instrument, interval: Interval) -> BarSeries: ...
+
+
+@runtime_checkable
+class HasVersions(Protocol):
+    """A tape whose contracts change."""
+
+    def versions(self, instrument: Instrument) -> Sequence[InstrumentSpec]:
+        """Ascending by `seen_ms`, from which on each holds; the first one holds before, too."""
         ...

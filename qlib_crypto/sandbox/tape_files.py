@@ -19,7 +19,7 @@ from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError, SchemaError
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.sandbox.series import empty_bars, empty_settlements
-from qlib_crypto.sandbox.tape import BarSeries, FundingNow, SettlementSeries
+from qlib_crypto.sandbox.tape import BarSeries, FundingNow, OpenInterestSeries, SettlementSeries
 from qlib_crypto.sandbox.tape_specs import derive, read_specs
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -127,13 +127,10 @@ class FileTape:
             settles += ((at_ms - settles) // interval + 1) * interval
         return FundingNow(rate, settles, interval)
 
-    def open_interest(self, instrument: Instrument, at_ms: int) -> float | None:
-        """Open interest in base coins as last published by `at_ms`; None where the folder has none."""
-        known = self._open_interest.get(instrument)
-        if known is None:
-            return None
-        last = int(np.searchsorted(known[0], at_ms, side="right")) - 1
-        return float(known[1][last]) if last >= 0 else None
+    def open_interest_series(self, instrument: Instrument) -> OpenInterestSeries:
+        """Open interest in base coins, as often as the folder has it; its value in the quote coin is not read."""
+        times, coins = self._open_interest.get(instrument, (np.empty(0, np.int64), np.empty(0)))
+        return OpenInterestSeries(times, coins, np.full(len(times), np.nan))
 
     def _find(self) -> dict[Instrument, dict[Interval, Path]]:
         found: dict[Instrument, dict[Interval, Path]] = {}

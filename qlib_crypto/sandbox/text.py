@@ -51,3 +51,9 @@ def frame(payload: str | bytes) -> bytes:
     if size < _LONG:
         return b"\x81\x7e" + size.to_bytes(2) + body
     return b"\x81\x7f" + size.to_bytes(8) + body
+
+
+def payload(data: bytes) -> bytes:
+    """The text in one frame as `frame` made it."""
+    size = data[1]
+    return data[2:] if size < _SHORT else data[4:] if size == _SHORT else data[10:]

@@ -1,16 +1,20 @@
-"""The universe: the perpetuals with the largest absolute funding rate, ranked, written and remembered."""
+"""The universe: the perpetuals with the largest absolute funding rate, ranked and written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from qlib_crypto.clock import SECOND_MS
 from qlib_crypto.errors import DataError
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake
+from qlib_crypto.lake.files import read_table
+from qlib_crypto.lake.listings import numbered, renamed, tickers_of
+from qlib_crypto.lake.paths import UNIVERSE, dated_files
 from qlib_crypto.lake.universe_file import universe_path, write_universe
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.schemas import MEMBERSHIP, Estimate, Ticker
@@ -64,28 +68,46 @@ def rank(
     Equal rates go by turnover, the larger first, then by symbol. With `per_8h` each rate is normalised to eight hours
     by its interval before comparing; an unknown interval counts as 8 h, the default of both venues.
     """
-    quoted = {estimate.instrument: estimate for estimate in estimates}
+    listed = {spec.instrument for spec in specs if is_eligible(spec)}
+    quoted = {e.instrument: (e.rate, e.interval_hours) for e in estimates if e.instrument in listed}
     turnover = {ticker.instrument: ticker.turnover_quote for ticker in tickers}
-    eligible = [spec.instrument for spec in specs if is_eligible(spec) and spec.instrument in quoted]
+    return ordered(quoted, turnover, size=size, per_8h=per_8h)
 
-    def size_of(instrument: Instrument) -> float:
-        rate, hours = quoted[instrument].rate, quoted[instrument].interval_hours
-        return abs(_per_8h(rate, hours) if per_8h else rate)
 
-    ordered = sorted(eligible, key=lambda i: (-size_of(i), -turnover.get(i, 0.0), i.symbol))
+def ordered(
+    rates: Mapping[Instrument, tuple[float, float | None]],
+    turnover: Mapping[Instrument, float],
+    *,
+    size: int,
+    per_8h: bool = False,
+) -> list[Ranked]:
+    """The rule of `rank` alone, for instruments that are eligible: `rates` are (rate, interval in hours)."""
+
+    def key(instrument: Instrument) -> tuple[float, float, str]:
+        rate, hours = rates[instrument]
+        return -abs(_per_8h(rate, hours) if per_8h else rate), -turnover.get(instrument, 0.0), instrument.symbol
+
     return [
-        Ranked(
-            instrument, place, place <= size, quoted[instrument].rate, quoted[instrument].interval_hours,
-            turnover.get(instrument),
-        )
-        for place, instrument in enumerate(ordered, start=1)
-    ]  # fmt: skip
+        Ranked(instrument, place, place <= size, *rates[instrument], turnover.get(instrument))
+        for place, instrument in enumerate(sorted(rates, key=key), start=1)
+    ]
 
 
-def update_universe(lake: Lake, client: RestClient, settings: UniverseSettings, out_dir: Path) -> list[Ranked]:
+def update_universe(
+    lake: Lake, client: RestClient, settings: UniverseSettings, out_dir: Path, *, at_ms: int | None = None
+) -> list[Ranked]:
     """The ranking of now: the members' file replaced in `out_dir`, the whole ranking and the specs in the lake.
 
-    The record in the lake comes first: a list that collectors follow always has its reasons on disk.
+    The record in the lake comes first: a list that collectors follow always has its reasons on disk. It is stamped
+    with the venue's time at which it was made, never with an earlier one.
+
+    Parameters
+    ----------
+    lake, client, settings, out_dir
+        Where from, by which rule, and where to.
+    at_ms
+        The time that this ranking was due. One recorded since then is that ranking: it is not made again, its list is
+        written and it is the answer. Doing a job twice, or late for several times at once, so gives one ranking.
 
     Raises
     ------
@@ -95,50 +117,46 @@ def update_universe(lake: Lake, client: RestClient, settings: UniverseSettings, 
         The old list stays.
 
     """
-    at_ms = client.server_time_ms()
-    specs = client.specs()
-    ranked = rank(client.estimates(), specs, client.tickers(), size=settings.size, per_8h=settings.per_8h)
-    if not ranked:
-        raise DataError(
-            f"{client.venue} quotes no funding rate of a live crypto perpetual; the universe stays as it is, rank later"
-        )
-    lake.store_specs(client.venue, specs)
-    lake.store_membership(client.venue, _table(ranked, at_ms), at_ms)
+    done = None if at_ms is None else _recorded(lake, client.venue, at_ms)
+    ranked = _rank_now(lake, client, settings) if done is None else done
     write_universe(universe_path(out_dir, client.venue), [row.instrument for row in ranked if row.member])
     return ranked
 
 
-def membership_spans(lake: Lake, venue: Venue) -> dict[str, list[tuple[int, int | None]]]:
-    """When each symbol was a member: ascending disjoint `[start_ms, end_ms)`; end None is still a member.
-
-    A ranking holds from its time until the next one; symbols that never were members are left out.
-    """
-    table = lake.memberships(venue)
-    times = table.column("timestamp").cast(pa.int64()).to_pylist()
-    members: dict[int, set[str]] = {at: set() for at in times}
-    for at, symbol, member in zip(times, table.column("symbol").to_pylist(), table.column("member").to_pylist(),
-                                  strict=True):  # fmt: skip
-        if member:
-            members[at].add(symbol)
-    open_since: dict[str, int] = {}
-    spans: dict[str, list[tuple[int, int | None]]] = {}
-    for at, now in sorted(members.items()):
-        for symbol in set(open_since) - now:
-            spans.setdefault(symbol, []).append((open_since.pop(symbol), at))
-        for symbol in now:
-            open_since.setdefault(symbol, at)
-    for symbol, since in open_since.items():
-        spans.setdefault(symbol, []).append((since, None))
-    return {symbol: spans[symbol] for symbol in sorted(spans)}
-
-
-def _per_8h(rate: float, interval_hours: float | None) -> float:
-    return rate * _EIGHT_HOURS / (interval_hours or _EIGHT_HOURS)
-
-
-def _table(ranked: Sequence[Ranked], at_ms: int) -> pa.Table:
+def membership_table(ranked: Sequence[Ranked], at_ms: int) -> pa.Table:
+    """One ranking as the lake keeps it: schema MEMBERSHIP."""
     columns: dict[str, list[object]] = {
         name: [getattr(row, name) for row in ranked] for name in MEMBERSHIP.names if name != "timestamp"
     }
     columns["timestamp"] = [at_ms] * len(ranked)
     return pa.table({f.name: pa.array(columns[f.name], type=f.type) for f in MEMBERSHIP}, schema=MEMBERSHIP)
+
+
+def _rank_now(lake: Lake, client: RestClient, settings: UniverseSettings) -> list[Ranked]:
+    at_ms = client.server_time_ms()
+    specs = numbered(client.specs(), lake.specs(client.venue))
+    names = tickers_of(specs)
+    estimates, tickers = renamed(client.estimates(), names), renamed(client.tickers(), names)
+    ranked = rank(estimates, specs, tickers, size=settings.size, per_8h=settings.per_8h)
+    if not ranked:
+        raise DataError(
+            f"{client.venue} quotes no funding rate of a live crypto perpetual; the universe stays as it is, rank later"
+        )
+    lake.store_specs(client.venue, specs)
+    lake.store_membership(client.venue, membership_table(ranked, at_ms), at_ms)
+    return ranked
+
+
+def _recorded(lake: Lake, venue: Venue, since_ms: int) -> list[Ranked] | None:
+    """The newest ranking, when it was made at `since_ms` or later; file names tell whole seconds."""
+    newest = dated_files(lake.folder(venue), UNIVERSE)[-1:]
+    if not newest or newest[0].start_ms < since_ms - since_ms % SECOND_MS:
+        return None
+    return [
+        Ranked(Instrument.parse(row.pop("symbol"), venue), **{k: v for k, v in row.items() if k != "timestamp"})
+        for row in read_table(newest[0].path, MEMBERSHIP).to_pylist()
+    ]
+
+
+def _per_8h(rate: float, interval_hours: float | None) -> float:
+    return rate * _EIGHT_HOURS / (interval_hours or _EIGHT_HOURS)

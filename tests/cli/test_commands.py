@@ -19,7 +19,7 @@ from qlib_crypto.sandbox.serve import running
 from qlib_crypto.sandbox.tape_files import FileTape
 from qlib_crypto.symbols import Venue
 
-GROUPS = ("collect", "backfill", "import", "seal", "rank", "sql", "convert", "verify", "run", "report",
+GROUPS = ("collect", "backfill", "import", "seal", "rank", "members", "sql", "convert", "verify", "run", "report",
           "sandbox", "daemon", "demo", "bench")  # fmt: skip
 
 

@@ -6,10 +6,11 @@ import re
 
 import pytest
 
+from qlib_crypto.cli.collecting import _say_missing
 from qlib_crypto.cli.demo import ic_verdict
 from qlib_crypto.cli.research import result_lines
-from qlib_crypto.cli.running import _say_missing
 from qlib_crypto.clock import parse_utc
+from qlib_crypto.collect import BackfillPlan, BackfillSummary
 from qlib_crypto.symbols import Instrument, Venue
 
 SUMMARY = {
@@ -46,11 +47,12 @@ def test_the_demo_says_whether_the_model_found_enough(ic, words):
     assert re.match(words, ic_verdict(ic, 0.094))
 
 
-def test_settlements_older_than_okx_keeps_say_why(capsys):
+def test_rows_older_than_rest_reaches_say_so(capsys):
     spans = [(parse_utc("2025-01-29"), parse_utc("2025-02-28"))]
     missing = {Instrument.parse("BTC_USDT", Venue.OKX): spans}
-    _say_missing("settlements", missing, parse_utc("2025-02-28"))
-    _say_missing("settlements", missing, parse_utc("2025-01-29"))
+    for reached in ("2025-02-28", "2025-01-29"):
+        plan = BackfillPlan("funding", 1, 9, 0, 0, 0.0, 0.0, "nothing", 9, parse_utc(reached), {})
+        _say_missing("settlements", BackfillSummary(1, plan, 0, missing, ()))
     old, new = capsys.readouterr().err.splitlines()
-    assert old.endswith("; OKX keeps them for three months")
-    assert new.endswith("2025-02-28 00:00:00")
+    assert old.endswith("; REST ends at 2025-02-28 00:00:00")
+    assert new.endswith("→ 2025-02-28 00:00:00")

@@ -78,7 +78,7 @@ def assert_funding(lake: Lake, data: Path, instruments, span) -> list[float]:
 
 
 def settings_of(venue: Venue, url: str, scale: float = UNLIMITED):
-    return (OkxSettings if venue is Venue.OKX else BinanceSettings)(rate_scale=scale).at(url)
+    return (OkxSettings if venue is Venue.OKX else BinanceSettings)(rate_scale=scale, datasets=()).at(url)
 
 
 def replay(data, venue, symbols, span, root, meanwhile: Callable[..., None] | None = None, speed="max"):
@@ -136,7 +136,7 @@ def test_a_websocket_replay_of_binance_minutes_with_hourly_funding(real_data, tm
 def test_a_replay_with_broken_sockets_lost_data_and_failing_requests_ends_with_the_same_rows(real_data, tmp_path):
     """Four market hours a second: what a second without a socket loses must come by REST."""
     span = parse_utc("2025-03-20T04:30"), parse_utc("2025-03-21T04:30")
-    faults = [("silence", {"seconds": 5400}), ("error", {}), ("abort", {}), ("rate_limit", {}),
+    faults = [("silence", {"seconds": 5400}), ("error", {}), ("abort", {}), ("rate_limit", {"retry_after": 1}),
               ("drop", {}), ("silence", {"seconds": 60})]  # fmt: skip
 
     def trouble(sandbox):

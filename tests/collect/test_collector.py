@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -11,94 +11,16 @@ import threading
 import time
 
 import pytest
-from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, estimate, settlement, spec
+from support_collect import FAST, Scripted, all_sealed, market, minutes, moves, run, wait_for, ws
+from support_lake import BTC, ETH, M1, T0, bar, estimate, settlement, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from qlib_crypto.collect import Pace, collect
+from qlib_crypto.collect import collect
 from qlib_crypto.collect.worker import Again, Worker
 from qlib_crypto.errors import DataError, StorageError, VenueError
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.tables import TABLES
 from qlib_crypto.settings import OkxSettings
 from qlib_crypto.symbols import Instrument, Venue
-
-FAST = Pace(look_s=0.02, grace_s=0.15, status_s=0.1, retry_s=0.05)
-
-
-class Scripted:
-    """A stream that plays what the test gives: rows, and callables that act in between."""
-
-    def __init__(self, steps):
-        self.steps, self.replaced, self.stopped, self.instruments = steps, [], False, None
-
-    def __call__(self, _venue, _settings, instruments, _interval, *, on_row, on_problem):
-        self.instruments, self.on_row, self.on_problem = instruments, on_row, on_problem
-        return self
-
-    async def run(self):
-        for step in self.steps:
-            if callable(step):
-                step()
-            else:
-                self.on_row(step)
-            await asyncio.sleep(0)
-        while not self.stopped:  # noqa: ASYNC110 - stop() comes from another thread
-            await asyncio.sleep(0.005)
-
-    def stop(self):
-        self.stopped = True
-
-    def replace(self, instruments):
-        self.replaced.append(list(instruments))
-
-
-class VenueTime:
-    """The market clock: the venue's time."""
-
-    def __init__(self, client):
-        self.now_ms = client.server_time_ms
-
-
-def market(bars=60, *, now=0, of=(BTC,)):
-    client = FakeVenue(now_ms=T0 + now * MINUTE_MS)
-    client.list(*(spec(i) for i in of))
-    client.add_bars(*(bar(k, of=i, close=100.0 + k) for i in of for k in range(bars)))
-    return client
-
-
-def moves(client, minute):
-    def move():
-        client.now_ms = T0 + minute * MINUTE_MS
-
-    return move
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
-def ws(k, of=BTC):
-    return bar(k, of=of, close=100.0 + k)
-
-
-def run(lake, client, steps, *, instruments=(BTC,), told=None, **options):
-    stream = steps if isinstance(steps, Scripted) else Scripted(steps)
-    told = [] if told is None else told
-    summary = collect(
-        lake, client, OkxSettings(), list(instruments), M1, clock=VenueTime(client), say=told.append, pace=FAST,
-        stream=stream, **options,
-    )  # fmt: skip
-    return summary, stream
-
-
-def minutes(lake, of=BTC):
-    return [(t - T0) // MINUTE_MS for t in lake.bar_times(of, M1).tolist()]
-
-
-def all_sealed(lake):
-    return all(lake._hot[venue].held(table) == [] for venue in Venue for table in TABLES)
 
 
 def test_a_whole_stream_is_stored_and_sealed(lake):
@@ -192,8 +114,10 @@ def test_a_hole_that_the_venue_has_too_is_told_and_ends(lake):
     steps = [*(ws(k) for k in range(60) if k not in {20, 21}), moves(client, 60)]
     run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
     assert len(minutes(lake)) == 58
-    lack = "okx lacks 2 1m bars of 1 instrument (BTC_USDT), opens from 2025-04-01 00:20:00 to 2025-04-01 00:21:00"
-    assert lack in told
+    assert "okx lacks 2 kline_1m rows of 1 instrument (BTC_USDT) in 2025-04-01 00:20:00 → 2025-04-01 00:22:00" in told
+    (hole,) = lake.holes(Venue.OKX)
+    assert hole[:5] == (BTC, "kline_1m", T0 + 20 * MINUTE_MS, T0 + 22 * MINUTE_MS, "venue_down")  # it has no other
+    assert lake.mark(BTC, M1) == T0 + HOUR_MS
     assert 2 <= sum(entry[0] == "bars" for entry in client.log) <= 6
 
 
@@ -205,11 +129,12 @@ def test_what_many_instruments_lack_is_one_line(lake):
             del client.bar_rows[instrument, M1][T0 + k * MINUTE_MS]
     told = []
     steps = [*(ws(k, of=i) for k in range(58) for i in four), moves(client, 60)]
-    run(lake, client, steps, instruments=four, until_ms=T0 + HOUR_MS, told=told)
+    once = dataclasses.replace(FAST, status_s=60.0)
+    run(lake, client, steps, instruments=four, until_ms=T0 + HOUR_MS, told=told, pace=once)
     (line,) = [line for line in told if "lacks" in line]
     assert line == (
-        "okx lacks 8 1m bars of 4 instruments (AVAX_USDT, BCH_USDT, EOS_USDT, …), "
-        "opens from 2025-04-01 00:58:00 to 2025-04-01 00:59:00"
+        "okx lacks 8 kline_1m rows of 4 instruments (AVAX_USDT, BCH_USDT, EOS_USDT, …) "
+        "in 2025-04-01 00:58:00 → 2025-04-01 01:00:00"
     )
 
 
@@ -262,7 +187,9 @@ def test_settlements_come_by_rest_when_the_estimate_moves_on(lake):
     assert summary.settlements == 4
     assert rows.column("timestamp").cast("int64").to_pylist() == [t + 5 for t in times]
     assert len(lake.estimates(Venue.OKX)) == summary.estimates == 4
-    assert [line for line in told if "not complete yet" not in line] == []  # there are no bars at all
+    assert [
+        line for line in told if "not complete" not in line and "lacks" not in line
+    ] == []  # there are no bars at all
 
 
 @pytest.mark.parametrize("hours", [8, None], ids=["interval known", "interval unknown"])
@@ -410,23 +337,57 @@ def test_an_error_of_the_worker_is_raised_too(lake):
     assert minutes(lake) == [0, 2]
 
 
-def test_a_full_disk_ends_it_with_what_was_stored(lake, monkeypatch):
-    client = market()
-    told = []
-    store = lake.store
+class Full:
+    """A disk that refuses while it is `full`."""
 
-    def full(bars):
-        bars = list(bars)
-        if any(b.open_ms >= T0 + 30 * MINUTE_MS for b in bars):
-            raise StorageError("hot store: cannot write (database or disk is full)")
-        return store(bars)
+    def __init__(self, lake, monkeypatch):
+        self.full = False
+        for name in ("admit", "store_marks", "record_repairs"):
+            monkeypatch.setattr(lake, name, self._guard(getattr(lake, name)))
 
-    monkeypatch.setattr(lake, "store", full)
-    steps = [*(ws(k) for k in range(30)), lambda: time.sleep(0.3), *(ws(k) for k in range(30, 60))]
+    def _guard(self, call):
+        def guarded(*args):
+            if self.full:
+                raise StorageError("hot store: cannot write (database or disk is full)")
+            return call(*args)
+
+        return guarded
+
+    def turns(self, full):
+        return lambda: setattr(self, "full", full)
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_lost(lake, monkeypatch):
+    client, disk, told = market(), Full(lake, monkeypatch), []
+    pause = lambda: time.sleep(0.3)  # noqa: E731 - a step of the script
+    first = [*(ws(k) for k in range(30)), pause, disk.turns(full=True)]
+    steps = [*first, *(ws(k) for k in range(30, 50)), pause, disk.turns(full=False), *(ws(k) for k in range(50, 60))]
+    summary, _ = run(lake, client, [*steps, moves(client, 60)], until_ms=T0 + HOUR_MS, told=told)
+    assert minutes(lake) == list(range(60))
+    assert summary.stream_bars == 60
+    assert sum("full" in line for line in told) == 1
+    assert "rows are stored again" in told
+
+
+def test_what_is_let_go_while_the_disk_is_full_comes_by_rest(lake, monkeypatch):
+    monkeypatch.setattr("qlib_crypto.collect.intake._MOST", 5)
+    client, disk, told = market(), Full(lake, monkeypatch), []
+    pause = lambda: time.sleep(0.3)  # noqa: E731 - a step of the script
+    steps = [ws(0), ws(1), pause, disk.turns(full=True), ws(2), pause, *(ws(k) for k in range(3, 50)), pause]
+    steps += [disk.turns(full=False), lambda: time.sleep(1.5), *(ws(k) for k in range(50, 53)), moves(client, 60)]
+    summary, _ = run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
+    assert minutes(lake) == list(range(60))
+    assert summary.stream_bars < 60
+    assert any("let go" in line for line in told)
+    assert lake.repairs(Venue.OKX)
+
+
+def test_a_disk_that_is_still_full_at_the_stop_is_an_error(lake, monkeypatch):
+    client, disk, stop = market(), Full(lake, monkeypatch), threading.Event()
+    steps = [ws(0), lambda: time.sleep(0.3), disk.turns(full=True), ws(1), lambda: time.sleep(0.3), stop.set]
     with pytest.raises(StorageError, match="full"):
-        run(lake, client, steps, until_ms=T0 + HOUR_MS, told=told)
-    monkeypatch.undo()
-    assert minutes(lake) == list(range(30))
+        run(lake, client, steps, stop=stop)
+    assert minutes(lake) == [0]
 
 
 def test_sigterm_stops_it_cleanly(lake):
@@ -446,7 +407,7 @@ def test_a_status_line_says_where_it_is(lake):
     lines = []
     run(lake, client, [*(ws(k) for k in range(60)), moves(client, 60)], until_ms=T0 + HOUR_MS, status=lines.append)
     assert lines[-1] == (
-        "okx at 2025-04-01 01:00:00: 1 instrument, newest streamed bar 2025-04-01 00:59:00, "
+        "okx at 2025-04-01 01:00:00: 1 instrument, newest bar 2025-04-01 00:59:00, "
         "60 bars by stream and 0 by REST, 0 settlements, 0 REST requests queued"
     )
 
@@ -483,7 +444,7 @@ def test_an_unsteady_clock_only_stands(lake):
 class TestWorker:
     def collect(self, kinds, asks, **options):
         told = []
-        worker = Worker(kinds, told.append, first_wait_s=0.01, **options)
+        worker = Worker(kinds, told.append, lambda: T0, first_wait_s=0.01, **options)
         for ask in asks:
             worker.ask(*ask)
         worker.start()
@@ -498,7 +459,7 @@ class TestWorker:
         done = []
 
         def work(kind):
-            return lambda *job: done.append((kind, *job[:3]))
+            return lambda job, _last: done.append((kind, *job[1:4]))
 
         asks = [("b", BTC, 5, 6), ("b", BTC, 1, 2), ("b", ETH, 0, 1), ("a", None, 0, 0)]
         assert self.collect({"a": work("a"), "b": work("b")}, asks) == []
@@ -507,17 +468,17 @@ class TestWorker:
     def test_again_is_counted_and_what_cannot_be_there_yet_is_not(self):
         calls = []
 
-        def never(instrument, start, end, last):
+        def never(job, last):
             calls.append(last)
-            return Again(start + 1, end)
+            return Again(job.start_ms + 1, job.end_ms)
 
         self.collect({"a": never}, [("a", BTC, 0, 9)], attempts=3)
         assert calls == [False, False, True]
         calls.clear()
 
-        def early(instrument, start, end, last):
+        def early(job, last):
             calls.append(last)
-            return None if len(calls) == 7 else Again(start, end, counted=False)
+            return None if len(calls) == 7 else Again(job.start_ms, job.end_ms, counted=False)
 
         self.collect({"a": early}, [("a", BTC, 0, 9)], attempts=3)
         assert calls == [False] * 7
@@ -526,7 +487,7 @@ class TestWorker:
         for error in (VenueError("no such instrument", final=True), DataError("torn file")):
             calls = []
 
-            def fail(instrument, start, end, last, error=error, calls=calls):
+            def fail(job, last, error=error, calls=calls):
                 calls.append(1)
                 raise error
 
@@ -537,11 +498,11 @@ class TestWorker:
     def test_what_may_get_well_again_is_asked_until_it_does_and_told_once(self):
         left = [5, 3]
 
-        def refused(instrument, start, end, last):
-            at = int(instrument == ETH)
+        def refused(job, last):
+            at = int(job.instrument == ETH)
             left[at] -= 1
             if left[at] >= 0:
-                raise VenueError(f"okx GET instId={instrument}: connection refused")  # not even retryable
+                raise VenueError(f"okx GET instId={job.instrument}: connection refused")  # not even retryable
 
         told = self.collect({"a": refused}, [("a", BTC, 0, 9), ("a", ETH, 0, 9)])
         assert left == [-1, -1]
@@ -549,7 +510,7 @@ class TestWorker:
 
     def test_a_hanging_request_does_not_hang_the_stop(self):
         hang = threading.Event()
-        worker = Worker({"a": lambda *_: hang.wait(20) and None}, print)
+        worker = Worker({"a": lambda *_: hang.wait(20) and None}, print, lambda: T0)
         worker.ask("a", BTC, 0, 1)
         worker.start()
         time.sleep(0.05)

@@ -98,11 +98,11 @@ def test_settlements_of_any_window_are_the_tapes(venue, tape, standing, start, l
     assert got == want
 
 
-@pytest.mark.parametrize("kind", ["error", "rate_limit"])
-def test_faults_on_the_way_lose_nothing(venue, tape, standing, kind):
+@pytest.mark.parametrize(("kind", "more"), [("error", {}), ("rate_limit", {"retry_after": 1})])
+def test_faults_on_the_way_lose_nothing(venue, tape, standing, kind, more):
     client, _, box = standing
     instrument = min(tape.specs)
-    box.fault(kind, count=1)
+    box.fault(kind, count=1, **more)
     span = (START_MS, START_MS + 900 * MINUTE_MS)
     got = [plain_row(bar) for page in client.bars(instrument, M1, *span) for bar in page]
     assert sorted(got) == rows_of(tape, instrument, M1, *span)

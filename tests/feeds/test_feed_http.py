@@ -15,9 +15,9 @@ from aiohttp import web
 from support_feeds import loopback, settings_at
 
 from qlib_crypto.errors import VenueError
-from qlib_crypto.feeds.binance import BinanceRest
-from qlib_crypto.feeds.okx import OkxRest
-from qlib_crypto.feeds.rest import Patience, _cause
+from qlib_crypto.feeds.binance_rest import BinanceRest
+from qlib_crypto.feeds.okx_rest import OkxRest
+from qlib_crypto.feeds.transport import Patience, cause_of
 from qlib_crypto.settings import OkxSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -329,4 +329,4 @@ def test_the_last_attempt_is_not_called_a_retry(caplog):
     ],
 )  # fmt: skip
 def test_a_network_failure_names_its_cause_and_not_the_wrapping(error, text):
-    assert _cause(error) == text
+    assert cause_of(error) == text

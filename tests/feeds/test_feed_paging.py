@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.feeds.binance import BinanceRest
-from qlib_crypto.feeds.okx import OkxRest
+from qlib_crypto.feeds.binance_rest import BinanceRest
+from qlib_crypto.feeds.okx_rest import OkxRest
 from qlib_crypto.settings import BinanceSettings, OkxSettings
 from qlib_crypto.symbols import BINANCE_BAR, OKX_BAR, Instrument, Interval, Venue
 
@@ -36,7 +36,7 @@ class OkxPages:
         if path.endswith("/time"):
             return {"code": "0", "data": [{"ts": str(self.now)}]}
         shown = self.opens[: bisect_right(self.opens, self.now)]
-        if path.endswith("/candles"):
+        if path.endswith(("/candles", "/mark-price-candles")):
             shown = shown[-self.horizon :]
         before = bisect_left(shown, params["after"])
         page = shown[max(0, before - min(self.cap, params["limit"])) : before]
@@ -49,9 +49,9 @@ class OkxPages:
                     {"fundingTime": str(t), "realizedRate": f"{t % 97}e-6", "fundingRate": "9"} for t in page[::-1]
                 ]
             }
-        rows = [
-            [str(t), "1", "2", "0.5", "1.5", "9", "3", "4", "1" if t + self.interval <= self.now else "0"] for t in page
-        ]
+        volumes = [] if "mark-price" in path else ["9", "3", "4"]
+        flags = ["1" if t + self.interval <= self.now else "0" for t in page]
+        rows = [[str(t), "1", "2", "0.5", "1.5", *volumes, flag] for t, flag in zip(page, flags, strict=True)]
         return {"code": "0", "data": rows[::-1]}
 
 
@@ -94,17 +94,18 @@ span = st.tuples(st.integers(-10, 120), st.integers(-10, 120))
 awkward = {"cap": st.integers(1, 9), "overlap": st.integers(0, 3), "lie": st.booleans()}
 
 
+@pytest.mark.parametrize("kind", ["bars", "marks"])
 @pytest.mark.parametrize("venue", list(Venue))
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(opens=markets, span=span, now=st.integers(0, 130 * MINUTE_MS), data=st.data())
-def test_bars_are_exactly_the_closed_ones_of_the_window_once_each(venue, opens, span, now, data):
+def test_candles_are_exactly_the_closed_ones_of_the_window_once_each(venue, kind, opens, span, now, data):
     now += START
     knobs = {name: data.draw(knob, label=name) for name, knob in awkward.items()}
     if venue is Venue.OKX:
         knobs["horizon"] = data.draw(st.integers(1, 20), label="horizon")
     pages = (OkxPages if venue is Venue.OKX else BinancePages)(opens, now, MINUTE_MS, **knobs)
     start, end = (START + minute * MINUTE_MS for minute in span)
-    walked = list(client(venue, pages).bars(ETH[venue], Interval.parse("1m"), start, end))
+    walked = list(getattr(client(venue, pages), kind)(ETH[venue], Interval.parse("1m"), start, end))
     assert all(walked), "no page is empty"
     got = [bar.open_ms for page in walked for bar in page]
     # Binance's closeTime is the last millisecond of the bar, and closed means that it has passed

@@ -23,13 +23,16 @@ from hypothesis import strategies as st
 from support_feeds import loopback, settings_at
 
 from qlib_crypto.errors import VenueError
-from qlib_crypto.feeds import binance, okx
+from qlib_crypto.feeds import Archive, binance_archive, binance_rest, okx_archive, okx_rest
 from qlib_crypto.feeds.links import PublicSocket
-from qlib_crypto.feeds.rest import Patience, PublicSession
-from qlib_crypto.feeds.stream import FEEDS
+from qlib_crypto.feeds.public_feed import STREAMED
+from qlib_crypto.feeds.session import PublicSession
+from qlib_crypto.feeds.transport import Patience
+from qlib_crypto.feeds.venues import VENUES
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
-ROUTES = {Venue.OKX: okx.ROUTES, Venue.BINANCE: binance.ROUTES}
+ROUTES = {Venue.OKX: okx_rest.ROUTES, Venue.BINANCE: binance_rest.ROUTES}
+FEEDS = {venue: parts.feed for venue, parts in VENUES.items()}
 #: Written out again: a path can only be added to the code together with this list.
 PUBLIC = {
     "/api/v5/public/time",
@@ -39,15 +42,23 @@ PUBLIC = {
     "/api/v5/market/tickers",
     "/api/v5/market/candles",
     "/api/v5/market/history-candles",
+    "/api/v5/market/mark-price-candles",
+    "/api/v5/market/history-mark-price-candles",
+    "/api/v5/public/market-data-history",
+    "/api/v5/rubik/stat/contracts/open-interest-history",
+    "/api/v5/rubik/stat/contracts/long-short-account-ratio-contract",
     "/fapi/v1/time",
     "/fapi/v1/exchangeInfo",
     "/fapi/v1/klines",
+    "/fapi/v1/markPriceKlines",
+    "/futures/data/openInterestHist",
+    "/futures/data/globalLongShortAccountRatio",
     "/fapi/v1/premiumIndex",
     "/fapi/v1/ticker/24hr",
     "/fapi/v1/fundingRate",
     "/fapi/v1/fundingInfo",
 }
-PUBLIC_SOCKETS = {"/ws/v5/public", "/ws/v5/business", "/market/stream"}
+PUBLIC_SOCKETS = {"/ws/v5/public", "/ws/v5/business", "/market/stream", "/public/stream"}
 #: The only packages that may make or take connections, and the one module that steers the sandbox it started itself.
 NETWORKED = {"feeds", "sandbox"}
 NETWORK_LIBRARIES = {"requests", "aiohttp", "websockets", "urllib3", "http", "socket", "cryptofeed", "httpx", "urllib"}
@@ -71,7 +82,7 @@ def no_network(monkeypatch):
 
 
 def http(venue):
-    client = {Venue.OKX: okx.OkxRest, Venue.BINANCE: binance.BinanceRest}[venue]
+    client = {Venue.OKX: okx_rest.OkxRest, Venue.BINANCE: binance_rest.BinanceRest}[venue]
     return client(settings_at(venue, "http://127.0.0.1:9"))._http
 
 
@@ -80,11 +91,12 @@ def feed(venue, problems=None):
 
     async def make():
         return FEEDS[venue](
-            "ws://127.0.0.1:9",
+            settings_at(venue, "http://127.0.0.1:9"),
             [Instrument("BTC", "USDT", venue)],
             Interval.parse("1m"),
             callbacks={},
             on_problem=(problems if problems is not None else []).append,
+            datasets=STREAMED,
         )
 
     return asyncio.run(make())
@@ -116,7 +128,7 @@ def test_no_documented_private_endpoint_can_be_called(real_data, venue, no_netwo
             with pytest.raises(VenueError, match="nothing was sent"):
                 client.get(path)
         with pytest.raises(VenueError, match="sends no other"):
-            client._session.request(method, client._base + path)
+            client._transport.session.request(method, client._transport.base + path)
     client.close()
 
 
@@ -135,7 +147,7 @@ def test_an_allowed_path_can_only_be_read(method, no_network):
         client = http(venue)
         for path in routes:
             with pytest.raises(VenueError, match="sends no other"):
-                client._session.request(method, client._base + path)
+                client._transport.session.request(method, client._transport.base + path)
         client.close()
 
 
@@ -154,15 +166,51 @@ def test_an_allowed_path_can_only_be_read(method, no_network):
 def test_a_request_may_name_no_account(extra, no_network):
     client = http(Venue.OKX)
     with pytest.raises(VenueError, match="sends no other"):
-        client._session.get(f"{client._base}/api/v5/public/time", **extra)
+        client._transport.session.get(f"{client._transport.base}/api/v5/public/time", **extra)
     client.close()
 
 
 def test_another_host_is_not_asked(no_network):
-    session = PublicSession("http://127.0.0.1:9", okx.ROUTES)
+    session = PublicSession("http://127.0.0.1:9", okx_rest.ROUTES)
     with pytest.raises(VenueError, match="sends no other"):
         session.get("http://127.0.0.1:10/api/v5/public/time")
     session.close()
+
+
+FILES = {
+    Venue.BINANCE: [
+        "/data/futures/um/monthly/klines/BTCUSDT/1m/BTCUSDT-1m-2024-05.zip",
+        "/data/futures/um/daily/klines/1000PEPEUSDT/1h/1000PEPEUSDT-1h-2024-05-01.zip.CHECKSUM",
+        "/data/futures/um/daily/markPriceKlines/BTCUSDT/1m/BTCUSDT-1m-2024-05-01.zip",
+        "/data/futures/um/monthly/fundingRate/BTCUSDT/BTCUSDT-fundingRate-2024-05.zip",
+        "/data/futures/um/daily/metrics/BTCUSDT/BTCUSDT-metrics-2024-05-01.zip",
+    ],
+    Venue.OKX: [
+        "/cdn/okex/traderecords/swaprates/daily/20250105/allswap-fundingrates-2025-01-05.zip",
+        "/cdn/okex/traderecords/candlesticks/monthly/202408/ETH-USDT-SWAP-candlesticks-2024-08.zip",
+    ],
+}
+ARCHIVED = {Venue.OKX: okx_archive.PATHS, Venue.BINANCE: binance_archive.PATHS}
+
+
+@pytest.mark.parametrize("venue", list(Venue))
+def test_an_archive_asks_for_files_and_nothing_else(venue, real_data, no_network):
+    for path in FILES[venue]:
+        assert path in ARCHIVED[venue]
+        around = (f"{path}/..", f"{path}/../x.zip", f"/..{path}", f"{path}x", f"x{path}", f"/{path}", path[:-4])
+        assert [p for p in around if p in ARCHIVED[venue]] == []
+    archive = Archive(venue, settings_at(venue, "http://127.0.0.1:9"))
+    session = archive._files._files._transport.session
+    for method, path in documented_private_calls(real_data):
+        assert path not in ARCHIVED[venue]
+        with pytest.raises(VenueError, match="sends no other"):
+            session.request(method, f"http://127.0.0.1:9{path}")
+    for method in ("POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"):
+        with pytest.raises(VenueError, match="sends no other"):
+            session.request(method, f"http://127.0.0.1:9{FILES[venue][0]}")
+    with pytest.raises(VenueError, match="sends no other"):
+        session.get(f"http://127.0.0.1:10{FILES[venue][0]}")
+    archive.close()
 
 
 def test_a_redirect_is_not_followed():
@@ -174,7 +222,7 @@ def test_a_redirect_is_not_followed():
         return web.Response(status=302, headers={"Location": "/api/v5/market/tickers"})
 
     with loopback(handler) as url:
-        client = okx.OkxRest(settings_at(Venue.OKX, url), Patience(attempts=1))
+        client = okx_rest.OkxRest(settings_at(Venue.OKX, url), Patience(attempts=1))
         with pytest.raises(VenueError, match="HTTP 302"):
             client.server_time_ms()
         client.close()
@@ -186,7 +234,7 @@ def test_a_redirect_is_not_followed():
 def test_no_account_channel_can_be_subscribed(venue, channel):
     with pytest.raises(UnsupportedDataFeed):
         FEEDS[venue].std_channel_to_exchange(channel)
-    assert set(FEEDS[venue].websocket_channels) == {CANDLES, FUNDING}
+    assert set(FEEDS[venue].websocket_channels) == {CANDLES, FUNDING, *STREAMED}
     assert not feed(venue).requires_authentication
 
 
@@ -330,8 +378,15 @@ def test_the_feeds_never_speak_of_orders_accounts_or_keys(root):
         r"/private|/trade|leverageBracket",
         re.IGNORECASE,
     )
-    #: The headers that are refused.
-    allowed = {"ok-access-key", "x-mbx-apikey"}
+    #: The headers that are refused, and public statistics and channels that the venues call so.
+    allowed = {
+        "ok-access-key",
+        "x-mbx-apikey",
+        "/rubik/stat/contracts/long-short-account-ratio-contract",
+        "/globalLongShortAccountRatio",
+        "liquidation-orders",
+        "forceOrder",
+    }
     found = [
         (path.name, text)
         for path, tree in sources(root)
@@ -363,6 +418,7 @@ def test_no_other_package_makes_connections(root):
         for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names = [n for n in names if n != "urllib.parse"]  # it cuts text and makes no connection
             if not exempt and any(n.split(".")[0] in NETWORK_LIBRARIES for n in names):
                 guilty.add((inside.as_posix(), *names))
     assert guilty == set()

@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
 
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support_wire import Fed, Told, client_of, example, load, recorded
 
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.feeds import binance, okx
-from qlib_crypto.feeds.binance import BinanceRest, event_bar_of, event_estimate_of
-from qlib_crypto.feeds.okx import OkxRest, estimate_of
-from qlib_crypto.feeds.stream import FEEDS
-from qlib_crypto.settings import BinanceSettings, OkxSettings
+from qlib_crypto.feeds import binance_rows as binance
+from qlib_crypto.feeds import okx_rows as okx
+from qlib_crypto.feeds.binance_rows import event_bar_of, event_estimate_of
+from qlib_crypto.feeds.okx_rows import estimate_of
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 BTC_OKX = Instrument("BTC", "USDT", Venue.OKX)
 BTC_BIN = Instrument("BTC", "USDT", Venue.BINANCE)
 M1, M5, D1 = map(Interval.parse, ("1m", "5m", "1d"))
-
-
-class Told:
-    """Stands for the HTTP core: gives recorded answers by path, `{}`-less."""
-
-    def __init__(self, answers):
-        self.answers, self.asked = answers, []
-
-    def get(self, path, **params):
-        self.asked.append((path, params))
-        return self.answers[path]
-
-
-def client_of(venue, answers):
-    client = OkxRest(OkxSettings()) if venue is Venue.OKX else BinanceRest(BinanceSettings())
-    client.close()
-    client._http = Told(answers)
-    return client
-
-
-def load(path):
-    return orjson.loads(path.read_bytes())
-
-
-def example(path):
-    """The answer of an endpoint example, and what a subscription example pushes."""
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith(">"):
-        return json.loads(text.split("\n=", 1)[1])
-    return json.loads(text.split("\n", 3)[3])
-
-
-def recorded(path):
-    """The lines of a cryptofeed recording."""
-    raw = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd").read()
-    return [orjson.loads(line) for line in raw.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +119,7 @@ def test_okx_instruments_of_a_recorded_day(wire):
     pages = [orjson.loads(line["data"]) for line in lines if line["t"] == "http"]
     rows = [row for page in pages for row in page["data"]]
     assert {row["instType"] for row in rows} == {"SPOT", "SWAP", "FUTURES", "OPTION"}
-    specs = [spec for row in rows if (spec := okx._spec_of(row, 0))]
+    specs = [spec for row in rows if (spec := okx.spec_of(row, 0))]
     want = {
         r["instId"]
         for r in rows
@@ -190,8 +151,8 @@ COMPLETE = {"ctType": "linear", "ctVal": "0.1", "tickSz": "1", "lotSz": "1", "mi
     ids=str,
 )  # fmt: skip
 def test_odd_okx_rows_are_left_out(odd):
-    assert okx._spec_of(odd, 0) is None
-    assert okx._spec_of({"instId": "BTC-USDT-SWAP", "ctValCcy": "BTC", **COMPLETE}, 0) is not None
+    assert okx.spec_of(odd, 0) is None
+    assert okx.spec_of({"instId": "BTC-USDT-SWAP", "ctValCcy": "BTC", **COMPLETE}, 0) is not None
 
 
 def test_okx_spec_fields_that_change():
@@ -200,7 +161,7 @@ def test_okx_spec_fields_that_change():
         "tickSz": "0.000000001", "lotSz": "0.1", "minSz": "0.1", "state": "suspend", "instCategory": "3",
         "ruleType": "pre_market", "expTime": "1790000000000", "listTime": "", "lever": "",
     }  # fmt: skip
-    spec = okx._spec_of(row, 9)
+    spec = okx.spec_of(row, 9)
     assert spec.contract_value_base == 0.3  # in floats 0.1 * 3 is not
     assert (spec.state, spec.category, spec.rule_type) == ("suspend", "other", "pre_market")
     assert (spec.delisted_ms, spec.listed_ms, spec.max_leverage) == (1790000000000, None, None)
@@ -350,7 +311,7 @@ def binance_row(**other):
     ids=str,
 )
 def test_binance_spec_states(other, want):
-    spec = binance._spec_of(binance_row(**other), 0)
+    spec = binance.spec_of(binance_row(**other), 0)
     assert (spec.state, spec.category, spec.rule_type, spec.delisted_ms) == want
     assert (spec.tick_size, spec.lot_contracts, spec.min_contracts, spec.min_notional_quote) == (0.01, 1, 2, 5)
 
@@ -369,7 +330,7 @@ def test_binance_spec_states(other, want):
     ids=str,
 )
 def test_odd_binance_symbols_are_left_out(other):
-    assert binance._spec_of(binance_row(**other), 0) is None
+    assert binance.spec_of(binance_row(**other), 0) is None
 
 
 def test_binance_funding_as_recorded(mock, binance_examples):
@@ -433,27 +394,10 @@ def test_another_shape_is_a_schema_error(venue, answer):
 # the cryptofeed objects that the same messages become
 
 
-def fed(venue, messages, instrument, interval=M1, **other):
+def fed(venue, messages, instrument, **attributes):
     """What a feed's callbacks get, and its problems."""
-    got, problems = [], []
-
-    async def main():
-        async def take(obj, _at):
-            got.append(obj)
-
-        feed = FEEDS[venue](
-            "ws://127.0.0.1:9", [instrument], interval, callbacks=dict.fromkeys(("candles", "funding"), take),
-            on_problem=problems.append,
-        )  # fmt: skip
-        for name, value in other.items():
-            setattr(feed, name, value)
-        conn, *_ = feed.connect()[0]
-        for message in messages:
-            text = message if isinstance(message, str) else orjson.dumps(message).decode()
-            await feed.message_handler(text, conn, 1750000000.5)
-
-    asyncio.run(main())
-    return got, problems
+    fed = Fed(venue, messages, instrument, attributes=attributes)
+    return fed.got, fed.problems
 
 
 def okx_push(*rows, name="BTC-USDT-SWAP", channel="candle1m"):
@@ -502,7 +446,7 @@ def test_binance_objects():
         "T": 1562306400000,
     }
     messages = [{"result": None, "id": 1}, {"stream": "x", "data": kline}, {"stream": "x", "data": mark}]
-    messages += [{"stream": "x", "data": {**mark, "s": "ETHUSD_PERP"}}, {"stream": "x", "data": {**mark, "r": ""}}]
+    messages += [{"stream": "x", "data": {**mark, "r": ""}}]
     got, problems = fed(Venue.BINANCE, messages, BTC_BIN)
     assert problems == []
     candle, funding = got
@@ -536,12 +480,39 @@ def test_what_is_not_ours_is_passed_over():
         "pong",
         {"event": "subscribe", "arg": {"channel": "candle1m", "instId": "BTC-USDT-SWAP"}, "connId": "a"},
         {"event": "channel-conn-count", "channel": "x", "connCount": "1"},
-        okx_push(CLOSED, name="NEW-USDT-SWAP"),
         okx_push(CLOSED[:6], channel="mark-price-candle1m"),
         okx_push(CLOSED, channel="candle5m"),
-        okx_push({"a": 1}, channel="liquidation-orders"),
+        {"arg": {"channel": "liquidation-orders", "instType": "SWAP"}, "data": [{"instId": "OTHER-USDT-SWAP"}]},
     ]
-    assert fed(Venue.OKX, strange, BTC_OKX) == ([], [])
+    fed = Fed(Venue.OKX, strange, BTC_OKX)
+    assert (fed.got, fed.problems) == ([], [])
+    assert (fed.counters.frames, fed.counters.unknown, fed.counters.malformed) == (5, 0, 0)
+
+
+@pytest.mark.parametrize("venue", list(Venue))
+def test_an_instrument_that_nobody_subscribed_is_counted_and_told_once_a_minute(venue):
+    now = [0.0]
+    kline = {"e": "kline", "s": "NEWUSDT", "k": {}}
+    strange = okx_push(CLOSED, name="NEW-USDT-SWAP") if venue is Venue.OKX else {"stream": "x", "data": kline}
+    known = Instrument("BTC", "USDT", venue)
+
+    def messages():
+        for at in (0.0, 30.0, 59.9, 60.1, 61.0):
+            now[0] = at
+            yield strange
+
+    fed = Fed(venue, messages(), known, monotonic=lambda: now[0])
+    assert fed.got == []
+    assert (fed.counters.frames, fed.counters.unknown) == (5, 5)
+    assert len(fed.problems) == 2
+    assert "which nobody subscribed" in fed.problems[0]
+
+
+def test_frames_that_cannot_be_understood_are_told_once_a_minute_and_cause():
+    fed = Fed(Venue.OKX, ["{"] * 50 + ["[]"] * 50 + [okx_push(CLOSED)], BTC_OKX)
+    assert len(fed.got) == 1
+    assert len(fed.problems) == 2
+    assert (fed.counters.malformed, fed.counters.frames) == (100, 101)
 
 
 def test_venue_errors_are_told():
@@ -549,3 +520,5 @@ def test_venue_errors_are_told():
     assert problems == ["okx websocket error 60018: Wrong URL or x doesn't exist"]
     _, problems = fed(Venue.BINANCE, [{"error": {"code": 2, "msg": "Invalid request"}, "id": 1}], BTC_BIN)
     assert problems == ["binance websocket error {'code': 2, 'msg': 'Invalid request'}"]
+    fed_ = Fed(Venue.OKX, [{"event": "error", "code": "60018", "msg": "Wrong URL"}] * 9, BTC_OKX)
+    assert (fed_.counters.subscribe_errors, len(fed_.problems)) == (9, 1)

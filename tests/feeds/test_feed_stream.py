@@ -94,11 +94,14 @@ def test_binance_connections_carry_200_streams_at_most_on_the_market_route():
 
 
 def test_changes_are_one_request_a_connection():
+    async def greet(ws, _number, _request):
+        await ws.send_json({"event": "subscribe"})  # heard: then the connection is open on our side too
+
     for venue, count in ((Venue.OKX, 2), (Venue.BINANCE, 1)):
-        server = Venues()
+        server = Venues(greet)
         a, b, c, d = names(venue, 4)
         with loopback(server) as url, streaming(venue, url, [a, b], M1) as got:
-            got.wait(lambda s=server, n=count: len(s.paths) == n)
+            got.wait(lambda g=got, n=count: g.stream.counters.frames == n)
             got.wait(lambda s=server, n=count, v=venue: len(s.requests()) == n or v is Venue.BINANCE)
             server.said.clear()
             got.stream.replace([b, c, d])

@@ -97,7 +97,8 @@ class Socket:
     async def __aenter__(self) -> aiohttp.ClientWebSocketResponse:
         self._session = aiohttp.ClientSession()
         try:
-            self._ws = await self._session.ws_connect(self._url, autoping=False, max_msg_size=0)
+            patience = aiohttp.ClientWSTimeout(ws_close=0.3)
+            self._ws = await self._session.ws_connect(self._url, autoping=False, max_msg_size=0, timeout=patience)
         except BaseException:
             await self._session.close()
             raise

@@ -148,4 +148,4 @@ def test_an_outage_is_closed_left_and_open_right(okx_tape):
     tape.outages = ((START + 10, START + 20),)
     seen = market(tape)
     assert [bool(seen.outage(START + at)) for at in (9, 10, 19, 20)] == [False, True, True, False]
-    assert market(okx_tape).outages == ()
+    assert market(okx_tape).outages == []

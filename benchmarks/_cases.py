@@ -1,0 +1,97 @@
+"""Cases that need a machine of their own: a clock that jumps, a disk that is full."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from _site import M1, end, market, site
+from _truth import Difference
+
+from qlib_crypto.symbols import Venue
+
+#: Fault, venue, times tried, how lake and tape differ, seconds to be complete again.
+type Result = tuple[str, Venue, int, Difference, list[float]]
+type Case = Callable[[Venue, argparse.Namespace, Path], Iterator[Result]]
+
+SPEED = 200.0
+_PATIENCE_S = 90.0
+_SYMBOLS = 4
+_WRONG_S = 4.0
+_JUMP_S = 7_200
+_TMPFS = 'mount -t tmpfs -o size=48m tmpfs "$0" && exec "$@"'
+
+
+def clock_jump(venue: Venue, arguments: argparse.Namespace, root: Path) -> Iterator[Result]:
+    """The machine's clock jumps by two hours, forwards and backwards, and back a little later."""
+    tape, of = market(venue, arguments.data, _SYMBOLS)
+    opens = tape.bars(of[0], M1).open_ms
+    with site(venue, tape, of, root, at_ms=int(opens[len(opens) // 20]), speed=SPEED) as on:
+        offset = root / "offset"
+        offset.write_text("0")
+        here = str(Path(__file__).with_name("_warp.py"))
+        warped = (sys.executable, here, str(offset), str(on.now_ms()), repr(time.monotonic()), str(SPEED))
+        process = on.collector(program=warped, clock="wall")
+        try:
+            on.begin(_PATIENCE_S)
+            for name, jump in (("clock 2 h ahead", _JUMP_S), ("clock 2 h behind", -_JUMP_S)):
+                found, seconds = Difference(), []
+                for _ in range(arguments.tries):
+                    offset.write_text(str(jump))
+                    time.sleep(_WRONG_S)
+                    offset.write_text("0")
+                    spent, differs = on.wait(_PATIENCE_S)
+                    found += differs
+                    seconds.append(spent)
+                yield name, venue, arguments.tries, found, seconds
+        finally:
+            end(process)
+
+
+def disk_full(venue: Venue, arguments: argparse.Namespace, root: Path) -> Iterator[Result]:
+    """The file system of the lake, a small one in memory in a mount namespace of its own, is full for some seconds."""
+    lake = root / "lake"
+    lake.mkdir(parents=True)
+    alone = ("unshare", "-Urm", "sh", "-c")
+    if subprocess.run([*alone, _TMPFS, str(lake), "true"], check=False, capture_output=True).returncode:
+        yield "disk full: not possible here, no mount namespaces", venue, 0, Difference(), []
+        return
+    tape, of = market(venue, arguments.data, _SYMBOLS)
+    opens = tape.bars(of[0], M1).open_ms
+    with site(venue, tape, of, root, at_ms=int(opens[len(opens) // 20]), speed=SPEED) as on:
+        process = on.collector(lake=lake, program=(*alone, _TMPFS, str(lake), sys.executable, "-m", "qlib_crypto.cli"))
+        inside = Path(f"/proc/{process.pid}/root{lake}")
+        try:
+            time.sleep(1.0)
+            on.begin(_PATIENCE_S, root=inside)
+            found, seconds = Difference(), []
+            for _ in range(arguments.tries):
+                filler = inside / "filler"
+                _fill(filler)
+                time.sleep(_WRONG_S)
+                filler.unlink()
+                spent, differs = on.wait(_PATIENCE_S, root=inside)
+                found += differs
+                seconds.append(spent)
+                if process.poll() is not None:
+                    raise RuntimeError(f"the collector ended with {process.returncode} on a full disk")
+            yield "disk full", venue, arguments.tries, found, seconds
+        finally:
+            end(process)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        size = 1 << 20
+        while size:
+            try:
+                file.write(b"\0" * size)
+            except OSError:
+                size >>= 1
+
+
+CASES: dict[str, Case] = {"clock jump": clock_jump, "disk full": disk_full}

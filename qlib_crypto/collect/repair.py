@@ -1,0 +1,180 @@
+"""Repair: every hole of the last days asked for once more, and what the venue lacks given its cause."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qlib_crypto.clock import DAY_MS, MINUTE_MS
+from qlib_crypto.collect.backfill import funding_holes, settlement_times
+from qlib_crypto.collect.fill import SETTLED_MS, Filler
+from qlib_crypto.collect.holes import NO_TRADE
+from qlib_crypto.collect.listed import Listings
+from qlib_crypto.collect.series import FUNDING, Series, candles, polled
+from qlib_crypto.collect.spans import Span, length, minus
+from qlib_crypto.errors import VenueError
+from qlib_crypto.feeds import Archive, History, RestClient
+from qlib_crypto.lake import Lake
+from qlib_crypto.lake.ledger import Hole, Repair
+from qlib_crypto.market.funding import snap_to_minute
+from qlib_crypto.symbols import Instrument, Interval
+
+#: How far back holes are looked for unless told otherwise, and how far before that a row shows that one collected then.
+WINDOW_MS = 3 * DAY_MS
+_BEFORE_MS = 30 * DAY_MS
+_CAUSE = "not_collected"
+
+
+@dataclass(frozen=True)
+class RepairSummary:
+    """What a repair found and did: rows by dataset that were `missing`, `stored` and `left`, and `holes` by cause."""
+
+    instruments: int
+    missing: Counter[str] = field(default_factory=Counter)
+    stored: Counter[str] = field(default_factory=Counter)
+    holes: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
+
+
+def repair(
+    lake: Lake,
+    client: RestClient,
+    archive: Archive | None,
+    instruments: Sequence[Instrument],
+    interval: Interval,
+    datasets: Sequence[str],
+    *,
+    now_ms: int,
+    since_ms: int | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+    stop: threading.Event | None = None,
+) -> RepairSummary:
+    """Fetch what the lake lacks of its own past: candles, settlements, and the polled series among `datasets`.
+
+    Looked at is from `since_ms` (three days before now), or from the first row there when nothing was collected before,
+    to ten minutes before now; not what has its cause already. REST is asked first, the archive for what is older than
+    REST reaches. What REST lacks is asked for again after everything else; what it then lacks too, in an answer that
+    shows the rows around it, becomes a hole (`Lake.record_holes`). Safe to run beside a collector, and to repeat.
+
+    Raises
+    ------
+    VenueError
+        The venue does not answer; what came before is stored.
+    StorageError, SchemaError
+        As `Lake.store`.
+
+    """
+    now_ms = min(now_ms, client.server_time_ms())
+    end_ms = now_ms - SETTLED_MS
+    work = _Repair(lake, client, archive, instruments, now_ms, say, stop or threading.Event())
+    return work.run(
+        [candles(interval), *polled(datasets)], end_ms - WINDOW_MS if since_ms is None else since_ms, end_ms
+    )
+
+
+class _Repair:
+    def __init__(
+        self,
+        lake: Lake,
+        client: RestClient,
+        archive: Archive | None,
+        instruments: Sequence[Instrument],
+        now_ms: int,
+        say: Callable[[str], None],
+        stop: threading.Event,
+    ) -> None:
+        self._lake, self._client, self._archive, self._instruments = lake, client, archive, instruments
+        self._now_ms, self._say, self._stop = now_ms, say, stop
+        self._listings = Listings(lake, client)
+        self._filler = Filler(lake, client, say, lambda: instruments, lambda: now_ms)
+        self._done = RepairSummary(len(instruments), holes=self._filler.tally.holes)
+
+    def run(self, all_series: Sequence[Series], start_ms: int, end_ms: int) -> RepairSummary:
+        self._listings.refresh(self._now_ms)
+        pairs = [(series, instrument) for series in all_series for instrument in self._instruments]
+        left = {pair: self._told(self._ask, *pair, start_ms, end_ms) for pair in pairs}
+        for (series, instrument), spans in left.items():
+            if spans:
+                self._told(self._conclude, series, instrument, spans)
+        for instrument in self._instruments:
+            self._told(self._funding, instrument, start_ms)
+        return self._done
+
+    def _told[**P, R](self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Do it, unless stopped; that the venue refuses this very instrument is told and costs the others nothing."""
+        if self._stop.is_set():
+            return None
+        try:
+            return work(*args, **kwargs)
+        except VenueError as error:
+            if not error.final:
+                raise
+            self._say(str(error))
+            return None
+
+    def _ask(self, series: Series, instrument: Instrument, start_ms: int, end_ms: int) -> list[Span]:
+        """What is missing after asking once: REST as far as it reaches, the archive beyond."""
+        start, end = self._listings.span(instrument, start_ms, series.floor(end_ms), series.step_ms)
+        spans = self._filler.lacking(series, instrument, self._collected_from(series, instrument, start, end), end)
+        if not spans:
+            return []
+        self._done.missing[series.dataset] += length(spans) // series.step_ms
+        for source, name, part in self._sources(series.dataset, spans):
+            self._filler.ask(source, name, series, instrument, part, _CAUSE)
+        left = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
+        self._done.stored[series.dataset] += (length(spans) - length(left)) // series.step_ms
+        self._done.left[series.dataset] += length(left) // series.step_ms
+        return left
+
+    def _conclude(self, series: Series, instrument: Instrument, spans: list[Span]) -> None:
+        """Ask REST once more, for the cause."""
+        recent = minus(spans, [(0, self._reached(series.dataset))])
+        if not self._listings.trades(instrument, self._now_ms):
+            return  # what a delisted contract lacks, nobody can tell any more
+        self._filler.conclude(series, instrument, recent, _CAUSE)
+        still = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
+        self._done.left[series.dataset] -= (length(spans) - length(still)) // series.step_ms
+
+    def _sources(self, dataset: str, spans: list[Span]) -> Iterator[tuple[History, str, list[Span]]]:
+        old = minus(spans, [(self._reached(dataset), self._now_ms)])
+        yield self._client, "rest", minus(spans, old)
+        if old and self._archive is not None and self._archive.serves(dataset):
+            published = self._archive.published_until_ms(self._now_ms, dataset)
+            yield self._archive, "archive", minus(old, [(published, self._now_ms)])
+
+    def _reached(self, dataset: str) -> int:
+        reach = self._client.reach_ms(dataset)
+        return 0 if reach is None else self._now_ms - reach + SETTLED_MS
+
+    def _collected_from(self, series: Series, instrument: Instrument, start_ms: int, end_ms: int) -> int:
+        """From when on rows are wanted: the start when anything was collected before it, else the first row."""
+        if len(series.times(self._lake, instrument, start_ms - _BEFORE_MS, start_ms)):
+            return start_ms
+        first = series.times(self._lake, instrument, start_ms, end_ms)[:1]
+        return int(first[0]) if len(first) else end_ms
+
+    def _funding(self, instrument: Instrument, start_ms: int) -> None:
+        """Settlements, where some may be missing; between two that come in one answer the venue has no other."""
+        start, end = self._listings.span(instrument, start_ms - DAY_MS, self._now_ms, MINUTE_MS)
+        known = settlement_times(self._lake, instrument, start, end)
+        if not len(known):
+            return
+        found = funding_holes(known, int(known[0]), end)
+        recorded = self._lake.holes(instrument.venue, FUNDING, instrument)
+        for first, last in minus(found, [(hole.start_ms, hole.end_ms) for hole in recorded]):
+            for source, name, _ in self._sources(FUNDING, [(first, last)]):
+                pages = source.settlements(instrument, first - 2 * MINUTE_MS, last + 2 * MINUTE_MS)
+                rows = [row for page in pages for row in page]
+                stored = self._filler.store(rows, name, FUNDING)
+                self._done.stored[FUNDING] += stored
+                minutes = snap_to_minute(np.asarray([row.time_ms for row in rows], dtype=np.int64)).tolist()
+                if stored:
+                    repaired = Repair(self._now_ms, instrument, FUNDING, first, last, stored, name, _CAUSE)
+                    self._lake.record_repairs([repaired])
+                elif sorted(minutes) == [first - MINUTE_MS, last]:
+                    self._lake.record_holes([Hole(instrument, FUNDING, first, last, NO_TRADE, self._now_ms)])
+                    self._done.holes[NO_TRADE] += 1

@@ -1,0 +1,130 @@
+"""Coverage: of each instrument and UTC day what should be there, what is, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlib_crypto.clock import DAY_MS, HOUR_MS, day_start
+from qlib_crypto.lake.store import Lake
+from qlib_crypto.lake.tables import LONG_SHORT_RATIO, OPEN_INTEREST, SETTLEMENTS, Table, dataset_table
+from qlib_crypto.market.specs import InstrumentSpec
+from qlib_crypto.schemas import PERIOD_MS
+from qlib_crypto.symbols import Instrument, Venue
+
+NOT_LISTED, NOT_COLLECTED = "not_listed", "not_collected"
+#: Every contract settles at 00:00, 08:00 and 16:00 UTC, whatever its interval.
+_SETTLES_MS = 8 * HOUR_MS
+_GRID_MS = {SETTLEMENTS: _SETTLES_MS, OPEN_INTEREST: PERIOD_MS, LONG_SHORT_RATIO: PERIOD_MS}
+
+
+class DayCoverage(NamedTuple):
+    """One instrument's UTC day of one dataset, as far as it lies in the span asked for.
+
+    Attributes
+    ----------
+    expected
+        Rows that the grid has, and rows between them that are there; what is not over yet is not expected.
+    have
+        Rows that are there.
+    missing
+        The rest by cause: `no_trade` and `venue_down` (the venue itself has none), `not_listed` (before the listing or
+        after the delisting), `not_collected`. Only causes that occur.
+
+    """
+
+    instrument: Instrument
+    dataset: str
+    day_ms: int
+    expected: int
+    have: int
+    missing: Mapping[str, int]
+
+    @property
+    def explained(self) -> bool:
+        """True when nothing is missing but what the venue does not have."""
+        return NOT_COLLECTED not in self.missing
+
+
+def coverage(
+    lake: Lake,
+    venue: Venue,
+    dataset: str,
+    instruments: Iterable[Instrument],
+    start_ms: int,
+    end_ms: int,
+    now_ms: int,
+) -> list[DayCoverage]:
+    """The coverage of each instrument and day in `[start_ms, end_ms)`, in the order of the instruments.
+
+    Datasets without a grid (estimates, liquidations, trades, books) expect what they have. Settlements are expected
+    every 8 hours, the longest interval; those between count where they are.
+
+    Raises
+    ------
+    ConfigError
+        No such dataset is known.
+
+    """
+    table, interval = dataset_table(dataset)
+    step_ms = interval.ms if interval else _GRID_MS.get(table)
+    specs = lake.specs(venue)
+    out: list[DayCoverage] = []
+    for instrument in instruments:
+        have = lake.times(table, instrument, start_ms, end_ms, interval=interval)
+        grid = _grid(table, step_ms, start_ms, end_ms, now_ms) if step_ms else have[:0]
+        missing = np.setdiff1d(grid, have, assume_unique=True)
+        causes = _causes(lake, venue, dataset, specs.get(instrument), instrument, missing, step_ms or 0)
+        out += _days(instrument, dataset, have, missing, causes, start_ms, end_ms)
+    return out
+
+
+def _grid(table: Table, step_ms: int, start_ms: int, end_ms: int, now_ms: int) -> NDArray[np.int64]:
+    """Slots in `[start_ms, end_ms)` that are over at `now_ms`: a period at its end, a settlement at its time."""
+    over_ms = now_ms if table is SETTLEMENTS else now_ms - step_ms + 1
+    return np.arange(-(-start_ms // step_ms) * step_ms, min(end_ms, over_ms), step_ms, dtype=np.int64)
+
+
+def _causes(
+    lake: Lake,
+    venue: Venue,
+    dataset: str,
+    spec: InstrumentSpec | None,
+    instrument: Instrument,
+    missing: NDArray[np.int64],
+    step_ms: int,
+) -> NDArray[np.str_]:
+    causes = np.full(len(missing), NOT_COLLECTED, dtype="<U32")
+    if not len(missing):
+        return causes
+    for hole in lake.holes(venue, dataset, instrument, int(missing[0]), int(missing[-1]) + 1):
+        causes[(missing >= hole.start_ms) & (missing < hole.end_ms)] = hole.cause
+    if spec is not None and spec.listed_ms is not None:
+        causes[missing + step_ms <= spec.listed_ms] = NOT_LISTED
+    if spec is not None and spec.delisted_ms is not None:
+        causes[missing >= spec.delisted_ms] = NOT_LISTED
+    return causes
+
+
+def _days(
+    instrument: Instrument,
+    dataset: str,
+    have: NDArray[np.int64],
+    missing: NDArray[np.int64],
+    causes: NDArray[np.str_],
+    start_ms: int,
+    end_ms: int,
+) -> Iterator[DayCoverage]:
+    days = np.arange(day_start(start_ms), end_ms, DAY_MS, dtype=np.int64)
+    if not len(days):
+        return
+    edges = [*days.tolist(), int(days[-1]) + DAY_MS]
+    rows, gaps = np.searchsorted(have, edges).tolist(), np.searchsorted(missing, edges).tolist()
+    for at, day in enumerate(days.tolist()):
+        held = rows[at + 1] - rows[at]
+        names, counts = np.unique(causes[gaps[at] : gaps[at + 1]], return_counts=True)
+        absent = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        yield DayCoverage(instrument, dataset, day, held + sum(absent.values()), held, absent)

@@ -1,0 +1,183 @@
+"""The hourly repair: every hole of the last days is fetched, named, or left for what cannot be known."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, mark, settlement, spec
+
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from qlib_crypto.collect import repair
+from qlib_crypto.errors import VenueError
+from qlib_crypto.lake import Lake
+from qlib_crypto.symbols import Venue
+
+NOW = T0 + 2 * HOUR_MS
+
+
+def at(k):
+    return T0 + k * MINUTE_MS
+
+
+class Files:
+    """An archive of some bars and settlements."""
+
+    def __init__(self, bars=(), settled=(), published=NOW):
+        self._bars, self._settled, self._published, self.asked = bars, settled, published, []
+
+    def serves(self, dataset):
+        return dataset in {"kline_1m", "funding"}
+
+    def published_until_ms(self, _now_ms, _dataset="kline_1m"):
+        return self._published
+
+    def bars(self, instrument, _interval, start, end):
+        self.asked.append((instrument, start, end))
+        page = [b for b in self._bars if b.instrument == instrument and start <= b.open_ms < end]
+        yield from [page] if page else []
+
+    def settlements(self, instrument, start, end):
+        self.asked.append((instrument, start, end))
+        page = [s for s in self._settled if s.instrument == instrument and start <= s.time_ms < end]
+        yield from [page] if page else []
+
+
+def venue(*bars, now_ms=NOW, **options):
+    client = FakeVenue(now_ms=now_ms, **options)
+    client.list(spec(BTC), spec(ETH))
+    client.add_bars(*bars)
+    return client
+
+
+def run(lake, client, archive=None, *, now_ms=NOW, datasets=(), of=(BTC, ETH), **options):
+    return repair(lake, client, archive, list(of), M1, datasets, now_ms=now_ms, **options)
+
+
+def test_holes_are_fetched_named_and_asked_no_more(lake):
+    has = set(range(120)) - {30, 31}
+    client = venue(*(bar(k) for k in has), *(bar(k, of=ETH) for k in range(120)))
+    lake.store([bar(k) for k in has if not 40 <= k < 60] + [bar(k, of=ETH) for k in range(120)])
+    first = run(lake, client)
+    assert (dict(first.missing), dict(first.stored)) == ({"kline_1m": 22}, {"kline_1m": 20})
+    assert (dict(first.holes), +first.left) == ({"no_trade": 2}, {})
+    assert len(lake.bars(BTC, M1)) == 118
+    (repaired,) = lake.repairs(Venue.OKX)
+    assert repaired[1:] == (BTC, "kline_1m", at(40), at(60), 20, "rest", "not_collected")
+    client.log.clear()
+    second = run(lake, client)
+    assert (second.missing, client.log) == ({}, [])
+
+
+def test_what_is_younger_than_ten_minutes_is_left_to_the_collector(lake):
+    client = venue(*(bar(k) for k in range(120)))
+    lake.store([bar(k) for k in range(100)])
+    run(lake, client, of=[BTC])
+    assert lake.bar_times(BTC, M1)[-1] == at(109)
+
+
+def test_a_clock_of_ours_that_is_ahead_types_nothing_early(lake):
+    client = venue(*(bar(k) for k in range(200)))
+    lake.store([bar(k) for k in range(100)])
+    run(lake, client, of=[BTC], now_ms=NOW + 2 * HOUR_MS)
+    assert lake.holes(Venue.OKX) == []
+    assert lake.bar_times(BTC, M1)[-1] == at(109)
+
+
+def test_time_before_collecting_began_is_no_hole(lake):
+    client = venue(*(bar(k) for k in range(120)))
+    lake.store([bar(k) for k in range(50, 110)])
+    run(lake, client)
+    assert lake.bar_times(BTC, M1)[0] == at(50)
+    assert len(lake.bars(ETH, M1)) == 0  # never collected at all
+
+
+def test_with_rows_before_the_window_the_whole_window_is_wanted(lake):
+    client = venue(*(bar(k) for k in range(120)))
+    lake.store([bar(0), *(bar(k) for k in range(60, 110))])
+    run(lake, client, since_ms=at(30))
+    assert lake.bar_times(BTC, M1).tolist() == [at(0), *(at(k) for k in range(30, 110))]
+
+
+def test_what_is_older_than_rest_reaches_comes_from_the_archive(lake):
+    archive = Files([bar(k, source="archive") for k in range(120)])
+    client = venue(*(bar(k) for k in range(120)))
+    client.reach["kline_1m"] = HOUR_MS + 10 * MINUTE_MS
+    lake.store([bar(k) for k in range(110) if not 20 <= k < 100])
+    run(lake, client, archive, of=[BTC])
+    rows = lake.bars(BTC, M1)
+    assert len(rows) == 110
+    sources = rows.column("source").to_pylist()
+    assert set(sources[20:60]) == {"archive"}
+    assert set(sources[60:100]) == {"rest"}
+
+
+def test_a_venue_that_does_not_answer_ends_it_and_a_refused_instrument_does_not(lake, monkeypatch):
+    client, told = venue(*(bar(k, of=of) for of in (BTC, ETH) for k in range(120))), []
+    lake.store([bar(k, of=of) for of in (BTC, ETH) for k in (0, 105)])
+    bars = client.bars
+
+    def refuses(instrument, *span):
+        if instrument == BTC:
+            raise VenueError("okx: instrument BTC does not exist", final=True)
+        return bars(instrument, *span)
+
+    monkeypatch.setattr(client, "bars", refuses)
+    run(lake, client, say=told.append)
+    assert len(lake.bars(ETH, M1)) == 110
+    assert len(lake.bars(BTC, M1)) == 2
+    assert "does not exist" in told[0]
+    monkeypatch.setattr(client, "bars", lambda *_: (_ for _ in ()).throw(VenueError("down", retryable=True)))
+    with pytest.raises(VenueError, match="down"):
+        run(lake, client)
+
+
+def test_polled_series_are_repaired_too(lake):
+    client = venue()
+    client.add(*(mark(k) for k in range(120)))
+    lake.store([mark(k) for k in (0, 1, 2, 100)])
+    done = run(lake, client, datasets=("mark", "liquidations"))
+    assert dict(done.stored) == {"mark_1m": 106}
+
+
+def test_settlements_are_repaired_and_what_the_venue_lacks_is_asked_once(lake):
+    now = T0 + 3 * DAY_MS
+    client = venue(now_ms=now)
+    times = [T0 + h * HOUR_MS for h in range(0, 72, 8)]
+    client.add_settlements(*(settlement(t) for t in times if t != times[4]))
+    lake.store([settlement(t) for t in (times[0], times[1], times[3], times[5], *times[6:])])
+    done = run(lake, client, of=[BTC], now_ms=now)
+    assert done.stored["funding"] == 1  # times[2]
+    assert done.holes == {"no_trade": 1}  # times[4], between two that came
+    (hole,) = lake.holes(Venue.OKX, "funding")
+    assert hole.start_ms <= times[4] < hole.end_ms
+    client.log.clear()
+    run(lake, client, of=[BTC], now_ms=now)
+    assert [entry for entry in client.log if entry[2] < times[5] < entry[3]] == []
+
+
+def test_it_stops_when_told(lake):
+    client, stop = venue(*(bar(k) for k in range(120))), threading.Event()
+    lake.store([bar(0), bar(109)])
+    stop.set()
+    run(lake, client, stop=stop)
+    assert len(lake.bars(BTC, M1)) == 2
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.integers(0, 50)), st.sets(st.integers(0, 50)), st.sets(st.integers(0, 50)))
+def test_after_it_every_row_is_there_or_named_or_out_of_bounds(tmp_path_factory, has, holds, other):
+    lake = Lake(tmp_path_factory.mktemp("lake"))
+    holds &= has
+    client = venue(*(bar(k) for k in has), *(bar(k, of=ETH) for k in other))
+    lake.store([bar(k) for k in holds] + [bar(k, of=ETH) for k in other])
+    done = run(lake, client)
+    first = min(holds, default=None)
+    wanted = set() if first is None else set(range(first, 110))
+    assert lake.bar_times(BTC, M1).tolist() == [at(k) for k in sorted(holds | (has & wanted))]
+    named = {t for h in lake.holes(Venue.OKX, instrument=BTC) for t in range(h.start_ms, h.end_ms, MINUTE_MS)}
+    assert named == {at(k) for k in wanted - has}
+    assert +done.left == {}
+    lake.close()

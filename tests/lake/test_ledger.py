@@ -1,0 +1,133 @@
+"""Holes, repairs, quarantine and flags: what is told about rows survives, joins and gives way to rows."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support_lake import BTC, ETH, H1, M1, PEPE, T0, bar, estimate, settlement
+
+from qlib_crypto.clock import HOUR_MS, MINUTE_MS
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.lake import Lake
+from qlib_crypto.lake.ledger import Hole, Repair
+from qlib_crypto.lake.quality import Flag
+from qlib_crypto.lake.sql import query
+from qlib_crypto.symbols import Venue
+
+
+def hole(first, last, cause="no_trade", *, of=BTC, dataset="kline_1m", found_ms=7):
+    return Hole(of, dataset, T0 + first * MINUTE_MS, T0 + last * MINUTE_MS, cause, found_ms)
+
+
+SPANS = st.tuples(st.integers(0, 20), st.integers(1, 8), st.sampled_from(["no_trade", "venue_down"]))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(SPANS.map(lambda s: ("hole", *s)) | st.integers(0, 27) | st.just("seal"), max_size=12))
+def test_holes_are_a_painted_line_that_rows_wipe(tmp_path_factory, steps):
+    """Oracle: one cause or none a minute; the newest cause holds, a stored minute is never painted."""
+    lake, line, stored = Lake(tmp_path_factory.mktemp("lake")), {}, set()
+    for step in steps:
+        if step == "seal":
+            lake.seal(BTC.venue)
+        elif isinstance(step, int):
+            lake.store([bar(step)])
+            stored.add(step)
+            line.pop(step, None)
+        else:
+            _, first, minutes, cause = step
+            lake.record_holes([hole(first, first + minutes, cause)])
+            line |= {k: cause for k in range(first, first + minutes) if k not in stored}
+    found = lake.holes(BTC.venue, "kline_1m", BTC)
+    painted = {}
+    for one in found:
+        for at in range(one.start_ms, one.end_ms, MINUTE_MS):
+            assert at not in painted
+            painted[at] = one.cause
+    assert painted == {T0 + k * MINUTE_MS: cause for k, cause in line.items()}
+    for left, right in pairwise(found):
+        assert left.end_ms < right.start_ms or left.cause != right.cause
+    lake.close()
+
+
+def test_holes_are_told_apart_by_dataset_instrument_and_time(lake):
+    lake.record_holes([hole(0, 5), hole(5, 9, found_ms=3), hole(0, 5, of=ETH), hole(0, 5, "venue_down", of=PEPE)])
+    lake.record_holes([hole(0, 60, dataset="funding")])
+    assert lake.holes(BTC.venue, "kline_1m", BTC) == [hole(0, 9, found_ms=3)]
+    assert len(lake.holes(BTC.venue)) == 3
+    assert lake.holes(PEPE.venue) == [hole(0, 5, "venue_down", of=PEPE)]
+    assert lake.holes(BTC.venue, start_ms=T0 + 9 * MINUTE_MS) == [hole(0, 60, dataset="funding")]
+    assert lake.holes(BTC.venue, end_ms=T0) == []
+    assert lake.store([bar(2, interval=H1)]) == 1  # another dataset
+    assert len(lake.holes(BTC.venue)) == 3
+    lake.store([settlement(T0 + 30 * MINUTE_MS - 2)])
+    assert lake.holes(BTC.venue, "funding") == [hole(0, 30, dataset="funding"), hole(31, 60, dataset="funding")]
+    with pytest.raises(ConfigError, match="kline_7x"):
+        lake.record_holes([hole(0, 1, dataset="kline_7x")])
+
+
+def test_what_is_told_survives_a_restart_and_can_be_queried(lake, tmp_path):
+    repairs = [Repair(T0, BTC, "kline_1m", T0, T0 + HOUR_MS, 60, "rest", "disconnected"),
+               Repair(T0 + 1, PEPE, "funding", T0, T0 + 1, 1, "archive", "new")]  # fmt: skip
+    lake.record_repairs(repairs)
+    lake.record_holes([hole(0, 5)])
+    lake.flag(BTC, M1, {T0: Flag.GAP_BEFORE, T0 + MINUTE_MS: Flag.OUTLIER})
+    lake.flag(BTC, M1, {T0: Flag.HIGH_BELOW_LOW})
+    lake.admit([bar(0, close=float("nan"))])
+    other = Lake(tmp_path)
+    assert other.repairs(BTC.venue) == repairs[:1]
+    assert other.repairs(PEPE.venue, T0 + 1) == []
+    assert other.repairs(PEPE.venue, end_ms=T0 + 1) == repairs[1:]
+    assert other.holes(BTC.venue) == [hole(0, 5)]
+    times, masks = other.flags(BTC, M1)
+    assert (times.tolist(), masks.tolist()) == ([T0, T0 + MINUTE_MS], [3, 8])
+    assert other.flags(BTC, M1, T0 + 1)[1].tolist() == [8]
+    assert len(other.flags(BTC, H1)[0]) == len(other.flags(PEPE, M1)[0]) == 0
+    other.close()
+    assert query(lake, "select venue, cause, epoch_ms(end_at - start_at) from holes").to_numpy().tolist()[0][:2] == [
+        "okx", "no_trade",
+    ]  # fmt: skip
+    assert query(lake, "select venue, rows, source from repairs order by venue").to_numpy().tolist() == [
+        ["binance", 1, "archive"], ["okx", 60, "rest"],
+    ]  # fmt: skip
+    assert query(lake, "select mask from flags order by open_at")["mask"].tolist() == [3, 8]
+    assert query(lake, "select dataset, symbol from quarantine").to_numpy().tolist() == [["kline_1m", "BTC_USDT"]]
+
+
+def test_admitting_keeps_the_good_names_the_bad_and_flags_the_doubtful(lake):
+    bad = bar(1, close=float("nan"))
+    doubtful = bar(2)._replace(high=90.0)
+    rows = [bar(0), bad, doubtful, settlement(rate=float("inf")), settlement(), bar(0, of=PEPE)._replace(open=-1.0)]
+    for again in (False, True):
+        admitted = lake.admit(rows)
+        assert admitted.stored == (0 if again else 3)
+        assert len(admitted.refused) == 3
+        assert "nan" in admitted.refused[0]
+        assert lake.bar_times(BTC, M1).tolist() == [T0, T0 + 2 * MINUTE_MS]
+        assert len(lake.settlements(BTC.venue)) == 1
+        told = lake.quarantined(BTC.venue)  # each once, however often it comes
+        assert [(q.dataset, q.symbol, q.time_ms) for q in told] == [
+            ("kline_1m", "BTC_USDT", T0 + MINUTE_MS), ("funding", "BTC_USDT", T0),
+        ]  # fmt: skip
+        assert told[0].reason == admitted.refused[0]
+        row = json.loads(told[0].row)
+        assert (row["instrument"], row["interval"], row["close"], row["volume_base"]) == (BTC.qlib, "1m", "nan", 2.5)
+        assert len(lake.quarantined(Venue.BINANCE)) == 1
+        times, masks = lake.flags(BTC, M1)
+        assert (times.tolist(), masks.tolist()) == ([T0 + 2 * MINUTE_MS], [int(Flag.HIGH_BELOW_LOW)])
+
+
+@pytest.mark.parametrize("at", [float("nan"), None, "soon", 10**30, -5])
+def test_a_row_with_any_time_at_all_can_be_quarantined(lake, at):
+    admitted = lake.admit([bar(0)._replace(open_ms=at), estimate()._replace(time_ms=at)])
+    assert admitted.stored == 0
+    assert len(lake.quarantined(BTC.venue)) == len(admitted.refused) == 2
+
+
+def test_admitting_nothing_writes_nothing(lake):
+    assert lake.admit([]) == (0, [])
+    assert not lake.folder(BTC.venue).exists()
