@@ -142,11 +142,20 @@ def _show(found: Sequence[Job]) -> None:
             str(job.id), " ".join(filter(None, words)), "" if job.period_ms is None else iso(job.period_ms)[:16],
             f"[{_COLOUR[job.state]}]{job.state}[/]", iso(job.submitted_ms), took, escape(outcome),
         )  # fmt: skip
-    console = Console(highlight=False)
-    console.print(table, width=console.width if console.is_terminal else _WIDE)
+    terminal = Console(highlight=False)
+    console = terminal if terminal.is_terminal else Console(highlight=False, width=_WIDE)
+    console.print(table)
 
 
 def _brief(job: Job) -> str:
+    """The result in a few words: names and numbers, sums of those that have parts."""
     if job.result is None:
         return f"attempt {job.attempts}" if job.attempts else f"by {job.submitted_by}"
-    return ", ".join(f"{name} {value}" for name, value in job.result.items() if not isinstance(value, dict))[:_BRIEF]
+    words = []
+    for name, value in job.result.items():
+        numbers = [v for v in value.values() if isinstance(v, (int, float))] if isinstance(value, dict) else []
+        if not isinstance(value, dict):
+            words.append(f"{name} {value}")
+        elif numbers:
+            words.append(f"{name} {sum(numbers):,}")
+    return ", ".join(words)[:_BRIEF]

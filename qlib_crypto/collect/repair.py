@@ -123,7 +123,7 @@ class _Repair:
         if not spans:
             return []
         self._done.missing[series.dataset] += length(spans) // series.step_ms
-        for source, name, part in self._sources(series.dataset, spans):
+        for source, name, part in self._sources(series.dataset, instrument, spans):
             self._filler.ask(source, name, series, instrument, part, _CAUSE)
         left = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
         self._done.stored[series.dataset] += (length(spans) - length(left)) // series.step_ms
@@ -139,8 +139,12 @@ class _Repair:
         still = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
         self._done.left[series.dataset] -= (length(spans) - length(still)) // series.step_ms
 
-    def _sources(self, dataset: str, spans: list[Span]) -> Iterator[tuple[History, str, list[Span]]]:
-        old = minus(spans, [(self._reached(dataset), self._now_ms)])
+    def _sources(
+        self, dataset: str, instrument: Instrument, spans: list[Span]
+    ) -> Iterator[tuple[History, str, list[Span]]]:
+        """REST as far as it reaches, which is nowhere for a contract that is delisted; the archive beyond."""
+        listed = self._listings.trades(instrument, self._now_ms)
+        old = minus(spans, [(self._reached(dataset), self._now_ms)]) if listed else spans
         yield self._client, "rest", minus(spans, old)
         if old and self._archive is not None and self._archive.serves(dataset):
             published = self._archive.published_until_ms(self._now_ms, dataset)
@@ -166,7 +170,9 @@ class _Repair:
         found = funding_holes(known, int(known[0]), end)
         recorded = self._lake.holes(instrument.venue, FUNDING, instrument)
         for first, last in minus(found, [(hole.start_ms, hole.end_ms) for hole in recorded]):
-            for source, name, _ in self._sources(FUNDING, [(first, last)]):
+            for source, name, part in self._sources(FUNDING, instrument, [(first, last)]):
+                if not part:
+                    continue
                 pages = source.settlements(instrument, first - 2 * MINUTE_MS, last + 2 * MINUTE_MS)
                 rows = [row for page in pages for row in page]
                 stored = self._filler.store(rows, name, FUNDING)

@@ -71,7 +71,7 @@ AND (ended_ms IS NULL OR :now < ended_ms OR :now >= ended_ms
 AND (period_ms IS NULL OR kind IN ({each}) OR NOT EXISTS (
     SELECT 1 FROM jobs AS n WHERE n.kind = j.kind AND n.arguments = j.arguments AND n.period_ms > j.period_ms
     AND n.state IN ('pending', 'running', 'failed')))
-ORDER BY period_ms IS NULL, period_ms, id"""
+ORDER BY CASE WHEN kind IN ({each}) THEN period_ms END, id"""
 _DAMAGED = "the file is damaged: move it away; a new one is begun, and every schedule with the period of now"
 
 
@@ -180,11 +180,19 @@ class JobTable:
 
     # ----------------------------------------------------------------------------------------------------- running
 
-    def claim(self, kinds: Sequence[str], pid: int, accepts: Callable[[Job], bool] = lambda _: True) -> Job | None:
+    def claim(
+        self,
+        kinds: Sequence[str],
+        pid: int,
+        accepts: Callable[[Job], bool] = lambda _: True,
+        *,
+        urgent: Collection[str] = (),
+    ) -> Job | None:
         """The next job of these kinds, now running and nobody else's; None when there is none.
 
-        Kinds that come first go first, then older periods, then older submissions. A period that a newer one of the
-        same job covers is never claimed.
+        Urgent kinds go first, then what was submitted first; of a kind of which each period is done, the oldest. A
+        period that a newer one of the same job covers is never claimed; that newer one waits its turn, so that a job
+        that takes longer than its period keeps no other from being done.
         """
         names = {f"k{i}": kind for i, kind in enumerate(kinds)}
         once = {f"e{i}": kind for i, kind in enumerate(self._each)}
@@ -201,7 +209,7 @@ class JobTable:
             waiting = [job for row in at.execute(query, bound) if accepts(job := _job(row))]
             if not waiting:
                 return None
-            job = min(waiting, key=lambda job: kinds.index(job.kind))  # min keeps the order among equals
+            job = min(waiting, key=lambda job: job.kind not in urgent)  # min keeps the order among equals
             at.execute(
                 "UPDATE jobs SET state = 'running', started_ms = ?, ended_ms = NULL, attempts = attempts + 1, pid = ? "
                 "WHERE id = ?",

@@ -37,7 +37,7 @@ class Kind:
     command: bool = False
 
 
-#: Of a venue those named first are done first. A ranking is tried for about two hours: nothing later makes up for it.
+#: A ranking is tried for about two hours: no later one makes up for it.
 KINDS: Mapping[str, Kind] = {
     "rank": Kind(("*venue",), 10 * _MINUTE_S, attempts=24),
     "instruments": Kind(("*venue",), 10 * _MINUTE_S),
@@ -54,6 +54,9 @@ KINDS: Mapping[str, Kind] = {
 
 #: Kinds of which every missed period is done by itself.
 EACH = ("rank",)
+
+#: Kinds that go before others.
+URGENT = ("rank",)
 
 
 def checked(kind: str, arguments: Mapping[str, str]) -> dict[str, Any]:

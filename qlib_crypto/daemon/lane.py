@@ -18,7 +18,7 @@ import structlog
 from qlib_crypto.clock import iso
 from qlib_crypto.daemon.child import Child
 from qlib_crypto.daemon.jobs import Job, JobTable, State
-from qlib_crypto.daemon.kinds import KINDS, Kind, command_line
+from qlib_crypto.daemon.kinds import KINDS, URGENT, Kind, command_line
 from qlib_crypto.daemon.worker import Answer, Request, read_answer
 from qlib_crypto.errors import StorageError, counted
 from qlib_crypto.symbols import Venue
@@ -46,9 +46,11 @@ class Lane:
     table
         The jobs.
     kinds
-        Which kinds, the most urgent first.
+        Which kinds.
     venue
         Only jobs of this venue, in a warm worker; None for processes of the command line.
+    warm
+        Whether to start the worker before the first job asks for it.
     start
         Starts a child.
     options
@@ -67,6 +69,7 @@ class Lane:
         options: Callable[[str], Sequence[str]],
         *,
         venue: Venue | None = None,
+        warm: bool = False,
         grace_s: float,
     ) -> None:
         self.name = name
@@ -75,19 +78,27 @@ class Lane:
         self._start, self._options, self._grace_s = start, options, grace_s
         self._child: Child | None = None
         self._given = 0
+        self._warm = warm
 
-    def warm(self) -> None:
-        """Start the worker before the first job asks for it."""
+    def _worker(self) -> Child:
+        """The warm worker; a new one when there is none, it has ended, or it is used up."""
         used_up = self._child is None or self._child.exit_code is not None or self._given >= _MOST_JOBS
-        if self._venue is not None and used_up:
+        if used_up:
             self.end()
             self._given = 0
             self._child = self._start(["work", "--venue", str(self._venue), *self._options("work")], True)
+        assert self._child is not None  # noqa: S101 - just made; for the type checker
+        return self._child
 
     def look(self, stopping: threading.Event) -> None:
         """Do every job that can be done now."""
+        if self._warm:
+            self._warm = False
+            self._worker()
+        if self._child is not None:
+            self._child.listen(0)  # what it said since its last job
         while not stopping.is_set():
-            job = self._table.claim(self._kinds, os.getpid(), self._accepts)
+            job = self._table.claim(self._kinds, os.getpid(), self._accepts, urgent=URGENT)
             if job is None:
                 return
             self._do(job, stopping)
@@ -148,15 +159,14 @@ class Lane:
         """What came of it; None when it was cancelled or the daemon stops."""
         kind = KINDS[job.kind]
         if kind.command:
-            self._child = self._start(command_line(job.kind, job.arguments, self._options(job.kind)), True)
+            child = self._child = self._start(command_line(job.kind, job.arguments, self._options(job.kind)), True)
         else:
-            self.warm()
+            child = self._worker()
             since = None if job.period_ms is None else self._table.last_done(job.kind, job.arguments, job.period_ms)
-            assert self._child is not None  # noqa: S101 - warm makes one; for the type checker
             self._given += 1
-            self._child.tell(Request(job.kind, job.arguments, job.period_ms, since).line())
-        answer = self._await(self._child, job, kind, stopping)
-        if kind.command or answer is None or self._child.exit_code is not None:
+            child.tell(Request(job.kind, job.arguments, job.period_ms, since).line())
+        answer = self._await(child, job, kind, stopping)
+        if kind.command or answer is None or child.exit_code is not None:
             self.end()
         return answer
 
@@ -196,10 +206,9 @@ def lanes(
 ) -> list[Lane]:
     """A lane for each venue's short jobs, those of `venues` warm, and one for each kind that is a process by itself."""
     short = [name for name, kind in KINDS.items() if not kind.command]
-    made = [Lane(f"jobs of {v}", table, short, start, options, venue=v, grace_s=grace_s) for v in Venue]
-    for lane, venue in zip(made, Venue, strict=True):
-        if venue in venues:
-            lane.warm()
+    made = [
+        Lane(f"jobs of {v}", table, short, start, options, venue=v, warm=v in venues, grace_s=grace_s) for v in Venue
+    ]
     long = [name for name, kind in KINDS.items() if kind.command]
     return made + [Lane(name, table, [name], start, options, grace_s=grace_s) for name in long]
 

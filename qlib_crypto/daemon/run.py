@@ -117,15 +117,17 @@ class Daemon:
 
         """
         # twice the grace time: a child that was orphaned has as long to end cleanly before it is killed
-        with daemon_lock(self.settings.lake_dir, wait_s=2 * GRACE_S, stopped=self.stopping.is_set) as keep:
+        with (
+            daemon_lock(self.settings.lake_dir, wait_s=2 * GRACE_S, stopped=self.stopping.is_set) as keep,
+            self.beside(),
+        ):
             again = self._table.recover()
             log.info("daemon started", pid=os.getpid(), venues=", ".join(self.venues), jobs_taken_up=again)
             collectors = [self._collector(venue, keep) for venue in self.venues if self.collect]
             work = lanes(self._table, self._start(keep), self.options, venues=self.venues, grace_s=self.grace_s)
             alarm = self._alarm()
             try:
-                with self.beside():
-                    self._go_on(collectors, work)
+                self._go_on(collectors, work)
             finally:
                 self.stopping.set()
                 alarm.shutdown(wait=False)

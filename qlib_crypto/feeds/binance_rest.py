@@ -92,8 +92,8 @@ class BinanceRest:
     venue = Venue.BINANCE
 
     def __init__(self, settings: VenueSettings, patience: Patience | None = None) -> None:
-        dialect = Dialect(ROUTES, _refusal, limited_wait_s=_MINUTE_S, spent=_spent)
-        self._http = Http(self.venue, settings, dialect, patience or Patience())
+        dialect = Dialect(ROUTES, _refusal, limited_wait_s=_MINUTE_S * settings.timer_scale, spent=_spent)
+        self._http = Http(self.venue, settings, dialect, patience or Patience().scaled(settings.timer_scale))
         self._scale = settings.rate_scale
         self._told_ms = 0
 

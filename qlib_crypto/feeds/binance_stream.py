@@ -89,7 +89,7 @@ class BinanceUsdm(PublicFeed, BinanceFutures):
             if message.get("error"):
                 self.refused(str(message["error"]))
             return
-        conn.last_data = timestamp
+        conn.data_s = conn.heard_s
         event = message["data"]
         kind = event["e"]
         instrument = self.known(event["o"]["s"] if kind == "forceOrder" else event["s"])

@@ -7,7 +7,7 @@ import atexit
 import random
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -56,6 +56,10 @@ class Pace:
     tend_s: float = 20.0
     silence_s: float = 65.0
     no_data_s: float = 180.0
+
+    def scaled(self, by: float) -> Pace:
+        """Every wait times `by`."""
+        return Pace(*(wait * by for wait in astuple(self)))
 
     def wait_s(self, failures: int) -> float:
         """The pause before the next connection, after so many short-lived ones in a row."""
@@ -110,7 +114,8 @@ class PublicSocket(WSAsyncConn):
         self.address = address
         self.ws_kwargs = {**endpoint.options, "proxy": None if is_loopback(address) else proxy or True}
         self.endpoint = endpoint
-        self.last_data = 0.0
+        #: When anything at all, and when data came last; monotonic seconds, which no jump of the machine's clock moves.
+        self.heard_s = self.data_s = 0.0
         self.why: str | None = None
 
     async def leave(self, why: str) -> None:
@@ -188,7 +193,7 @@ class Link(ConnectionHandler):
         address, self.conn.why = self.conn.address, None
         try:
             async with self.conn.connect() as conn:
-                conn.last_message = conn.last_data = time.time()
+                conn.heard_s = conn.data_s = time.monotonic()
                 if conn.address != address:
                     return "opened while its subscriptions changed"
                 await self.subscribe(conn)
@@ -211,11 +216,11 @@ class Link(ConnectionHandler):
         pace, conn = self._pace, self.conn
         while True:
             await asyncio.sleep(pace.tend_s)
-            now = time.time()
-            if now - conn.last_message > pace.silence_s:
-                await conn.leave(f"was silent for {now - conn.last_message:.0f} s")
-            elif now - conn.last_data > pace.no_data_s:
-                await conn.leave(f"brought no data for {now - conn.last_data:.0f} s")
+            now = time.monotonic()
+            if now - conn.heard_s > pace.silence_s:
+                await conn.leave(f"was silent for {now - conn.heard_s:.0f} s")
+            elif now - conn.data_s > pace.no_data_s:
+                await conn.leave(f"brought no data for {now - conn.data_s:.0f} s")
             elif self._feed.keepalive is not None:
                 await conn.write(self._feed.keepalive)
 

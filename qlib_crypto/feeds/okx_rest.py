@@ -83,8 +83,8 @@ class OkxRest:
     venue = Venue.OKX
 
     def __init__(self, settings: VenueSettings, patience: Patience | None = None) -> None:
-        dialect = Dialect(ROUTES, _refusal, limited_wait_s=_WINDOW_S)
-        self._http = Http(self.venue, settings, dialect, patience or Patience())
+        dialect = Dialect(ROUTES, _refusal, limited_wait_s=_WINDOW_S * settings.timer_scale)
+        self._http = Http(self.venue, settings, dialect, patience or Patience().scaled(settings.timer_scale))
         self._scale = settings.rate_scale
         self._told = (-math.inf, 0)
 

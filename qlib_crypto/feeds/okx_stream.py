@@ -113,7 +113,7 @@ class OkxSwap(PublicFeed, OKX):
         elif event == "error":
             self.refused(f"{message.get('code')}: {message.get('msg')}")
         elif event is None:
-            conn.last_data = timestamp
+            conn.data_s = conn.heard_s
             channel = message["arg"]["channel"]
             if channel == _LIQUIDATIONS:
                 await self._liquidations(message, timestamp)

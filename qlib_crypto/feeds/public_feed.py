@@ -205,6 +205,7 @@ class PublicFeed(OnlyPublic, Feed):
 
     async def message_handler(self, msg: str, conn: PublicSocket, timestamp: float) -> None:
         """Handle one frame; one that cannot be understood costs only itself."""
+        conn.heard_s = time.monotonic()
         if msg == "pong":
             return
         self.counters.frames += 1

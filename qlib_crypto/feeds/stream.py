@@ -89,7 +89,7 @@ class VenueStream:
         self._on_problem = on_problem
         self._datasets = tuple(name for name in STREAMED if name in datasets)
         self._contract_values = contract_values
-        self._pace = pace or Pace()
+        self._pace = pace or Pace().scaled(settings.timer_scale)
         self._repeats = Repeats()
         self._kind = VENUES[venue].feed
         if "books" in self._datasets:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -75,6 +75,17 @@ class Patience:
     connect_s: float = 5.0
     read_s: float = 30.0
     answer_s: float = 60.0
+
+    def scaled(self, by: float) -> Patience:
+        """Every wait of ours times `by`, though loopback too needs a second or two; a venue's own pause stays."""
+        return replace(
+            self,
+            first_wait_s=self.first_wait_s * by,
+            longest_wait_s=self.longest_wait_s * by,
+            jitter_s=self.jitter_s * by,
+            read_s=max(min(2.0, self.read_s), self.read_s * by),
+            answer_s=max(min(4.0, self.answer_s), self.answer_s * by),
+        )
 
 
 class Transport:

@@ -144,7 +144,8 @@ class BinanceRest:
         return orjson.dumps({"serverTime": now})
 
     def _exchange_info(self, _query: Query, now: int) -> bytes:
-        specs = [*self._market.trading(now), *self._market.coming(now), *self._settling(now)]
+        rows = [*self._market.coming(now), *self._settling(now), *self._market.trading(now)]
+        specs = {spec.instrument.venue_id: spec for spec in rows}.values()  # one row a symbol, also of a reused one
         return orjson.dumps(
             {
                 "timezone": "UTC",

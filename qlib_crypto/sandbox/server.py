@@ -52,7 +52,7 @@ class SandboxOptions:
     awkward
         Mix in the instruments of `sandbox.awkward`.
     open_frames
-        At most so many frames of a bar while it is open, evenly spread; None as many as a venue sends, one a second.
+        Exactly so many frames of a bar while it is open, evenly spread; None as many as a venue sends, one a second.
     okx_idle_s, binance_ping_s, lifetime_s, ban_s
         Wall seconds: OKX closes an idle socket, Binance pings, either closes after a long life, the first ban.
 

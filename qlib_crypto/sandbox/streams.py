@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,8 @@ class CandleStream:
     mark
         Bars of the mark price.
     open_frames
-        At most so many open frames a bar, evenly spread; None for as many as `quiet_ms` allows.
+        Exactly so many open frames a bar, evenly spread, each instrument with another delay; None for as many as
+        `quiet_ms` allows.
 
     """
 
@@ -66,7 +68,10 @@ class CandleStream:
         self._mark = mark
         self._series = market.series(instrument, grid, mark=mark)
         self._lot = market.tape.specs[instrument].lot_base
-        self._every_ms = grid.ms // open_frames if open_frames else 0
+        self._open_frames = open_frames or 0
+        self._every_ms = grid.ms // (open_frames or 1)
+        self._delay_ms = 1 + crc32(instrument.qlib.encode()) % self._every_ms
+        self._sent = 0
         self._finer = any(interval.ms < grid.ms for interval in market.tape.intervals(instrument))
         self._chunk = -1
         self._closed_rows: list[str] = []
@@ -84,15 +89,45 @@ class CandleStream:
     def start(self, at_ms: int) -> list[Event]:
         self._next = int(np.searchsorted(self._series.open_ms, at_ms - self._grid.ms, side="right"))
         self._shown, self._shown_at = -1, 0
-        return self._still_open(at_ms, 0)
+        out = self._still_open(at_ms, 0)
+        if self._open_frames:
+            since = at_ms - self._grid.floor(at_ms) - self._delay_ms
+            self._sent = min(self._open_frames, max(0, since // self._every_ms + 1))
+            self.due_ms = at_ms
+        return out
 
     def events(self, to_ms: int, quiet_ms: int) -> list[Event]:
+        if self._open_frames:
+            return self._steady(to_ms)
         out: list[Event] = []
         while self._next < len(self._series.open_ms) and self._open_of(self._next) + self._grid.ms <= to_ms:
             self._confirm(self._next, to_ms, out)
             self._next += 1
-        out.extend(self._still_open(to_ms, max(quiet_ms, self._every_ms)))
+        out.extend(self._still_open(to_ms, quiet_ms))
         return out
+
+    def _steady(self, to_ms: int) -> list[Event]:
+        """Every open frame at its own time, however late this is asked for, and every closing one."""
+        out: list[Event] = []
+        self.due_ms = _NEVER
+        while self._next < len(self._series.open_ms):
+            opened, push = self._open_of(self._next), self._wire.push
+            closed = opened + self._grid.ms
+            while self._sent < self._open_frames and (at := self._slot(opened)) <= to_ms:
+                row = self._open_row(opened, at)
+                self._sent += 1
+                if row is not None:
+                    out.append(Event(at, push([row], at)))
+            if closed > to_ms:
+                self.due_ms = self._slot(opened) if self._sent < self._open_frames else closed
+                break
+            out.append(Event(closed, push([self._closed_rows[self._next % CHUNK]], closed), self._grid.ms))
+            self._next, self._sent = self._next + 1, 0
+        return out
+
+    def _slot(self, opened: int) -> int:
+        """When the next open frame of a bar is due."""
+        return opened + self._delay_ms + self._sent * self._every_ms
 
     def _confirm(self, i: int, to_ms: int, out: list[Event]) -> None:
         opened, length, push = self._open_of(i), self._grid.ms, self._wire.push

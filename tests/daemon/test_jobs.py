@@ -108,14 +108,24 @@ def test_every_missed_ranking_is_done_by_itself_the_oldest_first(table):
     assert all(job.result == {} for job in table.list())
 
 
-def test_urgent_kinds_go_first_and_work_by_hand_last_among_equals(table):
-    table.submit("repair", OKX, by="command line")
-    table.submit("repair", OKX, period_ms=50, by="schedule")
-    table.submit("rank", OKX, period_ms=60, by="schedule")
-    order = [(table.claim(KINDS, 1).kind, table.list(state=State.RUNNING)[-1].id) for _ in range(3)]
-    assert [kind for kind, _ in order] == ["rank", "repair", "repair"]
-    assert table.claim(KINDS, 1) is None
+def test_urgent_kinds_go_first_and_all_others_in_the_order_of_submission(table):
+    for kind, period in (("repair", 50), ("seal", None), ("check", 20), ("rank", 60)):
+        table.submit(kind, OKX, period_ms=period, by="schedule")
+    kinds = ["check", "seal", "repair", "rank"]
+    order = [table.claim(kinds, 1, urgent=["rank"]).kind for _ in range(4)]
+    assert order == ["rank", "repair", "seal", "check"]
+    assert table.claim(kinds, 1) is None
     assert table.claim([], 1) is None
+
+
+def test_a_job_that_takes_longer_than_its_period_starves_no_other(table):
+    table.submit_periods("repair", OKX, [10], up_to_ms=10, by="schedule")
+    running = table.claim(["repair", "seal"], 1)
+    table.submit("seal", OKX, period_ms=10, by="schedule")
+    table.submit_periods("repair", OKX, [20, 30], up_to_ms=30, by="schedule")
+    table.complete(running.id, {})
+    assert table.claim(["repair", "seal"], 1).kind == "seal"
+    assert table.claim(["repair", "seal"], 1).period_ms == 30
 
 
 def test_a_failed_attempt_waits_longer_each_time_then_the_job_has_failed(table, wall):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_feeds import loopback, settings_at, streaming
-from test_feed_stream import ROW, Venues, candle, names
+from test_feed_stream import CALM, ROW, Venues, candle, greet, names
 
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.feeds import StreamCounters, VenueStream
@@ -153,14 +153,14 @@ def test_books_deeper_than_okx_pushes_are_the_users_error():
 @pytest.mark.parametrize("venue", list(Venue))
 def test_a_revived_instrument_gets_a_connection_of_its_own_and_the_others_keep_theirs(venue):
     a, b, c = names(venue, 3)
-    server = Venues()
+    server = Venues(greet)
     each = 2 if venue is Venue.OKX else 1
-    with loopback(server) as url, streaming(venue, url, [a, b, c], M1) as got:
-        got.wait(lambda: len(server.paths) == each)
+    with loopback(server) as url, streaming(venue, url, [a, b, c], M1, pace=CALM) as got:
+        got.wait(lambda: got.stream.counters.frames == each)
         got.wait(lambda: len(server.requests()) == each or venue is Venue.BINANCE)
         server.said.clear()
         got.stream.revive([b, Instrument("NOBODY", "USDT", venue)])
-        got.wait(lambda: len(server.paths) == 2 * each)
+        got.wait(lambda: got.stream.counters.frames == 2 * each)
         got.wait(lambda: len(server.requests()) >= (2 * each if venue is Venue.OKX else 1))
         got.wait(lambda: len(got.stream._feeds) == 2)
         carried = sorted([i.symbol for i in some] for some in got.stream._feeds.values())

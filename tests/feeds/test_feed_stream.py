@@ -24,6 +24,15 @@ from qlib_crypto.feeds.links import Gate, Pace
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 M1 = Interval.parse("1m")
+#: For servers that say little on purpose.
+CALM = dataclasses.replace(QUICK, silence_s=60.0)
+
+
+async def greet(ws, _number, _request):
+    """One word on each connection: when it is heard, the connection is open on our side too."""
+    await ws.send_json({"event": "subscribe"})
+
+
 ROW = ["1747093980000", "102806", "102820.5", "102783.1", "102806.1", "7164.04", "71.6404", "7364701.57952", "1"]
 
 
@@ -94,13 +103,10 @@ def test_binance_connections_carry_200_streams_at_most_on_the_market_route():
 
 
 def test_changes_are_one_request_a_connection():
-    async def greet(ws, _number, _request):
-        await ws.send_json({"event": "subscribe"})  # heard: then the connection is open on our side too
-
     for venue, count in ((Venue.OKX, 2), (Venue.BINANCE, 1)):
         server = Venues(greet)
         a, b, c, d = names(venue, 4)
-        with loopback(server) as url, streaming(venue, url, [a, b], M1) as got:
+        with loopback(server) as url, streaming(venue, url, [a, b], M1, pace=CALM) as got:
             got.wait(lambda g=got, n=count: g.stream.counters.frames == n)
             got.wait(lambda s=server, n=count, v=venue: len(s.requests()) == n or v is Venue.BINANCE)
             server.said.clear()

@@ -16,6 +16,8 @@ from sandbox_support import MINUTES, START, candles, write
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, parse_utc
 from qlib_crypto.errors import ConfigError, SchemaError
+from qlib_crypto.sandbox.clock import MarketClock
+from qlib_crypto.sandbox.market import Market
 from qlib_crypto.sandbox.tape_files import FileTape
 from qlib_crypto.sandbox.tape_specs import contract_size
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -205,9 +207,11 @@ def test_open_interest_is_as_last_published(folder, tmp_path):
     rows = pd.DataFrame({"symbol": "BTCUSDT", "timestamp": times, "sum_open_interest": [3.0, 1.0, 2.0]})
     write(rows, mine / "open_interest/binance_um_oi_4h_all.parquet")
     tape, btc = FileTape(mine, Venue.BINANCE), Instrument.parse("BTC_USDT.BINANCE")
-    seen = [tape.open_interest(btc, START + hours * HOUR_MS - 1) for hours in (0, 4, 8, 99)]
+    market = Market(tape, MarketClock(START, START))
+    seen = [market.open_interest(btc, START + hours * HOUR_MS - 1) for hours in (0, 4, 8, 99)]
     assert seen == [None, 1.0, 2.0, 3.0]
-    assert tape.open_interest(Instrument.parse("SOL_USDT.BINANCE"), START) is None
+    assert market.open_interest(Instrument.parse("SOL_USDT.BINANCE"), START) is None
+    assert np.isnan(tape.open_interest_series(btc).quote).all()
 
 
 def test_the_real_okx_folder(real_data):
