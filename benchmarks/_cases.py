@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from _site import M1, end, market, site
@@ -56,32 +58,39 @@ def disk_full(venue: Venue, arguments: argparse.Namespace, root: Path) -> Iterat
     """The file system of the lake, a small one in memory in a mount namespace of its own, is full for some seconds."""
     lake = root / "lake"
     lake.mkdir(parents=True)
-    alone = ("unshare", "-Urm", "sh", "-c")
-    if subprocess.run([*alone, _TMPFS, str(lake), "true"], check=False, capture_output=True).returncode:
+    alone = ("unshare", "-Urm", "sh", "-c", _TMPFS, str(lake))
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
         yield "disk full: not possible here, no mount namespaces", venue, 0, Difference(), []
         return
-    tape, of = market(venue, arguments.data, _SYMBOLS)
+    given = [venue, str(root), str(arguments.tries), *([str(arguments.data)] if arguments.data else [])]
+    run = subprocess.run([*alone, sys.executable, __file__, *given], check=True, stdout=subprocess.PIPE)
+    found, seconds = json.loads(run.stdout.splitlines()[-1])
+    yield "disk full", venue, arguments.tries, Difference(**found), seconds
+
+
+def _full(venue: Venue, root: Path, tries: int, data: Path | None) -> tuple[Difference, list[float]]:
+    """The case itself, where `root/lake` is a file system of its own."""
+    tape, of = market(venue, data, _SYMBOLS)
     opens = tape.bars(of[0], M1).open_ms
+    found, seconds = Difference(), []
     with site(venue, tape, of, root, at_ms=int(opens[len(opens) // 20]), speed=SPEED) as on:
-        process = on.collector(lake=lake, program=(*alone, _TMPFS, str(lake), sys.executable, "-m", "qlib_crypto.cli"))
-        inside = Path(f"/proc/{process.pid}/root{lake}")
+        on.root = root / "lake"
+        process = on.collector()
         try:
-            time.sleep(1.0)
-            on.begin(_PATIENCE_S, root=inside)
-            found, seconds = Difference(), []
-            for _ in range(arguments.tries):
-                filler = inside / "filler"
+            on.begin(_PATIENCE_S)
+            for _ in range(tries):
+                filler = on.root / "filler"
                 _fill(filler)
                 time.sleep(_WRONG_S)
                 filler.unlink()
-                spent, differs = on.wait(_PATIENCE_S, root=inside)
+                spent, differs = on.wait(_PATIENCE_S)
                 found += differs
                 seconds.append(spent)
                 if process.poll() is not None:
                     raise RuntimeError(f"the collector ended with {process.returncode} on a full disk")
-            yield "disk full", venue, arguments.tries, found, seconds
         finally:
             end(process)
+    return found, seconds
 
 
 def _fill(path: Path) -> None:
@@ -95,3 +104,10 @@ def _fill(path: Path) -> None:
 
 
 CASES: dict[str, Case] = {"clock jump": clock_jump, "disk full": disk_full}
+
+
+if __name__ == "__main__":
+    differs, spent = _full(
+        Venue(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]) if sys.argv[4:] else None
+    )
+    print(json.dumps([asdict(differs), spent]))

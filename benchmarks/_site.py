@@ -69,16 +69,14 @@ class Site:
         now: int = self.sandbox.status()["market_ms"]
         return now
 
-    def start(
-        self, command: str, *options: str, lake: Path | None = None, program: Sequence[str] = PROGRAM
-    ) -> subprocess.Popen[bytes]:
+    def start(self, command: str, *options: str, program: Sequence[str] = PROGRAM) -> subprocess.Popen[bytes]:
         """A process of the command line on this venue and lake."""
         environment = os.environ | {
             f"QLIB_CRYPTO_{self.venue.upper()}__TIMER_SCALE": str(TIMER_SCALE),
             "OMP_NUM_THREADS": "1",
             **self.environment,
         }
-        arguments = [command, "--venue", self.venue, "--lake", str(lake or self.root), *options]
+        arguments = [command, "--venue", self.venue, "--lake", str(self.root), *options]
         if command != "seal":
             arguments += ["--endpoint", self.sandbox.url, "--rate-scale", str(UNLIMITED)]
         return subprocess.Popen(
@@ -86,12 +84,10 @@ class Site:
             stdout=self.log, stderr=self.log,
         )  # fmt: skip
 
-    def collector(
-        self, *, clock: str = "venue", lake: Path | None = None, program: Sequence[str] = PROGRAM
-    ) -> subprocess.Popen[bytes]:
+    def collector(self, *, clock: str = "venue", program: Sequence[str] = PROGRAM) -> subprocess.Popen[bytes]:
         """The collector, following this site's instruments."""
         symbols = ",".join(instrument.symbol for instrument in self.instruments)
-        return self.start("collect", "--symbols", symbols, "--clock", clock, lake=lake, program=program)
+        return self.start("collect", "--symbols", symbols, "--clock", clock, program=program)
 
     def spans(self, start_ms: int, end_ms: int) -> dict[Instrument, tuple[int, int]]:
         """Of each instrument what can be there of a span: from its listing to its delisting."""
@@ -102,9 +98,9 @@ class Site:
             out[instrument] = first, max(first, min(end_ms, spec.delisted_ms or end_ms))
         return out
 
-    def differ(self, end_ms: int, *, root: Path | None = None, whole: bool = False) -> Difference:
+    def differ(self, end_ms: int, *, whole: bool = False) -> Difference:
         """Lake against tape: bars closed and settlements due by `end_ms`, from an hour before what was complete on."""
-        lake = Lake(root or self.root)
+        lake = Lake(self.root)
         try:
             since = self.start_ms if whole else max(self.start_ms, self.complete_ms - HOUR_MS)
             found = bars_differ(lake, self.tape, self.spans(since, M1.floor(end_ms)), M1)
@@ -113,7 +109,7 @@ class Site:
         finally:
             lake.close()
 
-    def begin(self, timeout_s: float, *, root: Path | None = None) -> None:
+    def begin(self, timeout_s: float) -> None:
         """Return once every instrument has a bar; a first collector begins with the stream, so the span begins there.
 
         Raises
@@ -126,28 +122,47 @@ class Site:
         firsts: list[int] = []
         while len(firsts) < len(self.instruments) and time.monotonic() < until:
             time.sleep(_LOOK_S)
-            lake = Lake(root or self.root)
+            lake = Lake(self.root)
             try:
                 times = (lake.bar_times(instrument, M1) for instrument in self.instruments)
                 firsts = [int(opens[0]) for opens in times if len(opens)]
             finally:
                 lake.close()
         self.start_ms = max(firsts, default=self.start_ms)
-        _, found = self.wait(timeout_s, root=root)
+        _, found = self.wait(timeout_s)
         if not found.equal or not firsts:
             raise RuntimeError(f"{self.venue}: the collector did not get complete before the first fault: {found}")
 
-    def wait(self, timeout_s: float, *, root: Path | None = None) -> tuple[float, Difference]:
-        """Wall seconds until the lake is complete again up to `LAG_MS` ago, from now on; and what still differs."""
+    def streams(self, since_ms: int) -> bool:
+        """True when every instrument has had a bar by websocket since: REST alone is not being well again."""
+        lake = Lake(self.root)
+        try:
+            tables = (lake.bars(i, M1, since_ms - M1.ms) for i in self.instruments if self.trades(i, since_ms))
+            return all("ws" in table.column("source").to_pylist() for table in tables)
+        finally:
+            lake.close()
+
+    def trades(self, instrument: Instrument, at_ms: int) -> bool:
+        """True when the tape has minutes of the instrument at that time."""
+        opens = self.tape.bars(instrument, M1).open_ms
+        return bool(len(opens) and opens[0] <= at_ms < opens[-1])
+
+    def wait(self, timeout_s: float) -> tuple[float, Difference]:
+        """Wall seconds until the lake is complete and streaming again, from now on; and what still differs.
+
+        Complete is up to `LAG_MS` ago, and beyond the present.
+        """
         began, well_ms = time.monotonic(), self.now_ms()
         while True:
             end_ms = self.now_ms() - LAG_MS
-            found = self.differ(end_ms, root=root)
+            found = self.differ(end_ms)
             spent = time.monotonic() - began
-            if found.equal and end_ms >= well_ms:
+            if found.equal and end_ms >= well_ms and self.streams(well_ms):
                 self.complete_ms = max(self.complete_ms, M1.floor(end_ms))
                 return spent, found
             if spent > timeout_s:
+                if found.equal:
+                    found.lost, found.examples = 1, [f"{self.venue}: complete by REST only, no bar by websocket"]
                 return spent, found
             time.sleep(_LOOK_S)
 

@@ -81,7 +81,7 @@ def faults(on: Site, chosen: Sequence[Fault], tries: int, report: Callable[[Line
 def _venue(venue: Venue, arguments: argparse.Namespace, report: Callable[[Line], None], root: Path) -> None:
     """Everything that is done to one venue with a market of its own."""
     parts = arguments.part
-    chosen = [f for f in FAULTS if venue in f.venues and (not parts or f.name in parts)]
+    chosen = [f for f in FAULTS if venue in f.venues and (not parts or {"faults", f.name} & set(parts))]
     tape, of = market(venue, arguments.data, SYMBOLS)
     opens = tape.bars(of[0], M1).open_ms
     at = int(opens[len(opens) // 20])
@@ -160,7 +160,7 @@ def _both(
 
 
 def _check_parts(parts: Sequence[str] | None, parser: argparse.ArgumentParser) -> None:
-    known = [*(fault.name for fault in FAULTS), "kill", "load", *CASES]
+    known = ["faults", "kill", "load", *CASES, *(fault.name for fault in FAULTS)]
     for part in parts or ():
         if part not in known:
             parser.error(f"part {part!r} is unknown; choose of: {', '.join(known)}")

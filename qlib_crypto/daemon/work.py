@@ -44,7 +44,7 @@ class Site:
     settings: Settings
     lake: Lake
     client: RestClient
-    archive: Archive
+    archive: Archive | None
 
     @classmethod
     def of(cls, venue: Venue, settings: Settings) -> Site:

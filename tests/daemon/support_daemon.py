@@ -15,6 +15,11 @@ import sys
 import time
 from pathlib import Path
 
+from qlib_crypto.daemon.leash import leash
+from qlib_crypto.daemon.worker import serve
+from qlib_crypto.errors import ConfigError, QlibCryptoError, VenueError
+
+NAME = {"okx": "top50_symbols.json", "binance": "top50_symbols.binance.json"}
 HERE = Path(sys.argv[0]).parent if sys.argv[0].endswith("stand_in.py") else Path()
 
 
@@ -25,8 +30,6 @@ def note(*words) -> None:
 
 def do(kind: str) -> None:
     """One job: raises what the files say."""
-    from qlib_crypto.errors import ConfigError, VenueError
-
     note(kind)
     if (HERE / f"deaf.{kind}").exists():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -41,14 +44,12 @@ def do(kind: str) -> None:
 
 
 def work() -> None:
-    from qlib_crypto.daemon.worker import serve
-
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def answer(request):
         do(request.kind)
         if request.kind == "rank":
-            Path(os.environ["LAKE"]).joinpath("top50_symbols.json").write_text('["BTC_USDT"]')
+            Path(os.environ["LAKE"]).joinpath(NAME[sys.argv[3]]).write_text('["BTC_USDT"]')
         return {"period": request.period_ms, "since": request.since_ms}
 
     serve(answer)
@@ -79,20 +80,16 @@ def collect(venue: str) -> None:
 
 
 def command(kind: str) -> None:
-    from qlib_crypto.errors import QlibCryptoError
-
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         do(kind)
     except QlibCryptoError as error:
-        print(f"qlib-crypto: {error}", file=sys.stderr)
+        sys.stderr.write(f"qlib-crypto: {error}\n")
         sys.exit(error.exit_code)
-    print(json.dumps({"done": kind}))
+    sys.stdout.write(json.dumps({"done": kind}) + "\n")
 
 
 def main() -> None:
-    from qlib_crypto.daemon.leash import leash
-
     name = sys.argv[1]
     if name != "work":
         leash()

@@ -9,7 +9,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from random import Random
+from unittest.mock import ANY
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,39 +24,102 @@ from qlib_crypto.clock import MINUTE_MS
 from qlib_crypto.errors import SchemaError, StorageError
 from qlib_crypto.lake import Lake, files, load_bars, seal
 from qlib_crypto.lake.hot import HotStore
+from qlib_crypto.lake.sql import query
 
+#: Stores bars, restates half of them by REST, seals now and then; says after each call what it has.
 WRITER = """
 import sys, os
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from support_lake import bar
+from support_lake import bar, estimate
 from qlib_crypto.lake import Lake
 lake = Lake(Path(sys.argv[1]))
-k = 0
+k = int(sys.argv[2])
 while True:
-    lake.store([bar(k + i) for i in range(20)])
+    lake.store([bar(k + i, close=100.0 + i) for i in range(20)] + [estimate(bar(k).open_ms)])
+    os.write(1, b"stored %d\n" % (k + 20))
+    lake.admit([bar(k + i, close=500.0 + i, source="rest") for i in range(0, 20, 2)])
+    os.write(1, b"restated %d\n" % (k + 20))
     k += 20
     if k % 400 == 0:
         lake.seal(bar().instrument.venue)
-    os.write(1, b"%d\\n" % k)
+        os.write(1, b"sealed %d\n" % k)
 """
 
 
-def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path):
+def check_written(lake, said):
+    """Every call of the writer that returned is there, whole, and at most one that did not; sealing changes nothing."""
+    at = {word: max((int(line.split()[1]) for line in said if line.startswith(word)), default=0)
+          for word in ("stored", "restated")}  # fmt: skip
+    for sealed in (False, True):
+        table = lake.bars(BTC, M1)
+        times = table.column("timestamp").cast("int64").to_pylist()
+        assert times == [T0 + k * MINUTE_MS for k in range(len(times))]
+        assert len(times) in {at["stored"], at["stored"] + 20}
+        closes = table.column("close").to_pylist()
+        better = [k for k in range(0, len(times), 2) if closes[k] == 500.0 + k % 20]
+        assert better == list(range(0, len(better) * 2, 2))
+        assert len(better) * 2 in {at["restated"], at["restated"] + 20}
+        assert all(closes[k] == 100.0 + k % 20 for k in range(len(times)) if k not in set(better))
+        assert len(lake.estimates(BTC.venue)) == len(times) // 20
+        assert len(query(lake, "from restated_kline_1m where close < 200")) == (len(better) if sealed else ANY)
+        lake.seal(BTC.venue)
+        assert lake.seal(BTC.venue) == []
+
+
+def killed(folder, random, first=0):
+    """What a writer said before it was killed at a random instant, which some seals may lie behind."""
     code = WRITER.format(tests=str(Path(__file__).parents[1]))
-    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-    lines = [writer.stdout.readline() for _ in range(41)]  # two seals lie behind it
+    writer = subprocess.Popen([sys.executable, "-c", code, str(folder), str(first)], stdout=subprocess.PIPE, text=True)
+    said = [writer.stdout.readline() for _ in range(random.randrange(1, 90))]
+    time.sleep(random.random() * 0.03)
     os.kill(writer.pid, signal.SIGKILL)
-    lines += writer.stdout.readlines()
+    said += [line for line in writer.stdout if line.endswith("\n")]
     writer.wait()
     writer.stdout.close()
+    return said
+
+
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(k, marks=pytest.mark.long) for k in range(3, 30))])
+def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path, seed):
+    said = killed(tmp_path, Random(seed))
     lake = Lake(tmp_path)
-    times = lake.bar_times(BTC, M1).tolist()
-    assert len(times) >= int(lines[-1])
-    assert times == [T0 + k * MINUTE_MS for k in range(len(times))]
-    lake.seal(BTC.venue)
-    assert lake.bar_times(BTC, M1).tolist() == times
+    check_written(lake, said)
     lake.close()
+
+
+@pytest.mark.parametrize("garbage", [False, True])
+def test_a_torn_last_write_costs_only_what_was_not_acknowledged(tmp_path, garbage):
+    """Power loss: the log ends anywhere, or in noise. What was synced before that point is there, calls are whole."""
+    lake = Lake(tmp_path / "whole")
+    lake.store([bar(0)])
+    lake.close()  # moves all into the file; what follows is in the log
+    folder = lake.folder(BTC.venue)
+    lake.store([bar(1), bar(0, close=50.0, source="rest")])
+    wal = folder / "hot.sqlite-wal"
+    base, ends = (folder / "hot.sqlite").read_bytes(), [(wal.stat().st_size, 2)]
+    for _ in range(6):
+        lake.store([bar(len(ends) * 10 + k) for k in range(5)])
+        ends.append((wal.stat().st_size, ends[-1][1] + 5))
+    log = wal.read_bytes()
+    lake.close()
+    random = Random(7)
+    cuts = [0, 1, 31, 33, *(end + off for end, _ in ends for off in (-1, 0, 1)), *random.sample(range(len(log)), 12)]
+    for k, cut in enumerate(min(cut, len(log)) for cut in cuts):
+        torn = Lake(tmp_path / f"torn{k}")
+        torn.folder(BTC.venue).mkdir(parents=True)
+        (torn.folder(BTC.venue) / "hot.sqlite").write_bytes(base)
+        (torn.folder(BTC.venue) / "hot.sqlite-wal").write_bytes(
+            log[:cut] + (random.randbytes(len(log) - cut) if garbage else b"")
+        )
+        kept = max((rows for end, rows in ends if end <= cut), default=1)
+        table = torn.bars(BTC, M1)
+        assert len(table) == kept
+        assert table.column("close").to_pylist()[0] == (50.0 if kept > 1 else 100.0)
+        assert torn.store([bar(500)]) == 1  # and goes on
+        torn.seal(BTC.venue)
+        assert len(torn.bars(BTC, M1)) == kept + 1
+        torn.close()
 
 
 @pytest.mark.parametrize("step", ["write", "record", "discard", "commit"])
@@ -97,19 +163,70 @@ def test_a_full_disk_while_storing_keeps_what_was_stored(lake):
     assert lake.store([bar(k) for k in range(10, 5000)]) == 4990
 
 
-def test_a_full_disk_while_sealing_keeps_the_rows_hot(lake, monkeypatch):
+@pytest.mark.parametrize("where", ["write", "sync", "rename"])
+@pytest.mark.parametrize("file", [0, 1, 2])
+def test_a_full_disk_while_sealing_keeps_the_rows_hot(lake, monkeypatch, where, file):
+    """At each step of each file: of replaced rows, of a day, of the next day."""
     lake.store([bar(k) for k in range(10)])
+    lake.seal(BTC.venue)
+    lake.store([bar(3, close=7.0), bar(1440), bar(10)])
+    before = sorted(str(path) for path in lake.root.rglob("*.parquet"))
+    count = iter(range(100))
 
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(original):
+        def call(*args, **options):
+            if next(count) >= file:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original(*args, **options)
+
+        return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full)
+        if where == "write":
+            patch.setattr(files.Path, "open", opened(full))
+        elif where == "sync":
+            count = iter(range(100)) if not file else (n // 2 for n in range(100))  # the file's and the folder's
+            patch.setattr(files.os, "fsync", full(os.fsync))
+        else:
+            patch.setattr(files.Path, "replace", full(Path.replace))
         with pytest.raises(StorageError, match="No space left on device"):
             lake.seal(BTC.venue)
-    assert list((lake.folder(BTC.venue) / "kline_1m").iterdir()) == []
-    assert len(lake.bars(BTC, M1)) == 10
-    assert len(lake.seal(BTC.venue)) == 1
+    expected = [100.0, 100.0, 100.0, 7.0, *([100.0] * 8)]
+    assert lake.bars(BTC, M1).column("close").to_pylist() == expected
+    assert list(lake.root.rglob(".*.tmp")) == []
+    if file == 0:
+        assert sorted(str(path) for path in lake.root.rglob("*.parquet")) == before
+    lake.seal(BTC.venue)
+    assert lake.bars(BTC, M1).column("close").to_pylist() == expected
+    assert query(lake, "select close from restated_kline_1m").close.tolist() == [100.0]
+    assert lake.seal(BTC.venue) == []
+
+
+def opened(full):
+    """`Path.open` whose files are full, one after another."""
+    real = Path.open
+
+    def open_(self, mode="r", *args, **options):
+        file = real(self, mode, *args, **options)
+        if self.name.endswith(".tmp"):
+            file = FullFile(file, full(file.write))
+        return file
+
+    return open_
+
+
+class FullFile:
+    def __init__(self, file, write):
+        self.file, self.write = file, write
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
 
 
 LIMITED = """
@@ -126,6 +243,8 @@ try:
         lake.store([bar(k + i) for i in range(500)])
         k += 500
         print(k, flush=True)
+        if k == 1000:
+            lake.seal(bar().instrument.venue)
 except StorageError as error:
     print(error, flush=True)
 """

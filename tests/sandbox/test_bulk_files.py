@@ -183,7 +183,7 @@ def test_okx_links_to_candles_by_days_of_utc_8(handle):
     instrument = Instrument("RESIZE", "USDT", Venue.OKX)
     bars = OKX.bars(instrument, M1)
     mine = during(bars.open_ms, DAY - 8 * HOUR_MS, DAY + 16 * HOUR_MS)
-    assert header == "instrument_name,open,high,low,close,vol,vol_ccy,vol_quote,open_time,confirm".split(",")
+    assert ",".join(header) == "instrument_name,open,high,low,close,vol,vol_ccy,vol_quote,open_time,confirm"
     assert [int(row[8]) for row in got] == bars.open_ms[mine].tolist()
     assert [float(row[4]) for row in got] == bars.close[mine].tolist()
     assert [float(row[6]) for row in got] == bars.volume_base[mine].tolist()

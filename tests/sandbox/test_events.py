@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_a_changed_funding_interval_is_told_before_it_is_paid(handle):
     rows = get(f"{handle.url}/api/v5/public/funding-rate-history?instId=SOON-USDT-SWAP").body["data"]
     times = [int(row["fundingTime"]) for row in rows]
     assert times == OKX.settlements(of(OKX, "SOON")).time_ms[::-1][: len(times)].tolist()
-    assert {a - b for a, b in zip(times, times[1:], strict=False)} == {4 * HOUR_MS, 8 * HOUR_MS}
+    assert {a - b for a, b in pairwise(times)} == {4 * HOUR_MS, 8 * HOUR_MS}
 
 
 def test_the_change_of_a_contract_is_pushed(handle):

@@ -205,7 +205,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from([*KINDS, "?"]), key=st.sampled_from(["count", "seconds", "code", "venue", "x"]), value=JSON)
 def test_no_body_is_ever_a_500(spare, kind, key, value):
     status, _ = post(spare.url + "/sandbox/fault", json.dumps({"kind": kind, key: value}).encode())

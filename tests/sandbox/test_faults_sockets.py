@@ -90,9 +90,11 @@ def closed_rows(venue, message):
     try:
         if venue is Venue.OKX:
             inst = message["arg"]["instId"]
-            return [(inst, int(r[0]), float(r[4]), float(r[6])) for r in message["data"] if r[8] == "1"]
+            rows = [[*map(float, r[:8])] for r in message["data"] if r[8] == "1"]
+            return [(inst, int(r[0]), r[4], r[6]) for r in rows]
         bar = message["data"]["k"]
-        return [(bar["s"], bar["t"], float(bar["c"]), float(bar["v"]))] if bar["x"] else []
+        o, c, v = (float(bar[name]) for name in "ocv")
+        return [(bar["s"], bar["t"], c, v)] if bar["x"] and o else []
     except (KeyError, TypeError, IndexError, ValueError):
         return []
 

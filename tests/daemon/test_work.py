@@ -1,0 +1,146 @@
+"""What the short jobs do, on a real lake and a venue in memory; each done twice leaves what it left when done once."""
+
+import json
+
+import pytest
+from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, estimate, spec
+
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from qlib_crypto.collect.status import CollectorStatus, write_status
+from qlib_crypto.daemon.newer import has_newer
+from qlib_crypto.daemon.work import Site
+from qlib_crypto.daemon.worker import Request
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.lake import Lake
+from qlib_crypto.settings import Settings
+from qlib_crypto.symbols import Venue
+
+NOW = T0 + DAY_MS + 2 * HOUR_MS + 30 * MINUTE_MS
+OKX = {"venue": "okx"}
+
+
+@pytest.fixture
+def venue():
+    made = FakeVenue(now_ms=NOW)
+    made.list(spec(BTC), spec(ETH))
+    made.quotes = {of: estimate(NOW, of=of, settles_ms=NOW + HOUR_MS) for of in (BTC, ETH)}
+    made.add_bars(*(bar(k, of=of) for of in (BTC, ETH) for k in range((NOW - T0) // M1.ms)))
+    return made
+
+
+@pytest.fixture
+def site(tmp_path, venue):
+    lake = Lake(tmp_path)
+    okx = {"symbols": ["BTC_USDT", "ETH_USDT"], "datasets": []}
+    yield Site(Venue.OKX, Settings(lake_dir=tmp_path, okx=okx), lake, venue, None)
+    lake.close()
+
+
+def twice(site, kind, period_ms=None, since_ms=None, **arguments):
+    """The result of a job that is done, and done again by somebody who did not know."""
+    request = Request(kind, {**OKX, **arguments}, period_ms, since_ms)
+    first = site.do(request)
+    content = site.lake.content_hash()
+    second = site.do(request)
+    assert site.lake.content_hash() == content
+    assert json.loads(json.dumps([first, second])) == [first, second], "the job table keeps JSON"
+    return first
+
+
+def test_a_ranking_that_is_done_twice_for_its_period_is_one(site):
+    found = twice(site, "rank", period_ms=NOW - 25 * MINUTE_MS)
+    assert found == {"eligible": 2, "members": 2}
+    assert len(list((site.lake.folder(Venue.OKX) / "universe").iterdir())) == 1
+    assert (site.settings.lake_dir / "top50_symbols.json").is_file()
+
+
+def test_instruments_are_stored_when_they_changed(site, venue):
+    twice(site, "instruments")
+    venue.now_ms += DAY_MS
+    venue.list(spec(BTC, contract_value_base=0.1))
+    site.do(Request("instruments", OKX, None, None))
+    assert site.lake.specs(Venue.OKX)[BTC].contract_value_base == 0.1
+
+
+def test_repair_fills_what_was_missed(site):
+    site.lake.store([bar(k, of=of) for of in (BTC, ETH) for k in range(100)])
+    site.lake.store([bar(k, of=of) for of in (BTC, ETH) for k in range(200, 300)])
+    found = twice(site, "repair")
+    assert found["instruments"] == 2
+    assert found["stored"]["kline_1m"] >= 200
+    times = site.lake.bar_times(BTC, M1)
+    assert times.tolist() == list(range(T0, int(times[-1]) + 1, M1.ms))
+
+
+def test_after_a_long_pause_repair_looks_further_back_than_usual(site, venue):
+    venue.now_ms += 10 * DAY_MS
+    site.lake.store([bar(0)])
+    site.do(Request("repair", OKX, None, T0 + HOUR_MS))
+    first = min(start for name, of, start, _ in venue.log if (name, of) == ("bars", BTC))
+    assert first <= T0 + HOUR_MS
+    venue.log.clear()
+    site.do(Request("repair", {**OKX, "since": "2025-04-05"}, None, T0))
+    assert min(start for name, _, start, _ in venue.log if name == "bars") >= T0 + 4 * DAY_MS
+
+
+def test_seal_writes_whole_days_only(site):
+    site.lake.store([bar(k) for k in range(2000)])
+    found = twice(site, "seal", period_ms=T0 + DAY_MS + 10 * MINUTE_MS)
+    assert found == {"files": 1, "before": "2025-04-02 00:00:00"}
+    assert [p.name for p in (site.lake.folder(Venue.OKX) / "kline_1m").iterdir()] == ["BTC_USDT_20250401.parquet"]
+
+
+def test_upkeep_looks_at_the_day_before_and_at_what_was_not_looked_at(site):
+    period = T0 + 5 * DAY_MS + 150 * MINUTE_MS
+    assert site.days(Request("check", OKX, period, None)) == (T0 + 4 * DAY_MS, T0 + 5 * DAY_MS)
+    assert site.days(Request("check", OKX, period, period - DAY_MS)) == (T0 + 4 * DAY_MS, T0 + 5 * DAY_MS)
+    assert site.days(Request("check", OKX, period, period - 4 * DAY_MS))[0] == T0 + DAY_MS
+    assert site.days(Request("check", OKX, period, period - 400 * DAY_MS))[0] == T0 - 26 * DAY_MS
+    given = {**OKX, "start": "2025-04-01", "end": "2025-04-03"}
+    assert site.days(Request("check", given, None, None)) == (T0, T0 + 2 * DAY_MS)
+    with pytest.raises(ConfigError, match="is not before end"):
+        site.days(Request("check", {**given, "end": "2025-04-01"}, None, None))
+
+
+def test_reconciliation_and_check_and_retention_give_their_counts(site):
+    site.lake.store([bar(k) for k in range(1440)])
+    site.lake.store([bar(7, close=300.0)])
+    period = T0 + DAY_MS + 150 * MINUTE_MS
+    found = twice(site, "reconcile", period_ms=period)
+    assert found["pairs"]["ws-rest"]["different"] == 1
+    assert site.lake.bars(BTC, M1).column("close").to_pylist()[7] == 100.0
+    assert twice(site, "check", period_ms=period)["rows"] >= 1440
+    site.lake.seal(Venue.OKX)
+    assert twice(site, "retain", period_ms=period) == {"dropped": 0, "compacted": 0, "removed": 0, "problems": 0}
+
+
+def test_work_needs_a_universe_unless_symbols_are_given(tmp_path, venue):
+    site = Site(Venue.OKX, Settings(lake_dir=tmp_path), Lake(tmp_path), venue, None)
+    with pytest.raises(ConfigError, match="run: qlib-crypto rank"):
+        site.do(Request("repair", OKX, None, None))
+    with pytest.raises(ConfigError, match="is no work of a venue"):
+        site.do(Request("convert", {}, None, None))
+
+
+def test_leavers_that_the_collector_keeps_are_kept_up_too(site):
+    write_status(site.lake, status({"SOL_USDT": None, "BTC_USDT": NOW}))
+    assert [i.symbol for i in site.instruments()] == ["BTC_USDT", "ETH_USDT", "SOL_USDT"]
+
+
+def status(newest):
+    return CollectorStatus("okx", 1, True, 0, 0, NOW, "1m", newest=newest)
+
+
+@pytest.mark.parametrize(
+    ("behind", "dead"), [(0, False), (1, False), (4, False), (5, True), (600, True)], ids=lambda value: str(value)
+)
+def test_a_feed_is_dead_when_the_venue_has_bars_well_after_its_newest(venue, behind, dead):
+    last = M1.floor(NOW) - M1.ms
+    assert has_newer(venue, status({"BTC_USDT": last - behind * M1.ms, "ETH_USDT": None})) is dead
+
+
+def test_a_quiet_venue_has_no_newer_bars_however_long(venue):
+    newest = max(venue.bar_rows[BTC, M1])
+    venue.now_ms += 5 * HOUR_MS
+    assert not has_newer(venue, status({"BTC_USDT": newest, "ETH_USDT": newest}))
+    assert not has_newer(venue, status({"BTC_USDT": None}))
