@@ -1,4 +1,4 @@
-"""Cases that need a machine of their own: a clock that jumps, a disk that is full."""
+"""Cases that need a machine or a market of their own: a jumping clock, a full disk, contracts that change."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from _site import M1, end, market, site
 from _truth import Difference
 
+from qlib_crypto.clock import MINUTE_MS
+from qlib_crypto.sandbox.events import EventConfig, EventTape
 from qlib_crypto.symbols import Venue
 
 #: Fault, venue, times tried, how lake and tape differ, seconds to be complete again.
@@ -25,6 +27,7 @@ _PATIENCE_S = 90.0
 _SYMBOLS = 4
 _WRONG_S = 4.0
 _JUMP_S = 7_200
+_EVENT_HOURS, _EVENT_SPEED = 5, 300.0
 _TMPFS = 'mount -t tmpfs -o size=48m tmpfs "$0" && exec "$@"'
 
 
@@ -93,6 +96,32 @@ def _full(venue: Venue, root: Path, tries: int, data: Path | None) -> tuple[Diff
     return found, seconds
 
 
+def contracts_change(venue: Venue, arguments: argparse.Namespace, root: Path) -> Iterator[Result]:
+    """Listing, delisting, new contract value, reused ticker, new funding interval, outage, a spell without trades."""
+    found, seconds = Difference(), []
+    for number in range(arguments.tries):
+        tape = EventTape(EventConfig(venue, hours=_EVENT_HOURS, funding_hours=1, seed=arguments.seed + number))
+        start, stop = tape.span_ms
+        of = [instrument for instrument in tape.specs if instrument.listing == 1]
+        with site(venue, tape, of, root / str(number), at_ms=start + 5 * MINUTE_MS, speed=_EVENT_SPEED) as on:
+            process = on.collector()
+            try:
+                on.instruments = [i for i in of if (tape.specs[i].listed_ms or 0) < start]
+                on.begin(_PATIENCE_S)
+                on.instruments = list(tape.specs)
+                while on.now_ms() < stop:
+                    time.sleep(0.2)
+                began, differs = time.monotonic(), Difference(lost=1)
+                while not differs.equal and time.monotonic() - began < _PATIENCE_S:
+                    time.sleep(0.5)
+                    differs = on.differ(stop, whole=True)
+                found += differs
+                seconds.append(time.monotonic() - began)
+            finally:
+                end(process)
+    yield "contracts and venue change", venue, arguments.tries, found, seconds
+
+
 def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         size = 1 << 20
@@ -103,7 +132,7 @@ def _fill(path: Path) -> None:
                 size >>= 1
 
 
-CASES: dict[str, Case] = {"clock jump": clock_jump, "disk full": disk_full}
+CASES: dict[str, Case] = {"clock jump": clock_jump, "disk full": disk_full, "contracts change": contracts_change}
 
 
 if __name__ == "__main__":

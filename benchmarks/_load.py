@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,91 +14,32 @@ import numpy as np
 from _site import M1, UNLIMITED, Site, end
 from _truth import Difference
 
-from qlib_crypto.clock import DAY_MS, HOUR_MS, parse_utc
-from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.sandbox.series import empty_bars, empty_settlements
+from qlib_crypto.clock import HOUR_MS
+from qlib_crypto.sandbox.events import EventConfig, EventTape
 from qlib_crypto.sandbox.serve import running
-from qlib_crypto.sandbox.tape import BarSeries, FundingNow, SettlementSeries
-from qlib_crypto.symbols import Instrument, Interval, Venue
+from qlib_crypto.symbols import Venue
 
-SYMBOLS, SPEED = 400, 60.0
-_START = parse_utc("2025-03-01")
+#: One more open frame a bar than the four that the load is stated with: above 4,000 frames a second, not at it.
+SYMBOLS, SPEED, OPEN_FRAMES = 400, 60.0, 5
 _LOOK_S = 1.0
 #: The first part of the run fills caches; the slope is that of the rest.
 _WARM = 0.3
 _PATIENCE_S = 120.0
 
 
-@dataclass(frozen=True)
-class LoadTape:
-    """Random walks of many symbols: minutes of one day, funding every 8 hours, nothing else."""
-
-    venue: Venue
-    n_symbols: int = SYMBOLS
-    minutes: int = 1_440
-
-    @property
-    def span_ms(self) -> tuple[int, int]:
-        return _START, _START + self.minutes * M1.ms
-
-    @property
-    def specs(self) -> Mapping[Instrument, InstrumentSpec]:
-        contract = 1.0
-        return {
-            instrument: InstrumentSpec(
-                instrument=instrument, seen_ms=_START, state="live", category="crypto", rule_type="normal",
-                tick_size=0.01, contract_value_base=contract, lot_contracts=1.0, min_contracts=1.0,
-                min_notional_quote=5.0, max_leverage=50.0, listed_ms=_START - 30 * DAY_MS, delisted_ms=None,
-                spec_source="generated",
-            )
-            for instrument in self.instruments
-        }  # fmt: skip
-
-    @property
-    def instruments(self) -> list[Instrument]:
-        """`C000_USDT` and so on."""
-        return [Instrument(f"C{i:03}", "USDT", self.venue) for i in range(self.n_symbols)]
-
-    def intervals(self, _instrument: Instrument) -> tuple[Interval, ...]:
-        return (M1,)
-
-    def bars(self, instrument: Instrument, interval: Interval) -> BarSeries:
-        if interval != M1:
-            return empty_bars()
-        draw = np.random.default_rng([int(instrument.base[1:]), list(Venue).index(self.venue)])
-        close = np.round(100 * np.exp(np.cumsum(draw.normal(0, 1e-3, self.minutes))), 2)
-        opened = np.concatenate([[100.0], close[:-1]])
-        volume = draw.integers(1, 1_000, self.minutes).astype(float)
-        high, low = np.maximum(opened, close), np.minimum(opened, close)
-        trades = np.full(self.minutes, -1) if self.venue is Venue.OKX else draw.integers(1, 100, self.minutes)
-        times = _START + M1.ms * np.arange(self.minutes)
-        return BarSeries(times, opened, high, low, close, volume, np.round(volume * close, 2), trades)
-
-    def settlements(self, _instrument: Instrument) -> SettlementSeries:
-        times = np.arange(_START, self.span_ms[1], 8 * HOUR_MS)
-        return (
-            SettlementSeries(times, np.full(len(times), 1e-4), np.full(len(times), np.nan))
-            if len(times)
-            else empty_settlements()
-        )
-
-    def funding_now(self, _instrument: Instrument, at_ms: int) -> FundingNow:
-        every = 8 * HOUR_MS
-        return FundingNow(1e-4, at_ms - at_ms % every + every, every)
-
-
 def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:
     """Frames a second, rows lost and doubled, and the memory slope of the worse collector."""
     root.mkdir(parents=True, exist_ok=True)
-    tapes = [LoadTape(venue) for venue in Venue]
-    start = _START + 2 * HOUR_MS
+    hours = 3 + math.ceil(minutes * SPEED / 60)
+    tapes = [EventTape(EventConfig(venue, hours=hours, n_symbols=SYMBOLS, events=False)) for venue in Venue]
+    start = tapes[0].span_ms[0] + HOUR_MS
     with (
-        running(tapes, process=True, speed=SPEED, at=start, rate_scale=UNLIMITED, open_frames=4) as sandbox,
+        running(tapes, process=True, speed=SPEED, at=start, rate_scale=UNLIMITED, open_frames=OPEN_FRAMES) as sandbox,
         (root / "log.txt").open("a") as log,
     ):
         sites = [
-            Site(tape.venue, tape, tape.instruments, sandbox, root, start + M1.ms, log,
-                 {f"QLIB_CRYPTO_{tape.venue.upper()}__TIMER_SCALE": "1"})
+            Site(tape.venue, tape, list(tape.specs), sandbox, root, start + M1.ms, log,
+                 _environment(tape.venue))
             for tape in tapes
         ]  # fmt: skip
         processes = [on.collector() for on in sites]
@@ -122,6 +63,12 @@ def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:
         "load_frames_per_s": _measure(frames, "frames/s", equal=good),
         "memory_slope_mb_per_h": _measure(slope, "MB/h", equal=good),
     }
+
+
+def _environment(venue: Venue) -> dict[str, str]:
+    """The protocol's own waits; candles and funding only, as the load is stated."""
+    prefix = f"QLIB_CRYPTO_{venue.upper()}__"
+    return {f"{prefix}TIMER_SCALE": "1", f"{prefix}DATASETS": "[]"}
 
 
 def _until_complete(sites: Sequence[Site]) -> Difference:

@@ -20,7 +20,7 @@ from qlib_crypto.lake import Lake, missing_ranges
 from qlib_crypto.lake.gaps import joined
 from qlib_crypto.lake.listings import numbered
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, holes, snap_to_minute
-from qlib_crypto.schemas import Row
+from qlib_crypto.schemas import Row, Settlement
 from qlib_crypto.symbols import Instrument, Interval
 
 #: `(what, done, total)`: called after every page and every symbol; `done` and `total` count rows.
@@ -199,6 +199,18 @@ def settlement_times(lake: Lake, instrument: Instrument, start_ms: int, end_ms: 
     """Times of the lake's settlements in the range, as the venue sent them, ascending."""
     times = lake.settlements(instrument.venue, instrument, start_ms, end_ms).column("timestamp")
     return np.asarray(times.cast(pa.int64()).to_numpy(), dtype=np.int64)
+
+
+def unknown_settlements(lake: Lake, instrument: Instrument, rows: Sequence[Settlement]) -> list[Settlement]:
+    """The rows that the lake does not have at their minute with that rate."""
+    if not rows:
+        return []
+    times = [row.time_ms for row in rows]
+    table = lake.settlements(instrument.venue, instrument, min(times) - MINUTE_MS, max(times) + 2 * MINUTE_MS)
+    minutes = snap_to_minute(np.asarray(table.column("timestamp").cast(pa.int64()).to_numpy())).tolist()
+    known = set(zip(minutes, table.column("funding_rate").to_pylist(), strict=True))
+    own = snap_to_minute(np.asarray(times, dtype=np.int64)).tolist()
+    return [row for row, minute in zip(rows, own, strict=True) if (minute, row.rate) not in known]
 
 
 def funding_holes(time_ms: NDArray[np.int64], start_ms: int, end_ms: int) -> list[Span]:

@@ -99,7 +99,7 @@ class Filler:
         finally:
             if cause and came:
                 after = self.lacking(series, instrument, start_ms, end_ms)
-                self._record(series, instrument, minus(before, after), name, cause)
+                self.record(series, instrument, minus(before, after), name, cause)
         if came and series.interval is not None:
             self.tally.newest[instrument] = max(*came, self.tally.newest.get(instrument, 0))
         return came
@@ -167,7 +167,8 @@ class Filler:
                 return np.union1d(alive, np.asarray([time_of(row) for page in pages for row in page], dtype=np.int64))
         return alive
 
-    def _record(self, series: Series, instrument: Instrument, filled: list[Span], source: str, cause: str) -> None:
+    def record(self, series: Series, instrument: Instrument, filled: list[Span], source: str, cause: str) -> None:
+        """Write into the ledger that the spans were missing for this cause and came from that source."""
         now_ms, step = self._now_ms(), series.step_ms
         self.tally.repaired[cause] += length(filled) // step
         self.lake.record_repairs(

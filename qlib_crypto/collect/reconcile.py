@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import pyarrow as pa
 from qlib_crypto.collect.fill import Filler
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.series import Series, candles
+from qlib_crypto.collect.spans import union
 from qlib_crypto.errors import VenueError
 from qlib_crypto.feeds import Archive, History, RestClient
 from qlib_crypto.lake import Lake
@@ -21,6 +21,8 @@ from qlib_crypto.symbols import Instrument, Interval
 #: What is compared, by the lake's columns.
 COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "trades")
 type Values = tuple[float | None, ...]
+#: The lake's bars by open time: the rank of their source, and what they say.
+type _Held = dict[int, tuple[int, Values]]
 
 
 @dataclass
@@ -29,13 +31,14 @@ class Comparison:
 
     equal: int = 0
     different: int = 0
-    differing: Counter[str] = field(default_factory=Counter)
+    differing: dict[str, int] = field(default_factory=dict)
     only_here: int = 0
     only_there: int = 0
 
     def __iadd__(self, other: Comparison) -> Comparison:  # noqa: PYI034 - a plain sum
-        for part in dataclasses.fields(self):
-            setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+        for name in ("equal", "different", "only_here", "only_there"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.differing = dict(Counter(self.differing) + Counter(other.differing))
         return self
 
 
@@ -56,15 +59,17 @@ def compare(here: Mapping[int, Values], there: Mapping[int, Values]) -> Comparis
     """Two sources' bars by open time; a value that one of them does not state (None) is not compared."""
     both = here.keys() & there.keys()
     found = Comparison(only_here=len(here.keys() - both), only_there=len(there.keys() - both))
+    differing: Counter[str] = Counter()
     for at in both:
         columns = [
             name
             for name, a, b in zip(COLUMNS, here[at], there[at], strict=True)
             if a is not None and b is not None and a != b
         ]
-        found.differing.update(columns)
+        differing.update(columns)
         found.different += bool(columns)
         found.equal += not columns
+    found.differing = dict(differing)
     return found
 
 
@@ -101,21 +106,45 @@ def reconcile(
     )
     for instrument in instruments:
         start, end = listings.span(instrument, start_ms, end_ms, series.step_ms)
+        until = min(end, series.floor(published))
         if start >= end:
             continue
-        streamed, known = _of_lake(lake, instrument, interval, start, end)
         rest = _fetch(client, series, instrument, start, end, say)
-        until = min(end, series.floor(published))
         filed = _fetch(archive, series, instrument, start, until, say) if archive is not None and start < until else []
-        _add(report, "ws-rest", compare(streamed, _unless(_by_time(rest), known - streamed.keys())))
-        if start < until:
-            early = {at: values for at, values in streamed.items() if at < until}
-            _add(report, "ws-archive", compare(early, _unless(_by_time(filed), known - streamed.keys())))
-            _add(report, "rest-archive", compare(_by_time(b for b in rest if b.open_ms < until), _by_time(filed)))
+        held = _of_lake(lake, instrument, interval, start, end)
+        _compare(report, held, rest, filed, until)
         for name, rows in (("rest", rest), ("archive", filed)):
-            report.stored += filler.store(rows, name, series.dataset) if rows else 0
+            better = [row for row in rows if _is_better(row, held.get(row.open_ms))]
+            if better:
+                report.stored += filler.store(better, name, series.dataset)
+                added = union((at, at + series.step_ms) for at in (b.open_ms for b in better) if at not in held)
+                filler.record(series, instrument, added, name, "not_collected")
+                held |= {row.open_ms: (SOURCES.index(name), _values(row)) for row in better}
     report.refused = filler.tally.refused
     return report
+
+
+def _compare(report: ReconcileReport, held: _Held, rest: Sequence[Bar], filed: Sequence[Bar], until: int) -> None:
+    """Add one instrument's comparisons; what the lake has from elsewhere is nothing that the stream lacked."""
+    streamed = {at: values for at, (rank, values) in held.items() if rank == 0}
+
+    def by_time(bars: Iterable[Bar]) -> dict[int, Values]:
+        return {bar.open_ms: _values(bar) for bar in bars}
+
+    def lacked(rows: dict[int, Values]) -> dict[int, Values]:
+        return {at: values for at, values in rows.items() if at in streamed or at not in held}
+
+    _add(report, "ws-rest", compare(streamed, lacked(by_time(rest))))
+    if filed:
+        early = {at: values for at, values in streamed.items() if at < until}
+        _add(report, "ws-archive", compare(early, lacked(by_time(filed))))
+        _add(report, "rest-archive", compare(by_time(bar for bar in rest if bar.open_ms < until), by_time(filed)))
+
+
+def _is_better(row: Bar, held: tuple[int, Values] | None) -> bool:
+    """True when the lake has no such row, one from a worse source, or one from this source that says otherwise."""
+    rank = SOURCES.index(row.source)
+    return held is None or held[0] < rank or (held[0] == rank and held[1] != _values(row))
 
 
 def _add(report: ReconcileReport, pair: str, found: Comparison) -> None:
@@ -135,35 +164,13 @@ def _fetch(
         return []
 
 
-def _by_time(bars: Iterable[Bar]) -> dict[int, Values]:
-    return {
-        b.open_ms: (
-            b.open,
-            b.high,
-            b.low,
-            b.close,
-            b.volume_base,
-            b.volume_quote,
-            None if b.trades is None else b.trades,
-        )
-        for b in bars
-    }
+def _values(bar: Bar) -> Values:
+    return bar.open, bar.high, bar.low, bar.close, bar.volume_base, bar.volume_quote, bar.trades
 
 
-def _unless(rows: dict[int, Values], elsewhere: set[int]) -> dict[int, Values]:
-    return {at: values for at, values in rows.items() if at not in elsewhere}
-
-
-def _of_lake(
-    lake: Lake, instrument: Instrument, interval: Interval, start: int, end: int
-) -> tuple[dict[int, Values], set[int]]:
-    """The lake's streamed bars, and the times of all of its bars."""
+def _of_lake(lake: Lake, instrument: Instrument, interval: Interval, start: int, end: int) -> _Held:
     table = lake.bars(instrument, interval, start, end)
     times = table.column("timestamp").cast(pa.int64()).to_pylist()
     rows = zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True)
-    streamed = {
-        at: values
-        for at, values, source in zip(times, rows, table.column("source").to_pylist(), strict=True)
-        if source == SOURCES[0]
-    }
-    return streamed, set(times)
+    ranks = map(SOURCES.index, table.column("source").to_pylist())
+    return {at: (rank, values) for at, rank, values in zip(times, ranks, rows, strict=True)}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS
-from qlib_crypto.collect.backfill import funding_holes, settlement_times
+from qlib_crypto.collect.backfill import funding_holes, settlement_times, unknown_settlements
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.holes import NO_TRADE
 from qlib_crypto.collect.listed import Listings
@@ -29,15 +29,19 @@ _BEFORE_MS = 30 * DAY_MS
 _CAUSE = "not_collected"
 
 
+def _zeros() -> dict[str, int]:
+    return defaultdict(int)  # a Counter does not survive `dataclasses.asdict`
+
+
 @dataclass(frozen=True)
 class RepairSummary:
     """What a repair found and did: rows by dataset that were `missing`, `stored` and `left`, and `holes` by cause."""
 
     instruments: int
-    missing: Counter[str] = field(default_factory=Counter)
-    stored: Counter[str] = field(default_factory=Counter)
-    holes: Counter[str] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, int] = field(default_factory=_zeros)
+    stored: dict[str, int] = field(default_factory=_zeros)
+    holes: dict[str, int] = field(default_factory=_zeros)
+    left: dict[str, int] = field(default_factory=_zeros)
 
 
 def repair(
@@ -91,7 +95,7 @@ class _Repair:
         self._now_ms, self._say, self._stop = now_ms, say, stop
         self._listings = Listings(lake, client)
         self._filler = Filler(lake, client, say, lambda: instruments, lambda: now_ms)
-        self._done = RepairSummary(len(instruments), holes=self._filler.tally.holes)
+        self._done = RepairSummary(len(instruments))
 
     def run(self, all_series: Sequence[Series], start_ms: int, end_ms: int) -> RepairSummary:
         self._listings.refresh(self._now_ms)
@@ -102,6 +106,8 @@ class _Repair:
                 self._told(self._conclude, series, instrument, spans)
         for instrument in self._instruments:
             self._told(self._funding, instrument, start_ms)
+        for cause, count in self._filler.tally.holes.items():
+            self._done.holes[cause] += count
         return self._done
 
     def _told[**P, R](self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -175,7 +181,7 @@ class _Repair:
                     continue
                 pages = source.settlements(instrument, first - 2 * MINUTE_MS, last + 2 * MINUTE_MS)
                 rows = [row for page in pages for row in page]
-                stored = self._filler.store(rows, name, FUNDING)
+                stored = self._filler.store(unknown_settlements(self._lake, instrument, rows), name, FUNDING)
                 self._done.stored[FUNDING] += stored
                 minutes = snap_to_minute(np.asarray([row.time_ms for row in rows], dtype=np.int64)).tolist()
                 if stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -132,8 +133,9 @@ def only_collector(lake: Lake, venue: Venue) -> Iterator[None]:
             raise StorageError(
                 f"{path}: process {owner or 'unknown'} already collects {venue} into this lake; stop it first"
             ) from None
-        os.ftruncate(held, 0)
-        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, and names nobody
+            os.ftruncate(held, 0)
+            os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(held)

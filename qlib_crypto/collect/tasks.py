@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from qlib_crypto.clock import MINUTE_MS, iso
-from qlib_crypto.collect.backfill import settlement_times
+from qlib_crypto.collect.backfill import settlement_times, unknown_settlements
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.series import FUNDING, Series
@@ -111,7 +111,7 @@ class Tasks:
         stored = 0
         end_ms = max(job.end_ms, self._now_ms()) + MINUTE_MS
         for page in filler.client.settlements(instrument, job.start_ms, end_ms):
-            stored += filler.store(page, "rest", FUNDING)
+            stored += filler.store(unknown_settlements(filler.lake, instrument, page), "rest", FUNDING)
             newest = max((row.time_ms for row in page), default=0)
             filler.tally.last_settlement_ms = max(newest, filler.tally.last_settlement_ms or 0)
         if stored and job.cause:

@@ -30,7 +30,7 @@ from qlib_crypto.lake.tables import BARS, TABLES, Merged, Table
 from qlib_crypto.symbols import Instrument
 
 #: Files that are merged before they are written: bounds the memory of a seal of many months' files.
-_FILES_AT_ONCE = 64
+_FILES_AT_ONCE = 100
 #: Rows that leave the hot store in one transaction: some milliseconds for other writers to wait.
 _ROWS_AT_ONCE = 1_000
 
@@ -172,11 +172,13 @@ def _remove(
     hot: HotStore, span: _Span, lines: Sequence[Sealed], rows: Sequence[pa.Table], older: pa.Table | None
 ) -> None:
     """Write the ledger and remove the rows; replaced ones first, so that none stays behind without its successor."""
-    twin = span.table.restated
-    for table, tables in ((twin, [older]), (span.table, rows)):
-        if table is None:
+    for table, parts in ((span.table.restated, [older]), (span.table, rows)):
+        found = [part for part in parts if part is not None]
+        if table is None or not found:
             continue
-        gone = (row for part in tables if part is not None for row in table.packed(part, span.interval_ms))
+        order = ("symbol", "timestamp") if table.symbol_first else ("timestamp", "symbol")
+        ordered = pa.concat_tables(found).sort_by([(name, "ascending") for name in order])  # as they lie: few pages
+        gone = table.packed(ordered, span.interval_ms)
         for some in batched(gone, _ROWS_AT_ONCE):
             began = time.monotonic()
             with hot.transaction() as connection:

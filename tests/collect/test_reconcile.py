@@ -30,7 +30,7 @@ def test_every_row_is_counted_once(here, there):
     assert (back.equal, back.differing) == (found.equal, found.differing)
     for k, name in enumerate(COLUMNS):
         both = [(here[t][k], there[t][k]) for t in set(here) & set(there)]
-        assert found.differing[name] == sum(a is not None and b is not None and a != b for a, b in both)
+        assert found.differing.get(name, 0) == sum(a is not None and b is not None and a != b for a, b in both)
 
 
 def run(lake, client, archive=None, end=END):
@@ -60,6 +60,8 @@ def test_three_sources_are_compared_and_the_best_is_kept(lake):
     assert rows.column("source").to_pylist() == ["archive"] * 40 + ["rest"] * 20
     assert rows.column("volume").to_pylist() == [2.5] * 60
     assert rows.column("close").to_pylist()[5] == 105.5
+    repaired = [(r.start_ms, r.end_ms, r.rows, r.source, r.cause) for r in lake.repairs(Venue.OKX)]
+    assert repaired == [(T0 + 50 * MINUTE_MS, END, 10, "rest", "not_collected")]
     again = run(lake, venue(*truth), Files(filed, published=T0 + 40 * MINUTE_MS))
     assert again.stored == 0
     assert again.pairs["ws-rest"].only_there == 0
