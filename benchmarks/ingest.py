@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,10 @@ def bars(first: int, minutes: int = 1) -> list[Bar]:
     """The bars of all symbols for some minutes, as a feed hands them over."""
     rows: list[Bar] = []
     for minute in range(first, first + minutes):
-        opens, highs, lows, closes, base, quote = (values.tolist() for values in columns(minute).values())
-        rows += [
-            Bar(of, M1, T0 + minute * M1.ms, o, h, low, c, v, q, minute, "ws", RECEIVED_MS)
-            for of, o, h, low, c, v, q in zip(SYMBOLS, opens, highs, lows, closes, base, quote, strict=True)
-        ]
+        numbers = [values.tolist() for values in columns(minute).values()]
+        at = repeat(T0 + minute * M1.ms)
+        rest = repeat(minute), repeat("ws"), repeat(RECEIVED_MS)
+        rows += map(Bar._make, zip(SYMBOLS, repeat(M1), at, *numbers, *rest, strict=False))
     return rows
 
 

@@ -11,9 +11,12 @@ from qlib_crypto.clock import MINUTE_MS
 from qlib_crypto.collect import Pace, collect
 from qlib_crypto.feeds.telling import StreamCounters
 from qlib_crypto.lake.tables import TABLES
+from qlib_crypto.market.funding import snap_to_minute
 from qlib_crypto.settings import OkxSettings
 from qlib_crypto.symbols import Venue
 
+#: Multiplies request limits, high enough never to be met.
+UNLIMITED = 10_000.0
 FAST = Pace(look_s=0.02, grace_s=0.15, status_s=0.1, retry_s=0.05)
 
 
@@ -108,3 +111,29 @@ def minutes(lake, of=BTC):
 
 def all_sealed(lake):
     return all(lake._hot[venue].held(table) == [] for venue in Venue for table in TABLES)
+
+
+def tape_rows(tape, instrument, span):
+    bars = tape.bars(instrument, M1)
+    keep = (bars.open_ms >= span[0]) & (bars.open_ms < span[1])
+    columns = (bars.open_ms, bars.open, bars.high, bars.low, bars.close, bars.volume_base)
+    return list(zip(*(column[keep].tolist() for column in columns), strict=True))
+
+
+def lake_rows(lake, instrument, span):
+    table = lake.bars(instrument, M1, *span)
+    columns = (table.column(name).to_pylist() for name in ("open", "high", "low", "close", "volume"))
+    return list(zip(table.column("timestamp").cast("int64").to_pylist(), *columns, strict=True))
+
+
+def paid(tape, instrument, span):
+    series = tape.settlements(instrument)
+    minutes = snap_to_minute(series.time_ms)
+    keep = (minutes >= span[0]) & (minutes < span[1])
+    return list(zip(minutes[keep].tolist(), series.rate[keep].tolist(), strict=True))
+
+
+def lake_paid(lake, instrument, span):
+    table = lake.settlements(instrument.venue, instrument, *span)
+    minutes = snap_to_minute(table.column("timestamp").cast("int64").to_numpy()).tolist()
+    return list(zip(minutes, table.column("funding_rate").to_pylist(), strict=True))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import NoReturn
 
 __all__ = ["main"]
 
+_INTERRUPTED = 130
+
 
 def main() -> NoReturn:
     """Run the command line; returns by exiting."""
-    # loading takes half a second: Ctrl-C then ends the process at once instead of showing where it was
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # while modules load Ctrl-C ends the process at once instead of showing where it was; not SIG_DFL, which polars
+    # replaces when it loads by a handler that swallows the signal
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     from qlib_crypto.cli.app import main as run
 
     run()

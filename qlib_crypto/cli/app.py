@@ -36,14 +36,21 @@ for group in (data, imports, universe, provider, research, system, daemon, jobs,
     group.register(app)
 
 
+@app.callback()
+def begin(context: typer.Context) -> None:
+    """Set how signals end a command; before, while modules load, they end the process at once and silently."""
+    if not context.obj:  # a test or a notebook that calls the application keeps its own
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # ends as Ctrl-C does, so that a run is marked as failed; collector and daemon have handlers of their own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+
+
 def main() -> NoReturn:
     """Run the command line; turns every known error into one line and its exit code."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     warn_outside_environment()
-    # ends as Ctrl-C does, so that a run is marked as failed; collectors have a handler of their own
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     try:
-        code = app(args=sys.argv[1:] or ["--help"], prog_name="qlib-crypto", standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="qlib-crypto", standalone_mode=False, obj="process")
     except typer.TyperException as error:  # an option or argument that cannot be read
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "qlib-crypto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,11 @@ from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, settin
 from qlib_crypto.cli.progress import say
 from qlib_crypto.clock import parse_utc
 from qlib_crypto.errors import DataError, counted
-from qlib_crypto.lake import Lake
-from qlib_crypto.lake.inspect import QUARANTINE, CheckReport
 from qlib_crypto.symbols import Venue
+
+if TYPE_CHECKING:
+    from qlib_crypto.lake import Lake
+    from qlib_crypto.lake.inspect import CheckReport
 
 SomeVenueOption = Annotated[str, typer.Option("--venue", help="okx or binance; empty: every venue that has data.")]
 _NOT_GOOD = 3
@@ -38,6 +40,7 @@ def check(
     config: ConfigOption = None,
 ) -> None:
     """Put what cannot be right into quarantine (exit code 3 when there is any), flag what is doubtful."""
+    from qlib_crypto.lake import Lake
     from qlib_crypto.lake.inspect import check as inspect
 
     store = Lake(settings_from(config, lake=lake).lake_dir)
@@ -58,6 +61,7 @@ def retain(
     config: ConfigOption = None,
 ) -> None:
     """Drop bulky captures and make months of days, each after its time in the settings; nothing else changes."""
+    from qlib_crypto.lake import Lake
     from qlib_crypto.lake.retention import retain as keep
 
     settings = settings_from(config, lake=lake)
@@ -94,6 +98,8 @@ def _as_json(report: CheckReport) -> dict[str, object]:
 
 
 def _show(venue: Venue, report: CheckReport, folder: Path) -> None:
+    from qlib_crypto.lake.inspect import QUARANTINE
+
     say(f"{venue}: {counted(report.files, 'file')}, {counted(report.rows, 'row')} checked")
     for reason in report.bad_files[:_FIRST]:
         say(f"  file moved to {folder / QUARANTINE}: {reason}")

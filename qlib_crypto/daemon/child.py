@@ -50,6 +50,7 @@ class Child:
         self.started_at = time.monotonic()
         self._said = b""
         self._part = b""
+        self._asked = False
         self._selector = selectors.DefaultSelector()
         for stream, name in ((self._process.stdout, "out"), (self._process.stderr, "err")):
             if stream is not None:
@@ -111,8 +112,9 @@ class Child:
             chunks.append(chunk)
 
     def terminate(self) -> None:
-        """Ask it to end."""
-        if self.exit_code is None:
+        """Ask it to end, once."""
+        if self.exit_code is None and not self._asked:
+            self._asked = True
             self._process.send_signal(signal.SIGTERM)
 
     def end(self, grace_s: float = GRACE_S) -> int:

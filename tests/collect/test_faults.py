@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_events import M1, UNLIMITED, lake_paid, lake_rows, paid, tape_rows
+from support_collect import UNLIMITED, lake_paid, lake_rows, paid, tape_rows
+from support_lake import M1
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.lake import Lake

@@ -125,7 +125,6 @@ def test_okx_open_interest_and_ratio(wire):
         (binance_rows.open_interest_of, {"sumOpenInterest": "1"}),
         (binance_rows.ratio_of, {"longShortRatio": "nan", "timestamp": 1}),
     ],
-    ids=str,
 )
 def test_a_statistic_that_is_none_is_no_row(make, row):
     with pytest.raises(SchemaError):

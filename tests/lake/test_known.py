@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_lake import BTC, ETH, H1, M1, PEPE, T0, bar, estimate, settlement
 
@@ -92,9 +92,12 @@ def answered(lake, known_ms):
     return found
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(STEPS)
-def test_a_read_as_of_any_time_is_what_was_known_then(tmp_path_factory, steps):
+@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.long)])
+def test_a_read_as_of_any_time_is_what_was_known_then(tmp_path_factory, examples):
+    given(STEPS)(settings(max_examples=examples, deadline=None)(lambda steps: check_known(tmp_path_factory, steps)))()
+
+
+def check_known(tmp_path_factory, steps):
     lake, stored = Lake(tmp_path_factory.mktemp("lake")), []
     for k, step in enumerate(steps):
         if isinstance(step, list):
@@ -114,7 +117,7 @@ def test_a_read_as_of_any_time_is_what_was_known_then(tmp_path_factory, steps):
     lake.close()
 
 
-@pytest.mark.parametrize("seal_every", [1, 5, 100])
+@pytest.mark.parametrize("seal_every", [pytest.param(1, marks=pytest.mark.long), 5, 100])
 def test_each_real_snapshot_comes_back_as_it_was_shown(lake, real_data, seal_every):
     """A read as known at a download is that download, exactly: 16 real ones of three OKX series.
 

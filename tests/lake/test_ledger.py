@@ -26,7 +26,7 @@ def hole(first, last, cause="no_trade", *, of=BTC, dataset="kline_1m", found_ms=
 SPANS = st.tuples(st.integers(0, 20), st.integers(1, 8), st.sampled_from(["no_trade", "venue_down"]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(SPANS.map(lambda s: ("hole", *s)) | st.integers(0, 27) | st.just("seal"), max_size=12))
 def test_holes_are_a_painted_line_that_rows_wipe(tmp_path_factory, steps):
     """Oracle: one cause or none a minute; the newest cause holds, a stored minute is never painted."""

@@ -91,6 +91,12 @@ def test_wrong_settings_end_the_daemon_with_one_line(tmp_path):
     assert "write two schedules" in said
 
 
+def test_heavy_libraries_load_only_in_the_command_that_needs_them():
+    code = "import sys, qlib_crypto.cli.app; print({'numpy', 'pandas', 'pyarrow', 'polars', 'qlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
 def stopped_after(seconds, number, tmp_path):
     """Exit code and output of a daemon that gets a signal so long after its start; nothing listens at its venue."""
     daemon = subprocess.Popen(
@@ -101,7 +107,12 @@ def stopped_after(seconds, number, tmp_path):
     )  # fmt: skip
     time.sleep(seconds)
     daemon.send_signal(number)
-    said, _ = daemon.communicate(timeout=60)
+    try:
+        said, _ = daemon.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        said, _ = daemon.communicate()
+        pytest.fail(f"signal {number} after {seconds:.1f} s did not stop it: {said}")
     return daemon.returncode, said
 
 

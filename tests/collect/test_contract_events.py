@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from support_collect import UNLIMITED, lake_paid, lake_rows, paid, tape_rows
+from support_lake import M1
 
 from qlib_crypto.clock import MINUTE_MS, VenueClock
 from qlib_crypto.collect import Pace, collect, read_status
@@ -15,46 +17,17 @@ from qlib_crypto.collect.series import POLLED
 from qlib_crypto.feeds import rest_client
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.tables import LIQUIDATIONS
-from qlib_crypto.market.funding import snap_to_minute
 from qlib_crypto.sandbox.events import EventConfig, EventTape
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.settings import BinanceSettings, OkxSettings
-from qlib_crypto.symbols import Interval, Venue
+from qlib_crypto.symbols import Venue
 
-M1 = Interval.parse("1m")
-UNLIMITED = 10_000.0
 PACE = Pace(look_s=0.1, grace_s=0.4, status_s=1.0, retry_s=0.1)
 
 
 def settings_of(venue, url):
     kind = OkxSettings if venue is Venue.OKX else BinanceSettings
     return kind(rate_scale=UNLIMITED, timer_scale=0.05).at(url)
-
-
-def tape_rows(tape, instrument, span):
-    bars = tape.bars(instrument, M1)
-    keep = (bars.open_ms >= span[0]) & (bars.open_ms < span[1])
-    columns = (bars.open_ms, bars.open, bars.high, bars.low, bars.close, bars.volume_base)
-    return list(zip(*(column[keep].tolist() for column in columns), strict=True))
-
-
-def lake_rows(lake, instrument, span):
-    table = lake.bars(instrument, M1, *span)
-    columns = (table.column(name).to_pylist() for name in ("open", "high", "low", "close", "volume"))
-    return list(zip(table.column("timestamp").cast("int64").to_pylist(), *columns, strict=True))
-
-
-def paid(tape, instrument, span):
-    series = tape.settlements(instrument)
-    minutes = snap_to_minute(series.time_ms)
-    keep = (minutes >= span[0]) & (minutes < span[1])
-    return list(zip(minutes[keep].tolist(), series.rate[keep].tolist(), strict=True))
-
-
-def lake_paid(lake, instrument, span):
-    table = lake.settlements(instrument.venue, instrument, *span)
-    minutes = snap_to_minute(table.column("timestamp").cast("int64").to_numpy()).tolist()
-    return list(zip(minutes, table.column("funding_rate").to_pylist(), strict=True))
 
 
 @pytest.mark.parametrize(
