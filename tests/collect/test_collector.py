@@ -15,7 +15,7 @@ from support_collect import FAST, Scripted, all_sealed, market, minutes, moves, 
 from support_lake import BTC, ETH, M1, T0, bar, estimate, settlement, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from qlib_crypto.collect import collect
+from qlib_crypto.collect import collect, read_status
 from qlib_crypto.collect.worker import Again, Worker
 from qlib_crypto.errors import DataError, StorageError, VenueError
 from qlib_crypto.lake import Lake
@@ -222,6 +222,7 @@ def test_a_settlement_that_fell_into_silence_keeps_the_mark_back(lake):
 
     def ends():
         wait_for(lambda: len(minutes(lake)) == 15)
+        wait_for(lambda: read_status(lake, Venue.OKX).market_ms >= eight + 5 * MINUTE_MS)
         stop.set()
 
     threading.Thread(target=ends).start()

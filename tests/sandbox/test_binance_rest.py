@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from urllib.parse import quote, urlencode
 
@@ -218,6 +219,8 @@ def test_weight_grows_as_documented(binance_tape):
 
 
 def test_over_the_limit_429_then_418(binance_tape):
+    if (left := 60 - time.time() % 60) < 15:  # all within one minute, which is the venue's window
+        time.sleep(left + 0.5)
     with running([binance_tape], speed=0, at=AT, rate_scale=0.01, ban_s=60) as handle:
         answers = [get(f"{handle.url}/fapi/v1/ticker/24hr") for _ in range(8)]
         statuses = [answer.status for answer in answers]

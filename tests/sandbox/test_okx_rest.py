@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from urllib.parse import urlencode
 
 import numpy as np
@@ -236,13 +237,18 @@ def test_awkward_instruments_trade_without_bars(ask):
 def test_the_true_limit_answers_50011_with_429_and_with_200(okx_tape):
     with running([okx_tape], speed=0, at=AT) as handle:
         url = f"{handle.url}/api/v5/public/funding-rate?instId=BTC-USDT-SWAP"
-        answers = [get(url) for _ in range(14)]
+        for _ in range(10):  # all within one window of 2 s: a busy machine may need another try
+            refused, began = handle.status()["refused"], time.monotonic()
+            answers = [get(url) for _ in range(14)]
+            if time.monotonic() - began < 1.8:
+                break
+            time.sleep(2.2)
         assert [answer.body["code"] for answer in answers] == ["0"] * 10 + ["50011"] * 4
-        assert [answer.status for answer in answers[10:]] == [429, 200, 429, 200]
+        assert sorted(answer.status for answer in answers[10:]) == [200, 200, 429, 429]
         assert "Retry-After" not in answers[10].headers
         other = get(f"{handle.url}/api/v5/public/funding-rate?instId=ETH-USDT-SWAP")
         assert other.body["code"] == "0"  # the limit is per instId
-        assert handle.status()["refused"] == 4
+        assert handle.status()["refused"] - refused == 4
 
 
 def keys(path, pick):

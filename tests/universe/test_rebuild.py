@@ -134,6 +134,7 @@ def test_doing_it_again_writes_the_same_files(tape, market):
 # -------------------------------------------------------------------------------------------------------- the real one
 
 
+@pytest.mark.long
 def test_real_funding_of_every_binance_perpetual(lake, real_data):
     """539 contracts, settling every 1, 4 or 8 hours: the same universe as a pandas `merge_asof` of the file."""
     path = real_data / "funding" / "binance_um_funding_2026_all.parquet"
