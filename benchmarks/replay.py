@@ -46,9 +46,9 @@ STREAMS_EACH = 2  # candles and funding
 
 
 def client_settings(venue: Venue, url: str, scale: float = UNLIMITED) -> VenueSettings:
-    """Settings for a client of the sandbox."""
+    """Settings for a client of the sandbox: what a tape of files has, candles and funding."""
     kind = OkxSettings if venue is Venue.OKX else BinanceSettings
-    return kind(rate_scale=scale).at(url)
+    return kind(rate_scale=scale, datasets=()).at(url)
 
 
 def equal_funding(lake: Lake, tape: Tape, of: Sequence[Instrument], span: tuple[int, int]) -> tuple[int, bool]:
@@ -75,8 +75,9 @@ def equal_funding(lake: Lake, tape: Tape, of: Sequence[Instrument], span: tuple[
 
 def replay(tape: Tape, of: Sequence[Instrument], span: tuple[int, int], root: Path, **options: Any) -> dict[str, Any]:
     """A websocket replay of the span at maximum speed into a fresh lake, and how it compares."""
+    listed = [i for i in of if (tape.specs[i].listed_ms or 0) <= span[0]]  # who is not is followed from then on
     with running(
-        [tape], process=True, speed="max", at=span[0], until=span[1], hold_streams=STREAMS_EACH * len(of),
+        [tape], process=True, speed="max", at=span[0], until=span[1], hold_streams=STREAMS_EACH * len(listed),
         rate_scale=UNLIMITED, **options,
     ) as sandbox:  # fmt: skip
         settings = client_settings(tape.venue, sandbox.url)

@@ -29,8 +29,8 @@ from _faults import FAULTS
 from _site import M1, UNLIMITED, end
 from _truth import Difference, bars_differ, settlements_differ
 
-from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
-from qlib_crypto.daemon.jobs import JobTable
+from qlib_crypto.clock import DAY_MS, MINUTE_MS, iso
+from qlib_crypto.daemon.jobs import JobTable, State
 from qlib_crypto.daemon.schedule import scheduled
 from qlib_crypto.lake import Lake
 from qlib_crypto.sandbox.generator import GeneratorTape
@@ -86,21 +86,34 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]
         [tape], process=True, speed=arguments.speed, at=start, until=stop, rate_scale=UNLIMITED, awkward=True
     ) as sandbox:
         began = time.monotonic()
-        restarts = _days(root, sandbox, arguments, stop)
+        restarts, since = _days(root, sandbox, arguments, settings, stop)
         spent = time.monotonic() - began
-    return _verdict(root, tape, arguments.venue, settings, (start, stop), spent) | {
-        "soak_restarts": _measure(restarts, "restarts", equal=True)
+    found = _lake(root, tape, arguments.venue, (start, stop))
+    missed = _missed(root, arguments.venue, settings, since, stop)
+    told = f"  lake: {found}; jobs not done once: {', '.join(missed[:5]) or 'none'}"
+    print(told, file=sys.stderr)
+    coverage = 100.0 * (found.rows - found.lost) / max(1, found.rows)
+    return {
+        "soak_coverage": _measure(coverage, "%", equal=found.equal),
+        "soak_rows": _measure(found.rows, "rows", equal=found.equal),
+        "soak_rows_named": _measure(found.named, "rows", equal=found.equal),
+        "soak_jobs_missed": _measure(len(missed), "jobs", equal=not missed),
+        "soak_restarts": _measure(restarts, "restarts", equal=True),
+        "soak_speed": _measure((stop - start) / 1_000 / spent, "x real time", equal=True),
     }
 
 
-def _days(root: Path, sandbox: SandboxHandle, arguments: argparse.Namespace, stop: int) -> int:
-    """Live through the days; how often the daemon was ended and started again."""
+def _days(
+    root: Path, sandbox: SandboxHandle, arguments: argparse.Namespace, settings: Settings, stop: int
+) -> tuple[int, dict[str, int]]:
+    """Live through the days; how often the daemon was ended and started again, and since when each job is due."""
     draw = random.Random(arguments.seed)
     faults = [f for f in FAULTS if arguments.venue in f.venues]
     restarts, now = 0, sandbox.status()["market_ms"]
     with (root / "log.txt").open("a") as log:
         daemon = _daemon(root, sandbox, arguments, log)
         try:
+            since = _since(root, arguments.venue, settings)
             while now < stop:
                 for _ in range(_FAULTS_A_DAY):
                     _sleep(sandbox, now + int(draw.uniform(0.05, 0.3) * DAY_MS), stop)
@@ -114,7 +127,7 @@ def _days(root: Path, sandbox: SandboxHandle, arguments: argparse.Namespace, sto
             _settle(root, daemon)
         finally:
             end(daemon)
-    return restarts
+    return restarts, since
 
 
 def _settle(root: Path, daemon: subprocess.Popen[bytes]) -> None:
@@ -126,7 +139,7 @@ def _settle(root: Path, daemon: subprocess.Popen[bytes]) -> None:
         time.sleep(1.0)
         if daemon.poll() is not None:
             raise RuntimeError(f"the daemon ended with {daemon.returncode}")
-        open_jobs = [job for job in table.list() if job.state in {"pending", "running"}]
+        open_jobs = [*table.list(state=State.PENDING), *table.list(state=State.RUNNING)]
         quiet = 0 if open_jobs else quiet + 1
     table.close()
 
@@ -161,29 +174,16 @@ def _settings(root: Path, arguments: argparse.Namespace) -> Settings:
     return load_settings(path)
 
 
-def _verdict(
-    root: Path, tape: GeneratorTape, venue: Venue, settings: Settings, span: tuple[int, int], spent: float
-) -> dict[str, dict[str, Any]]:
-    lake = Lake(root)
+def _lake(root: Path, tape: GeneratorTape, venue: Venue, span: tuple[int, int]) -> Difference:
+    """Lake against tape, for the time that each contract was in the universe."""
+    lake, found = Lake(root), Difference()
     try:
-        spans = _followed(lake, tape, venue, span)
-        found = Difference()
-        for of in spans:
+        for of in _followed(lake, tape, venue, span):
             found += bars_differ(lake, tape, of, M1)
             found += settlements_differ(lake, tape, {i: (a, max(a, b - 2 * MINUTE_MS)) for i, (a, b) in of.items()})
     finally:
         lake.close()
-    missed, twice = _jobs(root, venue, settings, span)
-    coverage = 100.0 * (found.rows - found.lost) / max(1, found.rows)
-    print(f"  lake: {found}; jobs missed: {missed or 'none'}; twice: {twice or 'none'}", file=sys.stderr)
-    whole = found.equal
-    return {
-        "soak_coverage": _measure(coverage, "%", equal=whole),
-        "soak_rows": _measure(found.rows, "rows", equal=whole),
-        "soak_rows_named": _measure(found.named, "rows", equal=whole),
-        "soak_jobs_missed": _measure(len(missed) + len(twice), "jobs", equal=not missed and not twice),
-        "soak_speed": _measure((span[1] - span[0]) / 1_000 / spent, "x real time", equal=True),
-    }
+    return found
 
 
 def _followed(
@@ -203,23 +203,35 @@ def _followed(
     return out
 
 
-def _jobs(root: Path, venue: Venue, settings: Settings, span: tuple[int, int]) -> tuple[list[str], list[str]]:
-    """Periods without, and periods with more than one completed row."""
+def _since(root: Path, venue: Venue, settings: Settings) -> dict[str, int]:
+    """From when on each job is due: what the first daemon noted at its start."""
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        time.sleep(0.2)
+        if not (root / "jobs.sqlite").exists():
+            continue
+        table = JobTable(root / "jobs.sqlite")
+        noted = {e.kind: table.submitted_to(e.kind, e.arguments) for e in scheduled(settings.schedule, [venue])}
+        table.close()
+        if all(at is not None for at in noted.values()):
+            return {kind: at for kind, at in noted.items() if at is not None}
+    raise RuntimeError("the daemon noted no schedule")
+
+
+def _missed(root: Path, venue: Venue, settings: Settings, since: dict[str, int], stop: int) -> list[str]:
+    """Periods that do not have exactly one completed row, and why."""
     table = JobTable(root / "jobs.sqlite")
-    done: dict[tuple[str, int], int] = {}
+    rows: dict[tuple[str, int], list[str]] = {}
     for job in table.list():
-        if job.state == "completed" and job.period_ms is not None:
-            done[(job.kind, job.period_ms)] = done.get((job.kind, job.period_ms), 0) + 1
+        if job.period_ms is not None:
+            rows.setdefault((job.kind, job.period_ms), []).append(f"{job.state} {job.error or ''}".strip())
     table.close()
-    missed, twice = [], []
-    for entry in scheduled(settings.schedule, [venue]):
-        due = entry.period.last(span[1] - HOUR_MS // 2)
-        while due >= span[0] + HOUR_MS:
-            times = done.get((entry.kind, due), 0)
-            if times != 1:
-                (missed if not times else twice).append(f"{entry.kind} {iso(due)}")
-            due -= entry.period.every_ms
-    return missed, twice
+    return [
+        f"{entry.kind} {iso(due)} ({', '.join(states) or 'no row'})"
+        for entry in scheduled(settings.schedule, [venue])
+        for due in entry.period.between(since[entry.kind], stop)
+        if (states := rows.get((entry.kind, due), [])) != ["completed"]
+    ]
 
 
 def _measure(value: float, unit: str, *, equal: bool) -> dict[str, Any]:
