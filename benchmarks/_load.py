@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _measures import measure
 from _site import M1, UNLIMITED, Site, end
 from _truth import Difference
 
@@ -58,10 +59,10 @@ def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:
     slope = max(_slope(samples) for samples in seen)
     good = done.equal and not late
     return {
-        "load_rows": _measure(done.rows, "rows", equal=good),
-        "load_rows_lost": _measure(done.lost + done.named, "rows", equal=good),
-        "load_frames_per_s": _measure(frames, "frames/s", equal=good),
-        "memory_slope_mb_per_h": _measure(slope, "MB/h", equal=good),
+        "load_rows": measure(done.rows, "rows", equal=good),
+        "load_rows_lost": measure(done.lost + done.named, "rows", equal=good),
+        "load_frames_per_s": measure(frames, "frames/s", equal=good),
+        "memory_slope_mb_per_h": measure(slope, "MB/h", equal=good),
     }
 
 
@@ -97,7 +98,3 @@ def _slope(samples: Sequence[tuple[float, float]]) -> float:
     at, size = np.array(samples[int(len(samples) * _WARM) :]).T
     i, j = np.triu_indices(len(at), k=max(1, len(at) // 4))
     return float(np.median((size[j] - size[i]) / (at[j] - at[i]))) * 3_600
-
-
-def _measure(value: float, unit: str, *, equal: bool) -> dict[str, Any]:
-    return {"value": value, "min": value, "max": value, "unit": unit, "equal": equal}

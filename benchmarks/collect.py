@@ -28,6 +28,7 @@ from _cases import CASES
 from _faults import FAULTS, Fault
 from _kills import kills
 from _load import load
+from _measures import measure
 from _site import M1, Site, end, market, site
 from _truth import Difference
 
@@ -172,10 +173,10 @@ def _print(lines: Sequence[Line], loaded: dict[str, dict[str, Any]], *, as_json:
         total += line.found
     tried = sum(line.tried for line in lines if "kill -9" in line.fault)
     measures = {
-        "rows_lost": _measure(total.lost, "rows", equal=not total.lost),
-        "rows_doubled": _measure(total.doubled, "rows", equal=not total.doubled),
-        "rows_wrong": _measure(total.wrong + total.foreign, "rows", equal=not total.wrong + total.foreign),
-        "kills": _measure(tried, "kills", equal=total.equal),
+        "rows_lost": measure(total.lost, "rows", equal=not total.lost),
+        "rows_doubled": measure(total.doubled, "rows", equal=not total.doubled),
+        "rows_wrong": measure(total.wrong + total.foreign, "rows", equal=not total.wrong + total.foreign),
+        "kills": measure(tried, "kills", equal=total.equal),
         **loaded,
     }
     if as_json:
@@ -188,12 +189,8 @@ def _print(lines: Sequence[Line], loaded: dict[str, dict[str, Any]], *, as_json:
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for name, measure in loaded.items():
-        print(f"{name}: {measure['value']} {measure['unit']}")
-
-
-def _measure(value: float, unit: str, *, equal: bool | None) -> dict[str, Any]:
-    return {"value": value, "min": value, "max": value, "unit": unit, "equal": equal}
+    for name, found in loaded.items():
+        print(f"{name}: {found['value']} {found['unit']}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from _measures import measure
+
 _ROOT = Path(__file__).resolve().parent.parent
 #: The market time at which the sandbox stands still: the end of the OKX settlements' dense part.
 _OKX_NOW = "2025-05-10 16:00"
@@ -171,7 +173,7 @@ def run_case(bench: Bench, name: str) -> dict[str, dict[str, Any]]:
         other = measures(_summary(bench.work / case.home, f"{name}_qrun"))
         results = [key for key in found if not key.startswith(("seconds_", "run_"))]
         same = [key for key in results if found[key]["value"] == other[key]["value"]]
-        found["equal_to_qrun"] = _measure(len(same) / len(results), "fraction", equal=len(same) == len(results))
+        found["equal_to_qrun"] = measure(len(same) / len(results), "fraction", equal=len(same) == len(results))
     return {f"{name}.{key}": value for key, value in found.items()}
 
 
@@ -195,9 +197,9 @@ def measures(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "funding_coverage": (summary["assumptions"]["funding_coverage"], "fraction"),
         **{f"seconds_{stage}": (seconds, "s") for stage, seconds in summary["seconds"].items()},
     }
-    found = {key: _measure(value, unit) for key, (value, unit) in values.items()}
+    found = {key: measure(value, unit) for key, (value, unit) in values.items()}
     net = summary["net_return"]
-    found["net_return"] = _measure(net, "fraction", equal=math.isclose(parts, net, rel_tol=0, abs_tol=_EXACT))
+    found["net_return"] = measure(net, "fraction", equal=math.isclose(parts, net, rel_tol=0, abs_tol=_EXACT))
     return found
 
 
@@ -241,14 +243,10 @@ def _summary(home: Path, name: str) -> dict[str, Any]:
 
 def _cost(cost: Cost) -> dict[str, dict[str, Any]]:
     return {
-        "seconds": _measure(cost.wall_s, "s"),
-        "cpu_seconds": _measure(cost.cpu_s, "s"),
-        "peak_memory": _measure(cost.peak_mib, "MiB"),
+        "seconds": measure(cost.wall_s, "s"),
+        "cpu_seconds": measure(cost.cpu_s, "s"),
+        "peak_memory": measure(cost.peak_mib, "MiB"),
     }
-
-
-def _measure(value: float | None, unit: str, *, equal: bool | None = None) -> dict[str, Any]:
-    return {"value": value, "min": value, "max": value, "unit": unit, "equal": equal}
 
 
 def _table(found: Mapping[str, Mapping[str, Any]], cases: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 from _faults import FAULTS
+from _measures import measure
 from _site import M1, UNLIMITED, end
 from _truth import Difference, bars_differ, settlements_differ
 
@@ -66,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps({"bench": "soak", "runs": 1, "measures": measures}))
     else:
-        for name, measure in measures.items():
-            print(f"{name:<24} {measure['value']} {measure['unit']}")
-    return 0 if all(measure["equal"] for measure in measures.values()) else 3
+        for name, found in measures.items():
+            print(f"{name:<24} {found['value']} {found['unit']}")
+    return 0 if all(found["equal"] for found in measures.values()) else 3
 
 
 def soak(root: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -94,12 +95,12 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]
     print(told, file=sys.stderr)
     coverage = 100.0 * (found.rows - found.lost) / max(1, found.rows)
     return {
-        "soak_coverage": _measure(coverage, "%", equal=found.equal),
-        "soak_rows": _measure(found.rows, "rows", equal=found.equal),
-        "soak_rows_named": _measure(found.named, "rows", equal=found.equal),
-        "soak_jobs_missed": _measure(len(missed), "jobs", equal=not missed),
-        "soak_restarts": _measure(restarts, "restarts", equal=True),
-        "soak_speed": _measure((stop - start) / 1_000 / spent, "x real time", equal=True),
+        "soak_coverage": measure(coverage, "%", equal=found.equal),
+        "soak_rows": measure(found.rows, "rows", equal=found.equal),
+        "soak_rows_named": measure(found.named, "rows", equal=found.equal),
+        "soak_jobs_missed": measure(len(missed), "jobs", equal=not missed),
+        "soak_restarts": measure(restarts, "restarts", equal=True),
+        "soak_speed": measure((stop - start) / 1_000 / spent, "x real time", equal=True),
     }
 
 
@@ -232,10 +233,6 @@ def _missed(root: Path, venue: Venue, settings: Settings, since: dict[str, int],
         for due in entry.period.between(since[entry.kind], stop)
         if (states := rows.get((entry.kind, due), [])) != ["completed"]
     ]
-
-
-def _measure(value: float, unit: str, *, equal: bool) -> dict[str, Any]:
-    return {"value": value, "min": value, "max": value, "unit": unit, "equal": equal}
 
 
 if __name__ == "__main__":

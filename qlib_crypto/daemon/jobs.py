@@ -18,12 +18,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qlib_crypto.errors import ConfigError, StorageError
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.sqlite import committed, storage_faults
 
 #: The file in the lake's folder.
 FILE = "jobs.sqlite"
@@ -329,16 +330,8 @@ class JobTable:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._faults("write"):
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        with self._lock, self._faults("write"), committed(self._open()) as connection:
+            yield connection
 
     def _read(self, query: str, bound: Sequence[object] | Mapping[str, object]) -> Sequence[sqlite3.Row]:
         if not self.path.is_file():
@@ -362,23 +355,8 @@ class JobTable:
             self._connection = connection
         return self._connection
 
-    @contextmanager
-    def _faults(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            advice = {
-                "SQLITE_FULL": "free disk space",
-                "SQLITE_BUSY": "another process holds it; wait for that one or stop it",
-                "SQLITE_NOTADB": _DAMAGED,
-                "SQLITE_CORRUPT": _DAMAGED,
-            }.get(getattr(error, "sqlite_errorname", ""), "check disk space and permissions")
-            raise StorageError(f"job table {self.path}: cannot {doing} ({error}); {advice}") from error
-        except OSError as error:
-            raise StorageError(
-                f"{error.filename or self.path}: cannot {doing} ({error.strerror or error}); "
-                "check disk space and permissions"
-            ) from error
+    def _faults(self, doing: str) -> AbstractContextManager[None]:
+        return storage_faults("job table", self.path, doing, damaged=_DAMAGED)
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -13,18 +13,18 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from qlib_crypto.errors import StorageError
 from qlib_crypto.lake import hot_sql as sql
 from qlib_crypto.lake.holes import cut_holes
 from qlib_crypto.lake.ledger import LEDGERS, Sealed
 from qlib_crypto.lake.tables import Table, Values
+from qlib_crypto.sqlite import committed, storage_faults
 
 _BUSY_S = 60.0
 _SCAN_ROWS = 20_000
@@ -96,16 +96,8 @@ class HotStore:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction: other writers wait; committed and synced at the end, rolled back on an error."""
-        with self._lock, self._faults("write"):
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        with self._lock, self._faults("write"), committed(self._open()) as connection:
+            yield connection
 
     # -------------------------------------------------------------------------------------------------------- read
 
@@ -240,24 +232,9 @@ class HotStore:
             raise
         return connection
 
-    @contextmanager
-    def _faults(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            advice = {
-                "SQLITE_FULL": "free disk space and run again",
-                "SQLITE_BUSY": "another process holds it; wait for that one or stop it",
-                "SQLITE_NOTADB": _DAMAGED,
-                "SQLITE_CORRUPT": _DAMAGED,
-            }.get(getattr(error, "sqlite_errorname", ""), "check disk space and permissions, then run again")
-            kept = "" if advice is _DAMAGED else "what was acknowledged before is kept; "
-            raise StorageError(f"hot store {self.path}: cannot {doing} ({error}); {kept}{advice}") from error
-        except OSError as error:
-            raise StorageError(
-                f"{error.filename or self.path}: cannot {doing} ({error.strerror or error}); "
-                "check disk space and permissions, then run again"
-            ) from error
+    def _faults(self, doing: str) -> AbstractContextManager[None]:
+        kept = "what was acknowledged before is kept; "
+        return storage_faults("hot store", self.path, doing, damaged=_DAMAGED, kept=kept, again=True)
 
 
 def _gathered(table: Table, cursor: sqlite3.Cursor) -> pa.Table:

@@ -25,7 +25,9 @@ def bench(root):
     spec = importlib.util.spec_from_file_location("real_workflows", root / "benchmarks" / "real_workflows.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    sys.path.insert(0, str(root / "benchmarks"))  # benchmarks share modules
     spec.loader.exec_module(module)
+    sys.path.remove(str(root / "benchmarks"))
     yield module
     del sys.modules[spec.name]
 
