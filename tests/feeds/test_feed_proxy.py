@@ -37,8 +37,10 @@ class Proxy:
 
     def __init__(self):
         self.asked = []
+        self._open = {}
 
     async def __call__(self, reader, writer):
+        writers = self._open[asyncio.current_task()] = [writer]
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             verb, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
@@ -50,12 +52,23 @@ class Proxy:
                 writer.close()
                 return
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", url.port)
+            writers.append(far_writer)
             if verb == "CONNECT":
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
                 head = head.replace(target.encode(), f"{url.path}?{url.query}".encode(), 1)
                 far_writer.write(head.replace(b"Connection: keep-alive", b"Connection: close"))
             await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    async def close(self):
+        """End every connection, and wait until its sockets are closed."""
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+        writers = [writer for of in self._open.values() for writer in of]
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 async def pump(reader, writer):
@@ -78,6 +91,7 @@ def proxying():
         started.set()
         await shared["stop"].wait()
         server.close()
+        await proxy.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
