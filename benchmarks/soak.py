@@ -31,7 +31,8 @@ from _site import M1, UNLIMITED, end
 from _truth import Difference, bars_differ, settlements_differ
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, iso
-from qlib_crypto.daemon.jobs import JobTable, State
+from qlib_crypto.daemon.job import State
+from qlib_crypto.daemon.jobs import JobTable
 from qlib_crypto.daemon.schedule import scheduled
 from qlib_crypto.lake import Lake
 from qlib_crypto.sandbox.generator import GeneratorTape

@@ -147,14 +147,17 @@ def _series(names: str) -> list[Series]:
 
 def run_repair(venue: Venue, *, settings: Settings, symbols: str, interval: str, since: str, as_json: bool) -> None:
     """Ask once more for what the lake lacks of its last days, and name the cause of what the venue lacks too."""
-    from qlib_crypto.collect import repair
+    from qlib_crypto.collect import recent_leavers, repair
+    from qlib_crypto.collect.repair import WINDOW_MS
 
     part = settings.venue(venue)
     with _venue(venue, settings) as (lake, client, archive):
-        instruments = _collected(lake, symbols, venue, settings)
+        instruments, now_ms = _collected(lake, symbols, venue, settings), client.server_time_ms()
+        since_ms = parse_utc(since) if since else now_ms - WINDOW_MS
+        leavers = {} if symbols else recent_leavers(lake, venue, part, now_ms, since_ms)
         done = repair(
             lake, client, archive, instruments, Interval.parse(interval or part.interval), part.datasets,
-            now_ms=client.server_time_ms(), since_ms=parse_utc(since) if since else None, say=say,
+            now_ms=now_ms, since_ms=since_ms, leavers=leavers, say=say,
         )  # fmt: skip
     if as_json:
         print(json.dumps({"venue": venue.value, **dataclasses.asdict(done)}))  # noqa: T201 - the command's output

@@ -64,11 +64,11 @@ def daemon(
     stopping = threading.Event()
     with _stopped_by_signals(stopping):
         from qlib_crypto.cli.running import market_clock
-        from qlib_crypto.daemon.logs import configure_logs
         from qlib_crypto.daemon.newer import has_newer
         from qlib_crypto.daemon.run import Daemon
-        from qlib_crypto.daemon.watch import watching
         from qlib_crypto.feeds import rest_client
+        from qlib_crypto.watch.beside import watching
+        from qlib_crypto.watch.logs import configure_logs
 
         configure_logs()
         settings = settings_from(config, lake=lake, provider=provider, endpoint=endpoint, rate_scale=rate_scale)
@@ -107,9 +107,9 @@ def work(
     config: ConfigOption = None,
 ) -> None:
     """Do the daemon's jobs of one venue: requests on standard input, answers on standard output."""
-    from qlib_crypto.daemon.logs import configure_logs
     from qlib_crypto.daemon.work import Site
     from qlib_crypto.daemon.worker import serve
+    from qlib_crypto.watch.logs import configure_logs
 
     configure_logs()
     at = Venue.parse(venue)

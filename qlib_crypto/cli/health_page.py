@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from qlib_crypto.clock import iso, utc
-from qlib_crypto.daemon.findings import Finding, Level, ago, worst
-from qlib_crypto.daemon.health import Covered, Health
-from qlib_crypto.daemon.jobs import State
-from qlib_crypto.daemon.live import Answer, Outcome
-from qlib_crypto.daemon.observe import latest
+from qlib_crypto.daemon.job import State
 from qlib_crypto.errors import counted
 from qlib_crypto.lake.coverage import NOT_COLLECTED, NOT_LISTED, DayCoverage
 from qlib_crypto.symbols import Instrument, Venue
+from qlib_crypto.watch.findings import Finding, Level, ago, worst
+from qlib_crypto.watch.health import Covered, Health
+from qlib_crypto.watch.live import Answer, Outcome
+from qlib_crypto.watch.observe import latest
 
 _MARK = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL"}
 _STYLE = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}

@@ -19,7 +19,8 @@ from qlib_crypto.clock import iso
 from qlib_crypto.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qlib_crypto.daemon.jobs import Job, JobTable
+    from qlib_crypto.daemon.job import Job
+    from qlib_crypto.daemon.jobs import JobTable
 
 _COLOUR = {"pending": "cyan", "running": "blue", "completed": "green", "failed": "red", "cancelled": "yellow"}
 #: Letters of a result that the list shows; --json has all.
@@ -49,9 +50,9 @@ def submit(
     config: ConfigOption = None,
 ) -> None:
     """Ask the daemon of this lake for one piece of work; it begins when the daemon is free, or next starts."""
-    from qlib_crypto.daemon.holders import holder
     from qlib_crypto.daemon.kinds import checked
     from qlib_crypto.daemon.lock import FILE as LOCK
+    from qlib_crypto.watch.holders import holder
 
     given = {"venue": venue} if venue else {}
     for item in arguments or []:
@@ -84,7 +85,7 @@ def list_(
     config: ConfigOption = None,
 ) -> None:
     """The jobs of this lake, the newest last. Periods are market time, the other times this machine's, both UTC."""
-    from qlib_crypto.daemon.jobs import State
+    from qlib_crypto.daemon.job import State
     from qlib_crypto.daemon.kinds import KINDS
 
     if state and state not in set(State):
@@ -106,7 +107,7 @@ def cancel(
     config: ConfigOption = None,
 ) -> None:
     """Cancel a pending job, or end a running one; what it stored is kept."""
-    from qlib_crypto.daemon.jobs import State
+    from qlib_crypto.daemon.job import State
 
     with _table(lake, config) as table:
         before = table.cancel(number)

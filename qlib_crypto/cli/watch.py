@@ -25,9 +25,9 @@ from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Venue
 
 if TYPE_CHECKING:
-    from qlib_crypto.daemon.findings import Finding
-    from qlib_crypto.daemon.live import Answer
     from qlib_crypto.settings import Settings
+    from qlib_crypto.watch.findings import Finding
+    from qlib_crypto.watch.live import Answer
 
 _FAILED, _NOT_GOOD = 1, 3
 
@@ -51,10 +51,10 @@ def health(
 ) -> None:
     """What is collected, complete, late or missing and why; exit code 3 when something is not good."""
     from qlib_crypto.cli.health_page import show
-    from qlib_crypto.daemon.findings import Level
-    from qlib_crypto.daemon.health import examine
-    from qlib_crypto.daemon.logs import configure_logs
-    from qlib_crypto.daemon.watch import alerts
+    from qlib_crypto.watch.beside import alerts
+    from qlib_crypto.watch.findings import Level
+    from qlib_crypto.watch.health import examine
+    from qlib_crypto.watch.logs import configure_logs
 
     settings = settings_from(config, lake=lake)
     found = examine(settings, [Venue.parse(venue)] if venue else _collected(settings), days=days)
@@ -86,8 +86,8 @@ def doctor(
     With --live the open questions about a real venue are asked, each answered pass, differs or unknown, and recorded.
     """
     from qlib_crypto.cli.health_page import show_answers, show_finding, show_total
-    from qlib_crypto.daemon.doctor import diagnose
-    from qlib_crypto.daemon.findings import Finding, Level, worst
+    from qlib_crypto.watch.doctor import diagnose
+    from qlib_crypto.watch.findings import Finding, Level, worst
 
     unread: list[Finding] = []
     try:
@@ -127,8 +127,8 @@ def doctor(
 def _ask(settings: Settings, venue: Venue, minutes: int, path: Path) -> list[Answer]:
     import asyncio
 
-    from qlib_crypto.daemon.live import Subject, VenueTime, Waits, ask_venue, recording
     from qlib_crypto.feeds import rest_client
+    from qlib_crypto.watch.live import Subject, VenueTime, Waits, ask_venue, recording
 
     part = settings.venue(venue)
     client = rest_client(venue, part)

@@ -19,47 +19,22 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from qlib_crypto.daemon.job import Job, State, canonical, job_of, opened
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.sqlite import committed, storage_faults
 
 #: The file in the lake's folder.
 FILE = "jobs.sqlite"
 
-_BUSY_S = 30.0
 #: Wall seconds between two attempts, the last for all that follow.
 _BACK_OFF_S = (2.0, 5.0, 15.0, 60.0, 300.0)
 
 #: A job that was running when so many daemons died is not tried again.
 _DEATHS = 50
 
-_SCHEMA = (
-    """
-CREATE TABLE IF NOT EXISTS jobs (
-    id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,
-    arguments TEXT NOT NULL,
-    period_ms INTEGER,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
-    submitted_ms INTEGER NOT NULL,
-    started_ms INTEGER,
-    ended_ms INTEGER,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    pid INTEGER,
-    result TEXT,
-    error TEXT,
-    submitted_by TEXT NOT NULL,
-    UNIQUE (kind, arguments, period_ms)
-) STRICT""",
-    "CREATE INDEX IF NOT EXISTS jobs_open ON jobs (state) WHERE state IN ('pending', 'running')",
-    """
-CREATE TABLE IF NOT EXISTS schedule (
-    kind TEXT NOT NULL, arguments TEXT NOT NULL, submitted_to_ms INTEGER NOT NULL, PRIMARY KEY (kind, arguments)
-) STRICT""",
-)
 _INSERT = (
     "INSERT OR IGNORE INTO jobs (kind, arguments, period_ms, state, submitted_ms, submitted_by) "
     "VALUES (?, ?, ?, 'pending', ?, ?)"
@@ -76,46 +51,9 @@ ORDER BY CASE WHEN kind IN ({each}) THEN period_ms END, id"""
 _DAMAGED = "the file is damaged: move it away; a new one is begun, and every schedule with the period of now"
 
 
-class State(StrEnum):
-    """Where a job is."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class Job(NamedTuple):
-    """A row of the table. `period_ms` is market time and None for work asked for by hand; all other times are wall.
-
-    `started_ms` and `ended_ms` are of the last attempt; `pid` is the process that claimed it, while it runs;
-    `result` is what the work gave back, `error` the one line of the last attempt that failed.
-    """
-
-    id: int
-    kind: str
-    arguments: dict[str, Any]
-    period_ms: int | None
-    state: State
-    submitted_ms: int
-    started_ms: int | None
-    ended_ms: int | None
-    attempts: int
-    pid: int | None
-    result: dict[str, Any] | None
-    error: str | None
-    submitted_by: str
-
-
 def wall_ms() -> int:
     """The machine's time, Unix milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-def canonical(arguments: Mapping[str, Any]) -> str:
-    """The arguments as text, the same for equal arguments."""
-    return json.dumps(arguments, sort_keys=True, separators=(",", ":"))
 
 
 class JobTable:
@@ -207,7 +145,7 @@ class JobTable:
         if not self._read(f"{query} LIMIT 1", bound):  # an idle look takes no write lock
             return None
         with self._transaction() as at:
-            waiting = [job for row in at.execute(query, bound) if accepts(job := _job(row))]
+            waiting = [job for row in at.execute(query, bound) if accepts(job := job_of(row))]
             if not waiting:
                 return None
             job = min(waiting, key=lambda job: job.kind not in urgent)  # min keeps the order among equals
@@ -306,12 +244,12 @@ class JobTable:
             "ORDER BY id DESC LIMIT :limit",
             {"state": state, "kind": kind, "limit": -1 if limit is None else limit},
         )
-        return [_job(row) for row in reversed(rows)]
+        return [job_of(row) for row in reversed(rows)]
 
     def get(self, job_id: int) -> Job | None:
         """One job."""
         rows = self._read("SELECT * FROM jobs WHERE id = ?", (job_id,))
-        return _job(rows[0]) if rows else None
+        return job_of(rows[0]) if rows else None
 
     def last_done(self, kind: str, arguments: Mapping[str, Any], before_ms: int) -> int | None:
         """The newest completed period before `before_ms`, None when there is none."""
@@ -341,27 +279,8 @@ class JobTable:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                connection.row_factory = sqlite3.Row
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
+            self._connection = opened(self.path)
         return self._connection
 
     def _faults(self, doing: str) -> AbstractContextManager[None]:
         return storage_faults("job table", self.path, doing, damaged=_DAMAGED)
-
-
-def _job(row: sqlite3.Row) -> Job:
-    values = dict(row)
-    values["state"] = State(values["state"])
-    for name in ("arguments", "result"):
-        values[name] = None if values[name] is None else json.loads(values[name])
-    return Job(**values)

@@ -17,7 +17,8 @@ import structlog
 
 from qlib_crypto.clock import iso
 from qlib_crypto.daemon.child import Child
-from qlib_crypto.daemon.jobs import Job, JobTable, State
+from qlib_crypto.daemon.job import Job, State
+from qlib_crypto.daemon.jobs import JobTable
 from qlib_crypto.daemon.kinds import KINDS, URGENT, Kind, command_line
 from qlib_crypto.daemon.worker import Answer, Request, read_answer
 from qlib_crypto.errors import StorageError, counted

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from qlib_crypto.clock import DAY_MS, day_start, iso, parse_utc
-from qlib_crypto.collect import reconcile, refresh_instruments, repair
+from qlib_crypto.collect import recent_leavers, reconcile, refresh_instruments, repair
 from qlib_crypto.collect.repair import WINDOW_MS
 from qlib_crypto.collect.status import read_status
 from qlib_crypto.daemon.worker import Request
@@ -114,16 +114,15 @@ def _instruments(site: Site, _request: Request) -> dict[str, Any]:
 
 
 def _repair(site: Site, request: Request) -> dict[str, Any]:
-    now = site.client.server_time_ms()
-    since = request.since_ms  # after a long pause further back than usual
-    if since is not None:
-        since = max(since, now - _MOST_DAYS * DAY_MS) if since < now - WINDOW_MS else None
+    now, since = site.client.server_time_ms(), request.since_ms
+    # after a long pause further back than usual
+    since = now - WINDOW_MS if since is None else max(min(since, now - WINDOW_MS), now - _MOST_DAYS * DAY_MS)
     if "since" in request.arguments:
         since = parse_utc(request.arguments["since"])
-    datasets = site.settings.venue(site.venue).datasets
+    part = site.settings.venue(site.venue)
     summary = repair(
-        site.lake, site.client, site.archive, site.instruments(), site.interval, datasets,
-        now_ms=now, since_ms=since, say=site.say,
+        site.lake, site.client, site.archive, site.instruments(), site.interval, part.datasets,
+        now_ms=now, since_ms=since, leavers=recent_leavers(site.lake, site.venue, part, now, since), say=site.say,
     )  # fmt: skip
     return as_result(summary)
 

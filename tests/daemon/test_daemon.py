@@ -12,7 +12,8 @@ from support_daemon import StandIn, gone, wait_for
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, parse_utc
 from qlib_crypto.daemon import kinds
-from qlib_crypto.daemon.jobs import JobTable, State
+from qlib_crypto.daemon.job import State
+from qlib_crypto.daemon.jobs import JobTable
 from qlib_crypto.daemon.run import Daemon
 from qlib_crypto.daemon.schedule import scheduled
 from qlib_crypto.daemon.supervise import Limits

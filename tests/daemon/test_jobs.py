@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from qlib_crypto.daemon import jobs
-from qlib_crypto.daemon.jobs import JobTable, State
+from qlib_crypto.daemon.job import State
+from qlib_crypto.daemon.jobs import JobTable
 from qlib_crypto.errors import ConfigError, StorageError
 
 OKX, BINANCE = {"venue": "okx"}, {"venue": "binance"}

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support_watch import NOW, gappy_lake
 
 from qlib_crypto.cli.app import app
-from qlib_crypto.daemon.metrics import Exporter
-from qlib_crypto.daemon.observe import observe
 from qlib_crypto.settings import WatchSettings
 from qlib_crypto.symbols import Venue
+from qlib_crypto.watch.metrics import Exporter
+from qlib_crypto.watch.observe import observe
 
 BIN = Path(sys.executable).parent
 OURS, OTHERS = "qlib-crypto", ("mlflow", "jupyter")

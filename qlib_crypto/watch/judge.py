@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from qlib_crypto.clock import SECOND_MS
-from qlib_crypto.daemon.findings import Finding, Level, ago
-from qlib_crypto.daemon.jobs import State
-from qlib_crypto.daemon.observe import HEARTBEAT_S, VenueView, View, latest, name
+from qlib_crypto.daemon.job import State
 from qlib_crypto.errors import counted
 from qlib_crypto.settings import Settings
+from qlib_crypto.watch.findings import Finding, Level, ago
+from qlib_crypto.watch.observe import HEARTBEAT_S, VenueView, View, latest, name
 
 #: The longest interval between settlements, and what one may be late, market seconds.
 _SETTLEMENT_S = 8 * 3_600 + 900

@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 
 import structlog
 
-from qlib_crypto.daemon.alerts import Alerts, sender
-from qlib_crypto.daemon.judge import judge
-from qlib_crypto.daemon.metrics import serving
-from qlib_crypto.daemon.observe import observe
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Venue
+from qlib_crypto.watch.alerts import Alerts, sender
+from qlib_crypto.watch.judge import judge
+from qlib_crypto.watch.metrics import serving
+from qlib_crypto.watch.observe import observe
 
 log = structlog.get_logger(__name__)
 

@@ -272,7 +272,7 @@ def _writer(file: IO[bytes]) -> Tape:
 
 async def ask_venue(subject: Subject) -> list[Answer]:
     """Every question of the venue, answered at the same time, by number."""
-    from qlib_crypto.daemon import live_binance, live_okx  # noqa: PLC0415 - they stand on this module
+    from qlib_crypto.watch import live_binance, live_okx  # noqa: PLC0415 - they stand on this module
 
     asking = live_okx.questions if subject.venue is Venue.OKX else live_binance.questions
     found = await asyncio.gather(*asking(subject))

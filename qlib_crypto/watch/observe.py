@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from qlib_crypto.collect.status import CollectorStatus, read_status
-from qlib_crypto.daemon.holders import holder
-from qlib_crypto.daemon.jobs import FILE, Job, JobTable, State
+from qlib_crypto.daemon.job import Job, State
+from qlib_crypto.daemon.jobs import FILE, JobTable
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.paths import INSTRUMENTS
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Interval, Venue
+from qlib_crypto.watch.holders import holder
 
 #: A collector that has not written its status for so long hangs or is gone, wall seconds.
 HEARTBEAT_S = 90.0

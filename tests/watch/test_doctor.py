@@ -22,15 +22,15 @@ from support_watch import status, watched_settings
 
 from qlib_crypto.cli.app import app
 from qlib_crypto.collect.status import write_status
-from qlib_crypto.daemon import doctor, doctor_lake
-from qlib_crypto.daemon.findings import Level
-from qlib_crypto.daemon.holders import holder
-from qlib_crypto.daemon.live import Outcome, Subject, VenueTime, Waits, ask_venue, recording
 from qlib_crypto.feeds import rest_client
 from qlib_crypto.lake import Lake
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.settings import BinanceSettings, OkxSettings, Settings, WatchSettings
 from qlib_crypto.symbols import Interval, Venue
+from qlib_crypto.watch import doctor, doctor_lake
+from qlib_crypto.watch.findings import Level
+from qlib_crypto.watch.holders import holder
+from qlib_crypto.watch.live import Outcome, Subject, VenueTime, Waits, ask_venue, recording
 
 OKX = [Venue.OKX]
 M1 = Interval.parse("1m")

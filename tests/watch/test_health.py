@@ -18,14 +18,14 @@ from support_watch import FIRST, NOW, coin, gappy_lake, status, watched_settings
 from qlib_crypto.cli import health_page
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect.status import write_status
-from qlib_crypto.daemon.findings import Finding, Level, ago, worst
-from qlib_crypto.daemon.health import examine
-from qlib_crypto.daemon.judge import judge
-from qlib_crypto.daemon.observe import market_now, observe
-from qlib_crypto.daemon.watch import FILE
 from qlib_crypto.lake import Lake
 from qlib_crypto.settings import OkxSettings, WatchSettings
 from qlib_crypto.symbols import Interval, Venue
+from qlib_crypto.watch.beside import FILE
+from qlib_crypto.watch.findings import Finding, Level, ago, worst
+from qlib_crypto.watch.health import examine
+from qlib_crypto.watch.judge import judge
+from qlib_crypto.watch.observe import market_now, observe
 
 OKX = [Venue.OKX]
 H1 = Interval.parse("1h")

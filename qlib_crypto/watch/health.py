@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, day_start, iso
-from qlib_crypto.daemon.findings import Finding, Level, worst
-from qlib_crypto.daemon.judge import judge
-from qlib_crypto.daemon.observe import VenueView, View, latest, observe
 from qlib_crypto.errors import counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.coverage import NOT_COLLECTED, NOT_LISTED, DayCoverage, coverage
@@ -18,6 +15,9 @@ from qlib_crypto.lake.paths import dated_files, kline_dataset
 from qlib_crypto.lake.tables import dataset_table
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Instrument, Interval, Venue
+from qlib_crypto.watch.findings import Finding, Level, worst
+from qlib_crypto.watch.judge import judge
+from qlib_crypto.watch.observe import VenueView, View, latest, observe
 
 #: What is younger may still come by stream, market time.
 _GRACE_MS = 3 * MINUTE_MS

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from qlib_crypto.collect.status import LOCK_FILE, STATUS_FILE
 from qlib_crypto.daemon import lock
-from qlib_crypto.daemon.findings import Finding, Level
-from qlib_crypto.daemon.holders import holder
-from qlib_crypto.daemon.observe import disk, disks_of, existing
 from qlib_crypto.lake.paths import venue_folder
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Venue
+from qlib_crypto.watch.findings import Finding, Level
+from qlib_crypto.watch.holders import holder
+from qlib_crypto.watch.observe import disk, disks_of, existing
 
 _GB = 1e9
 _FREE_NODES = 0.01

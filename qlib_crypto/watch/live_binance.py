@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from itertools import batched
 from typing import Any
 
-from qlib_crypto.daemon.live import (
+from qlib_crypto.errors import VenueError, counted
+from qlib_crypto.feeds.probe import Look, looking
+from qlib_crypto.symbols import BINANCE_BAR, Instrument
+from qlib_crypto.watch.live import (
     Answer,
     Outcome,
     Subject,
@@ -18,9 +21,6 @@ from qlib_crypto.daemon.live import (
     watch,
     without_trade,
 )
-from qlib_crypto.errors import VenueError, counted
-from qlib_crypto.feeds.probe import Look, looking
-from qlib_crypto.symbols import BINANCE_BAR, Instrument
 
 _MARKET = "/market/stream"
 _MOST_STREAMS, _A_REQUEST = 1_024, 200

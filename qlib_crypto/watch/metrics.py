@@ -18,11 +18,11 @@ from prometheus_client.registry import Collector
 
 from qlib_crypto import __version__
 from qlib_crypto.clock import SECOND_MS
-from qlib_crypto.daemon.jobs import State
-from qlib_crypto.daemon.observe import VenueView, View, latest, name, observe
+from qlib_crypto.daemon.job import State
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Venue
+from qlib_crypto.watch.observe import VenueView, View, latest, name, observe
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Exporter(Collector):
     Parameters
     ----------
     look
-        Gives the view of now; `daemon.observe.observe` bound to settings and venues.
+        Gives the view of now; `watch.observe.observe` bound to settings and venues.
     settings
         Their limits are exported too, so that alert rules need no copy of them.
 

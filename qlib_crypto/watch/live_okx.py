@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from qlib_crypto.daemon.live import (
+from qlib_crypto.errors import QlibCryptoError, counted
+from qlib_crypto.feeds.probe import Look, looking, okx_instrument_ids
+from qlib_crypto.symbols import Instrument
+from qlib_crypto.watch.live import (
     Answer,
     Outcome,
     Subject,
@@ -19,9 +22,6 @@ from qlib_crypto.daemon.live import (
     watch,
     without_trade,
 )
-from qlib_crypto.errors import QlibCryptoError, counted
-from qlib_crypto.feeds.probe import Look, looking, okx_instrument_ids
-from qlib_crypto.symbols import Instrument
 
 _PUBLIC, _BUSINESS = "/ws/v5/public", "/ws/v5/business"
 _TOLD_IDLE = 4004

@@ -7,8 +7,8 @@ import logging
 import pytest
 import structlog
 
-from qlib_crypto.daemon.logs import configure_logs
 from qlib_crypto.errors import ConfigError
+from qlib_crypto.watch.logs import configure_logs
 
 
 class Terminal(io.StringIO):

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qlib_crypto.daemon.alerts import Alerts, sender
-from qlib_crypto.daemon.findings import Finding, Level
-from qlib_crypto.daemon.watch import alerts
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.settings import load_settings
+from qlib_crypto.watch.alerts import Alerts, sender
+from qlib_crypto.watch.beside import alerts
+from qlib_crypto.watch.findings import Finding, Level
 
 HOUR = 3_600.0
 FULL = Finding("disk lake", Level.FAIL, "1.0 GB free", "free disk space")

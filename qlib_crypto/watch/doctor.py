@@ -18,13 +18,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from qlib_crypto.daemon import doctor_lake
-from qlib_crypto.daemon.alerts import sender
-from qlib_crypto.daemon.findings import Finding, Level, ago
 from qlib_crypto.errors import QlibCryptoError, counted
 from qlib_crypto.feeds.probe import looking, venue_time_ms
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Venue
+from qlib_crypto.watch import doctor_lake
+from qlib_crypto.watch.alerts import sender
+from qlib_crypto.watch.findings import Finding, Level, ago
 
 _PACKAGE = "qlib-crypto"
 _PYTHON = (3, 12)

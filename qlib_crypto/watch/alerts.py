@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from qlib_crypto.clock import SECOND_MS, iso
-from qlib_crypto.daemon.findings import Finding, Level, ago
 from qlib_crypto.errors import ConfigError, counted
+from qlib_crypto.watch.findings import Finding, Level, ago
 
 log = structlog.get_logger(__name__)
 

@@ -15,13 +15,13 @@ from support_watch import NOW, gappy_lake, status, wait_for, watched_settings
 
 from qlib_crypto.clock import HOUR_MS
 from qlib_crypto.collect.status import write_status
-from qlib_crypto.daemon.metrics import Exporter, serving
-from qlib_crypto.daemon.observe import observe
-from qlib_crypto.daemon.watch import FILE, watching
 from qlib_crypto.errors import ConfigError, StorageError
 from qlib_crypto.lake import Lake
 from qlib_crypto.settings import WatchSettings
 from qlib_crypto.symbols import Venue
+from qlib_crypto.watch.beside import FILE, watching
+from qlib_crypto.watch.metrics import Exporter, serving
+from qlib_crypto.watch.observe import observe
 
 OKX = [Venue.OKX]
 
