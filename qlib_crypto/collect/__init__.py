@@ -2,6 +2,7 @@
 
 from qlib_crypto.collect.backfill import BackfillSummary, backfill, backfill_funding, fetch
 from qlib_crypto.collect.collector import collect
+from qlib_crypto.collect.following import recent_leavers
 from qlib_crypto.collect.importer import ImportResult, import_parquet
 from qlib_crypto.collect.listed import refresh_instruments
 from qlib_crypto.collect.parts import CollectSummary, Pace
@@ -27,6 +28,7 @@ __all__ = [
     "followed",
     "import_parquet",
     "read_status",
+    "recent_leavers",
     "reconcile",
     "refresh_instruments",
     "repair",

@@ -172,7 +172,7 @@ class _Collector:
         except (VenueError, StorageError) as error:
             self._say(f"the instruments table is as the lake knows it: {error}")
             self._ask("specs", None, 0, 0)
-        leavers = recent_leavers(self._lake, venue, now_ms, grace_ms) if membership else {}
+        leavers = recent_leavers(self._lake, venue, self._settings, now_ms) if membership else {}
         self._following = Following(instruments, self._listings, grace_ms, leavers)
         first = self._following.now(now_ms)
         self._stream = stream = make_stream(
@@ -185,8 +185,8 @@ class _Collector:
         self._day, self._specs_ms = day_start(now_ms - _SEAL_DELAY_MS), now_ms
         last = {instrument: self._lake.last_open(instrument, self._interval) for instrument in first}
         self._filler.tally.newest |= {instrument: at for instrument, at in last.items() if at is not None}
-        known = bool(self._lake.instruments(venue, self._interval))
-        self._coverage.follow(first, now_ms, since_ms=since_ms, newcomers=known)
+        newcomers = bool(self._lake.instruments(venue, self._interval))
+        self._coverage.follow(first, now_ms, since_ms=since_ms, newcomers=newcomers)
         streaming = StreamThread(stream)
         self._urgent.start()
         self._steady.start()
@@ -263,8 +263,7 @@ class _Collector:
             self._revived += len(dead)
             self._say(f"{counted(len(dead), 'feed')} silent while REST has bars, such as {dead[0]}; opened anew")
             stream.revive(dead)
-        day = day_start(now_ms - _SEAL_DELAY_MS)
-        if day > self._day:
+        if (day := day_start(now_ms - _SEAL_DELAY_MS)) > self._day:
             self._day = day
             self._ask("seal", None, 0, day)
 
@@ -282,15 +281,18 @@ class _Collector:
         self._time.stop()
         while self._store(wait_s=0.0):
             pass
-        stopped = [worker.stop(_STOP_S) for worker in (self._urgent, self._steady)]
+        workers = self._urgent, self._steady
+        stopped = [worker.stop(_STOP_S) for worker in workers]
         if not all(stopped):
             self._say("a REST request has not ended")
-        self._coverage.keep_marks([self._urgent.unfinished(), self._steady.unfinished()])
+        self._coverage.keep_marks([worker.unfinished() for worker in workers])
         if left := self._coverage.incomplete(self._time.now_ms):
             self._say(f"{counted(left, 'instrument')} not complete yet; the next collector goes on there")
         files = self._lake.seal(self._client.venue)
         self._tasks.tell_lacking()
         self._tell(running=False)
+        for worker in workers:
+            worker.check()
         return files
 
     def _tell(self, *, running: bool) -> None:

@@ -8,15 +8,25 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from qlib_crypto.clock import HOUR_MS
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.errors import QlibCryptoError, counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.universe_file import read_universe
+from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Venue
 
 
-def recent_leavers(lake: Lake, venue: Venue, now_ms: int, grace_ms: int) -> dict[Instrument, int]:
-    """Members of the rankings that ended within the grace time, and until when each is still followed."""
+def recent_leavers(
+    lake: Lake, venue: Venue, settings: VenueSettings, now_ms: int, since_ms: int | None = None
+) -> dict[Instrument, int]:
+    """Members of rankings that ended, and until when each is followed: those followed after `since_ms`, else now.
+
+    Empty where the settings name the instruments themselves.
+    """
+    if not isinstance(settings.symbols, str):
+        return {}
+    grace_ms, earliest = round(settings.grace_hours * HOUR_MS), now_ms if since_ms is None else since_ms
     table = lake.memberships(venue)
     times = table.column("timestamp").cast(pa.int64()).to_pylist()
     ends = dict(pairwise(sorted(set(times))))
@@ -25,7 +35,7 @@ def recent_leavers(lake: Lake, venue: Venue, now_ms: int, grace_ms: int) -> dict
         times, table.column("symbol").to_pylist(), table.column("member").to_pylist(), strict=True
     ):
         ended = ends.get(at)
-        if member and ended is not None and ended <= now_ms < ended + grace_ms:
+        if member and ended is not None and ended <= now_ms and earliest < ended + grace_ms:
             instrument = Instrument.parse(symbol, venue)
             left[instrument] = max(ended + grace_ms, left.get(instrument, 0))
     return left

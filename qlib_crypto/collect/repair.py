@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,11 +20,12 @@ from qlib_crypto.errors import VenueError
 from qlib_crypto.feeds import Archive, History, RestClient
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.ledger import Hole, Repair
-from qlib_crypto.market.funding import snap_to_minute
+from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, snap_to_minute
 from qlib_crypto.symbols import Instrument, Interval
 
-#: How far back holes are looked for unless told otherwise, and how far before that a row shows that one collected then.
+#: How far back callers have holes looked for unless told otherwise.
 WINDOW_MS = 3 * DAY_MS
+#: How far before that a row shows that one collected then.
 _BEFORE_MS = 30 * DAY_MS
 _CAUSE = "not_collected"
 
@@ -53,16 +54,19 @@ def repair(
     datasets: Sequence[str],
     *,
     now_ms: int,
-    since_ms: int | None = None,
+    since_ms: int,
+    leavers: Mapping[Instrument, int] | None = None,
     say: Callable[[str], None] = lambda _line: None,
     stop: threading.Event | None = None,
 ) -> RepairSummary:
     """Fetch what the lake lacks of its own past: candles, settlements, and the polled series among `datasets`.
 
-    Looked at is from `since_ms` (three days before now), or from the first row there when nothing was collected before,
-    to ten minutes before now; not what has its cause already. REST is asked first, the archive for what is older than
+    Looked at is from `since_ms`, or from the first row there when nothing was collected before, to ten minutes before
+    now; not what has its cause already. REST is asked first, the archive for what is older than
     REST reaches. What REST lacks is asked for again after everything else; what it then lacks too, in an answer that
     shows the rows around it, becomes a hole (`Lake.record_holes`). Safe to run beside a collector, and to repeat.
+    `leavers` are looked at as well, each until the time beside it: while they were followed a collector may have been
+    away, and the next one follows them no more.
 
     Raises
     ------
@@ -74,10 +78,9 @@ def repair(
     """
     now_ms = min(now_ms, client.server_time_ms())
     end_ms = now_ms - SETTLED_MS
-    work = _Repair(lake, client, archive, instruments, now_ms, say, stop or threading.Event())
-    return work.run(
-        [candles(interval), *polled(datasets)], end_ms - WINDOW_MS if since_ms is None else since_ms, end_ms
-    )
+    until = {i: min(at, end_ms) for i, at in (leavers or {}).items()} | dict.fromkeys(instruments, end_ms)
+    work = _Repair(lake, client, archive, until, now_ms, say, stop or threading.Event())
+    return work.run([candles(interval), *polled(datasets)], since_ms)
 
 
 class _Repair:
@@ -86,26 +89,26 @@ class _Repair:
         lake: Lake,
         client: RestClient,
         archive: Archive | None,
-        instruments: Sequence[Instrument],
+        until: Mapping[Instrument, int],
         now_ms: int,
         say: Callable[[str], None],
         stop: threading.Event,
     ) -> None:
-        self._lake, self._client, self._archive, self._instruments = lake, client, archive, instruments
+        self._lake, self._client, self._archive, self._until = lake, client, archive, until
         self._now_ms, self._say, self._stop = now_ms, say, stop
         self._listings = Listings(lake, client)
-        self._filler = Filler(lake, client, say, lambda: instruments, lambda: now_ms)
-        self._done = RepairSummary(len(instruments))
+        self._filler = Filler(lake, client, say, lambda: until, lambda: now_ms)
+        self._done = RepairSummary(len(until))
 
-    def run(self, all_series: Sequence[Series], start_ms: int, end_ms: int) -> RepairSummary:
+    def run(self, all_series: Sequence[Series], start_ms: int) -> RepairSummary:
         self._listings.refresh(self._now_ms)
-        pairs = [(series, instrument) for series in all_series for instrument in self._instruments]
-        left = {pair: self._told(self._ask, *pair, start_ms, end_ms) for pair in pairs}
+        pairs = [(series, instrument) for series in all_series for instrument in self._until]
+        left = {pair: self._told(self._ask, *pair, start_ms) for pair in pairs}
         for (series, instrument), spans in left.items():
             if spans:
                 self._told(self._conclude, series, instrument, spans)
-        for instrument in self._instruments:
-            self._told(self._funding, instrument, start_ms)
+        for instrument in self._until:
+            self._told(self._funding, all_series[0], instrument, start_ms)
         for cause, count in self._filler.tally.holes.items():
             self._done.holes[cause] += count
         return self._done
@@ -122,9 +125,9 @@ class _Repair:
             self._say(str(error))
             return None
 
-    def _ask(self, series: Series, instrument: Instrument, start_ms: int, end_ms: int) -> list[Span]:
+    def _ask(self, series: Series, instrument: Instrument, start_ms: int) -> list[Span]:
         """What is missing after asking once: REST as far as it reaches, the archive beyond."""
-        start, end = self._listings.span(instrument, start_ms, series.floor(end_ms), series.step_ms)
+        start, end = self._listings.span(instrument, start_ms, series.floor(self._until[instrument]), series.step_ms)
         spans = self._filler.lacking(series, instrument, self._collected_from(series, instrument, start, end), end)
         if not spans:
             return []
@@ -167,13 +170,14 @@ class _Repair:
         first = series.times(self._lake, instrument, start_ms, end_ms)[:1]
         return int(first[0]) if len(first) else end_ms
 
-    def _funding(self, instrument: Instrument, start_ms: int) -> None:
+    def _funding(self, bars: Series, instrument: Instrument, start_ms: int) -> None:
         """Settlements, where some may be missing; between two that come in one answer the venue has no other."""
-        start, end = self._listings.span(instrument, start_ms - DAY_MS, self._now_ms, MINUTE_MS)
+        until = self._until[instrument] + SETTLED_MS
+        start, end = self._listings.span(instrument, start_ms - DAY_MS, until, MINUTE_MS)
         known = settlement_times(self._lake, instrument, start, end)
-        if not len(known):
-            return
-        found = funding_holes(known, int(known[0]), end)
+        first = int(known[0]) if len(known) else end
+        wanted = self._collected_from(bars, instrument, start, end)
+        found = funding_holes(known, wanted if first - wanted > LONGEST_INTERVAL_MS else first, end)
         recorded = self._lake.holes(instrument.venue, FUNDING, instrument)
         for first, last in minus(found, [(hole.start_ms, hole.end_ms) for hole in recorded]):
             for source, name, part in self._sources(FUNDING, instrument, [(first, last)]):

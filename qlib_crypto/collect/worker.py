@@ -15,6 +15,8 @@ from qlib_crypto.symbols import Instrument
 
 #: The wait doubles so often: up to 16 times the first for what failed, 4 times for what could not be there yet.
 _MOST_DOUBLINGS, _FEW_DOUBLINGS = 5, 3
+#: So many first waits a kind of job lets the kind before it go first.
+_PATIENCE = 10.0
 _IDLE_S = 60.0
 #: How long a job that waits for market time may be late, wall.
 _MARKET_LOOK_S = 0.2
@@ -78,7 +80,8 @@ class Worker:
     Parameters
     ----------
     kinds
-        What to do for each kind of job; an earlier kind goes first.
+        What to do for each kind of job. An earlier kind goes first, unless one of the next kind has waited ten first
+        waits longer: none waits for ever, however much is asked of the others.
     say
         Gets one line for each trouble.
     now_ms
@@ -97,7 +100,8 @@ class Worker:
         attempts: int = 4,
         first_wait_s: float = 1.0,
     ) -> None:
-        self._kinds, self._order = kinds, {kind: place for place, kind in enumerate(kinds)}
+        self._kinds = kinds
+        self._patience_s = {kind: place * _PATIENCE * first_wait_s for place, kind in enumerate(kinds)}
         self._say, self._now_ms = say, now_ms
         self._attempts = attempts
         self._first_wait_s = first_wait_s
@@ -168,7 +172,7 @@ class Worker:
                 now, market = time.monotonic(), self._now_ms()
                 due = [k for k, job in self._waiting.items() if job.not_before_s <= now and job.due_ms <= market]
                 if due:
-                    key = min(due, key=lambda k: self._order[k[0]])
+                    key = min(due, key=lambda k: self._waiting[k].not_before_s + self._patience_s[k[0]])
                     waiting = self._waiting.pop(key)
                     kind, instrument, cause, attempt = key
                     self._busy = Job(kind, instrument, waiting.start_ms, waiting.end_ms, cause, attempt)

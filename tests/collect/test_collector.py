@@ -445,7 +445,7 @@ def test_an_unsteady_clock_only_stands(lake):
 class TestWorker:
     def collect(self, kinds, asks, **options):
         told = []
-        worker = Worker(kinds, told.append, lambda: T0, first_wait_s=0.01, **options)
+        worker = Worker(kinds, told.append, lambda: T0, **{"first_wait_s": 0.01} | options)
         for ask in asks:
             worker.ask(*ask)
         worker.start()
@@ -463,8 +463,20 @@ class TestWorker:
             return lambda job, _last: done.append((kind, *job[1:4]))
 
         asks = [("b", BTC, 5, 6), ("b", BTC, 1, 2), ("b", ETH, 0, 1), ("a", None, 0, 0)]
-        assert self.collect({"a": work("a"), "b": work("b")}, asks) == []
+        assert self.collect({"a": work("a"), "b": work("b")}, asks, first_wait_s=10.0) == []
         assert done == [("a", None, 0, 0), ("b", BTC, 1, 6), ("b", ETH, 0, 1)]
+
+    def test_no_kind_waits_for_ever_however_much_is_asked_of_another(self):
+        worker = Worker(
+            {"a": lambda job, _last: worker.ask("a", BTC, job.end_ms, job.end_ms + 1), "b": lambda *_: done.set()},
+            print, lambda: T0, first_wait_s=0.01,
+        )  # fmt: skip
+        done = threading.Event()
+        worker.ask("a", BTC, 0, 1)
+        worker.ask("b", BTC, 0, 1)
+        worker.start()
+        assert done.wait(10)
+        assert worker.stop(5)
 
     def test_again_is_counted_and_what_cannot_be_there_yet_is_not(self):
         calls = []

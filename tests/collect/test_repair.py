@@ -13,6 +13,7 @@ from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, mark, settlement, spe
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect import repair
+from qlib_crypto.collect.repair import WINDOW_MS
 from qlib_crypto.errors import VenueError
 from qlib_crypto.lake import Lake
 from qlib_crypto.symbols import Venue
@@ -54,8 +55,9 @@ def venue(*bars, now_ms=NOW, **options):
     return client
 
 
-def run(lake, client, archive=None, *, now_ms=NOW, datasets=(), of=(BTC, ETH), **options):
-    return repair(lake, client, archive, list(of), M1, datasets, now_ms=now_ms, **options)
+def run(lake, client, archive=None, *, now_ms=NOW, since_ms=None, datasets=(), of=(BTC, ETH), **options):
+    since = now_ms - WINDOW_MS if since_ms is None else since_ms
+    return repair(lake, client, archive, list(of), M1, datasets, now_ms=now_ms, since_ms=since, **options)
 
 
 def test_holes_are_fetched_named_and_asked_no_more(lake):
@@ -162,6 +164,35 @@ def test_settlements_are_repaired_and_what_the_venue_lacks_is_asked_once(lake):
     assert (again.stored.get("funding", 0), lake.repairs(Venue.OKX)) == (0, before)
     assert json.dumps(dataclasses.asdict(again))
     assert [entry for entry in client.log if entry[2] < times[5] < entry[3]] == []
+
+
+def test_settlements_that_never_came_are_looked_for_as_far_as_candles_go(lake):
+    now = T0 + 2 * DAY_MS
+    client = venue(*(bar(k) for k in range(2 * 1440)), now_ms=now)
+    times = [T0 + h * HOUR_MS for h in range(0, 48, 8)]
+    client.add_settlements(*map(settlement, times))
+    lake.store([bar(k) for k in range(2 * 1440)])
+    assert run(lake, client, of=[BTC], now_ms=now).stored["funding"] == 6
+    client.log.clear()
+    run(lake, client, of=[BTC], now_ms=now)
+    assert [entry for entry in client.log if entry[2] < times[-2]] == []
+
+
+def test_a_leaver_is_looked_at_until_it_was_followed_no_more(lake):
+    now, left = T0 + 2 * DAY_MS, T0 + DAY_MS
+    bars = [bar(k, of=of) for of in (BTC, ETH) for k in range(2 * 1440)]
+    client = venue(*bars, now_ms=now)
+    times = [T0 + h * HOUR_MS for h in range(48)]
+    client.add_settlements(*(settlement(t, of=ETH) for t in times))
+    lake.store([b for b in bars if b.instrument == BTC or b.open_ms < T0 + 17 * HOUR_MS])
+    lake.store([settlement(t, of=ETH) for t in times[:16]])
+    run(lake, client, of=[BTC], now_ms=now, leavers={ETH: left, BTC: left})
+    assert lake.bar_times(ETH, M1)[-1] == left - MINUTE_MS
+    assert len(lake.bars(ETH, M1)) == 1440
+    assert len(lake.settlements(Venue.OKX, ETH)) == 25  # up to the one at the instant it left
+    client.log.clear()
+    run(lake, client, of=[BTC], now_ms=now, leavers={ETH: left})
+    assert [entry for entry in client.log if entry[1] == ETH] == []
 
 
 def test_it_stops_when_told(lake):
