@@ -58,7 +58,8 @@ class VenueError(QlibCryptoError):
     retryable
         True when the same request may succeed after a wait.
     final
-        True when the venue refused this very request (no such instrument, a wrong parameter): asking again is vain.
+        True when it is about this very request, and others may succeed: no such instrument, a wrong parameter, a bulk
+        file that stays damaged. To ask at once again is vain.
     retry_after_s
         Seconds the venue asked us to wait, None when it did not say.
 

@@ -23,8 +23,8 @@ from qlib_crypto.symbols import Instrument
 
 #: A hole gets its cause no sooner after its end: until then the venue may only be late.
 SETTLED_MS = 10 * MINUTE_MS
-#: How far from a hole a row may lie that shows an answer to be whole.
-_AROUND = 100
+#: How many steps from a hole a row may lie that shows an answer to be whole.
+_AROUND = 1_000
 _WITNESSES = ("BTC", "ETH")
 
 
@@ -66,7 +66,7 @@ class Filler:
         now_ms: Callable[[], int],
     ) -> None:
         self.lake, self.client = lake, client
-        self._say, self._others, self._now_ms = say, others, now_ms
+        self._say, self.others, self._now_ms = say, others, now_ms
         self.tally = Tally()
 
     def lacking(self, series: Series, instrument: Instrument, start_ms: int, end_ms: int) -> list[Span]:
@@ -116,16 +116,16 @@ class Filler:
     def conclude(self, series: Series, instrument: Instrument, spans: Sequence[Span], cause: str = "") -> list[Span]:
         """Ask once more for what the venue did not give; what it still lacks becomes a hole with a cause.
 
-        An answer counts only when it also shows the nearest rows around the span that the lake has: an empty or cut
-        page says nothing. The spans without such an answer come back.
+        An answer counts only when it also shows the nearest rows around the span, and one after it there must be: an
+        empty, cut or stale page says nothing. The spans without such an answer come back.
         """
         unclear: list[Span] = []
         step = series.step_ms
         for start, end in spans:
-            control = self._around(series, instrument, start, end)
-            span = min([start, *control]), max([end, *(at + step for at in control)])
+            before, after = self._around(series, instrument, start, end)
+            span = min([start, *before]), max([end, *(at + step for at in after)])
             came = self.ask(self.client, "rest", series, instrument, [span], cause)
-            if not control or not came.issuperset(control):
+            if not after or not came.issuperset([*before, *after]):
                 unclear += self.lacking(series, instrument, start, end)
                 continue
             # a row that came and was refused is no hole: the quarantine names it
@@ -133,10 +133,11 @@ class Filler:
             self._type(series, instrument, left)
         return unclear
 
-    def _around(self, series: Series, instrument: Instrument, start: int, end: int) -> list[int]:
+    def _around(self, series: Series, instrument: Instrument, start: int, end: int) -> tuple[list[int], list[int]]:
+        """The times of the nearest row before and of the nearest after, as far as the lake has them."""
         reach = _AROUND * series.step_ms
         before = series.times(self.lake, instrument, start - reach, start)[-1:]
-        return [*before.tolist(), *series.times(self.lake, instrument, end, end + reach)[:1].tolist()]
+        return before.tolist(), series.times(self.lake, instrument, end, end + reach)[:1].tolist()
 
     def _type(self, series: Series, instrument: Instrument, spans: list[Span]) -> None:
         if not spans:
@@ -151,7 +152,7 @@ class Filler:
         """Times within the spans at which the venue had a row of any other instrument."""
         start, end = spans[0][0], spans[-1][1]
         alive = np.empty(0, dtype=np.int64)
-        for other in self._others():
+        for other in self.others():
             if other != instrument:
                 alive = np.union1d(alive, series.times(self.lake, other, start, end))
         dark = [part for span in spans for part in missing_ranges(alive, *span, series.step_ms)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from qlib_crypto.clock import MINUTE_MS, day_start
@@ -51,6 +52,7 @@ class Listings:
         self._lake, self._client = lake, client
         self.specs: dict[Instrument, InstrumentSpec] = dict(lake.specs(client.venue))
         self._asked = False
+        self._again: dict[Instrument, int] = _listed_again(self.specs.values())
         self._absent: dict[Instrument, int] = {}
         self._gone: dict[Instrument, int] = {}
         self._stored_day = -1
@@ -64,6 +66,7 @@ class Listings:
             self._lake.store_specs(self._client.venue, specs)
             self._stored_day = day_start(now_ms)
         self.specs = self.specs | found
+        self._again = _listed_again(self.specs.values())
         absent = set(self.specs) - set(found)
         self._absent = {i: self._absent.get(i, now_ms) for i in absent}
         self._gone = {i: since for i, since in self._absent.items() if now_ms - since >= _GONE_MS or not self._asked}
@@ -78,10 +81,15 @@ class Listings:
         return (spec.listed_ms or 0) <= at_ms and (end is None or at_ms < end + _LINGER_MS)
 
     def end_ms(self, instrument: Instrument) -> int | None:
-        """When the contract was or will be delisted, as announced, else as seen; None when nothing says so."""
+        """When the contract was or will be delisted, as announced, else as seen; None when nothing says so.
+
+        In any case before its ticker was listed again.
+        """
         spec = self.specs.get(instrument)
         announced = spec.delisted_ms if spec else None
-        return self._gone.get(instrument) if announced is None else announced
+        end = self._gone.get(instrument) if announced is None else announced
+        again = self._again.get(instrument)
+        return end if again is None else min(again, again if end is None else end)
 
     def span(self, instrument: Instrument, start_ms: int, end_ms: int, step_ms: int) -> Span:
         """The part of `[start_ms, end_ms)` in which the contract was listed, on the grid; empty when there is none."""
@@ -103,6 +111,17 @@ class Listings:
         """Base coins in one contract, as last stated."""
         spec = self.specs.get(instrument)
         return spec.contract_value_base if spec else None
+
+
+def _listed_again(specs: Iterable[InstrumentSpec]) -> dict[Instrument, int]:
+    """Of each contract whose ticker another one uses after it, when that one was listed."""
+    ordered = sorted(specs, key=lambda spec: spec.instrument)
+    return {
+        old.instrument: new.listed_ms
+        for old, new in pairwise(ordered)
+        if new.listed_ms is not None
+        and (old.instrument.base, old.instrument.quote) == (new.instrument.base, new.instrument.quote)
+    }
 
 
 def _said(spec: InstrumentSpec | None) -> InstrumentSpec | None:

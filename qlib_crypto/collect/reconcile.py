@@ -12,9 +12,10 @@ from qlib_crypto.collect.fill import Filler
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.series import Series, candles
 from qlib_crypto.collect.spans import union
-from qlib_crypto.errors import VenueError
+from qlib_crypto.errors import DataError, VenueError
 from qlib_crypto.feeds import Archive, History, RestClient
 from qlib_crypto.lake import Lake
+from qlib_crypto.lake.checks import fault
 from qlib_crypto.schemas import SOURCES, Bar
 from qlib_crypto.symbols import Instrument, Interval
 
@@ -109,19 +110,35 @@ def reconcile(
         until = min(end, series.floor(published))
         if start >= end:
             continue
-        rest = _fetch(client, series, instrument, start, end, say)
-        filed = _fetch(archive, series, instrument, start, until, say) if archive is not None and start < until else []
-        held = _of_lake(lake, instrument, interval, start, end)
+        rest, filed = _fetch(client, series, instrument, start, end, say), []
+        if archive is not None and start < until:
+            try:
+                filed = _fetch(archive, series, instrument, start, until, say)
+            except VenueError as error:  # it does not answer: REST goes on without it
+                archive = None
+                say(str(error))
+        try:
+            held = _of_lake(lake, instrument, interval, start, end)
+        except DataError as error:  # a torn file: `check` takes it away, and repair fills the hole
+            say(str(error))
+            continue
         _compare(report, held, rest, filed, until)
         for name, rows in (("rest", rest), ("archive", filed)):
-            better = [row for row in rows if _is_better(row, held.get(row.open_ms))]
-            if better:
-                report.stored += filler.store(better, name, series.dataset)
-                added = union((at, at + series.step_ms) for at in (b.open_ms for b in better) if at not in held)
-                filler.record(series, instrument, added, name, "not_collected")
-                held |= {row.open_ms: (SOURCES.index(name), _values(row)) for row in better}
+            report.stored += _keep(filler, series, instrument, name, rows, held)
     report.refused = filler.tally.refused
     return report
+
+
+def _keep(filler: Filler, series: Series, instrument: Instrument, source: str, rows: Sequence[Bar], held: _Held) -> int:
+    """How many rows were stored, those that are better than what the lake holds."""
+    better = [row for row in rows if _is_better(row, held.get(row.open_ms))]
+    if not better:
+        return 0
+    stored, good = filler.store(better, source, series.dataset), [row for row in better if fault(row) is None]
+    added = union((row.open_ms, row.open_ms + series.step_ms) for row in good if row.open_ms not in held)
+    filler.record(series, instrument, added, source, "not_collected")
+    held |= {row.open_ms: (SOURCES.index(source), _values(row)) for row in good}
+    return stored
 
 
 def _compare(report: ReconcileReport, held: _Held, rest: Sequence[Bar], filed: Sequence[Bar], until: int) -> None:
@@ -161,7 +178,9 @@ def _fetch(
         if not error.final:
             raise
         say(str(error))
-        return []
+    except DataError as error:
+        say(str(error))
+    return []
 
 
 def _values(bar: Bar) -> Values:

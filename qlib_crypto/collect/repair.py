@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,11 +17,12 @@ from qlib_crypto.collect.holes import NO_TRADE
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.series import FUNDING, Series, candles, polled
 from qlib_crypto.collect.spans import Span, length, minus
-from qlib_crypto.errors import VenueError
+from qlib_crypto.errors import DataError, VenueError
 from qlib_crypto.feeds import Archive, History, RestClient
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.ledger import Hole, Repair
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, snap_to_minute
+from qlib_crypto.schemas import Settlement
 from qlib_crypto.symbols import Instrument, Interval
 
 #: How far back callers have holes looked for unless told otherwise.
@@ -28,6 +30,7 @@ WINDOW_MS = 3 * DAY_MS
 #: How far before that a row shows that one collected then.
 _BEFORE_MS = 30 * DAY_MS
 _CAUSE = "not_collected"
+_ARCHIVE = "archive"
 
 
 def _zeros() -> dict[str, int]:
@@ -114,7 +117,7 @@ class _Repair:
         return self._done
 
     def _told[**P, R](self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """Do it, unless stopped; that the venue refuses this very instrument is told and costs the others nothing."""
+        """Do it, unless stopped; what is wrong with this very instrument is told and costs the others nothing."""
         if self._stop.is_set():
             return None
         try:
@@ -123,7 +126,20 @@ class _Repair:
             if not error.final:
                 raise
             self._say(str(error))
-            return None
+        except DataError as error:
+            self._say(str(error))
+        return None
+
+    @contextmanager
+    def _gently(self, source: str) -> Iterator[None]:
+        """Where the archive does not answer, it is told and left alone from now on: REST goes on without it."""
+        try:
+            yield
+        except VenueError as error:
+            if source != _ARCHIVE or error.final:
+                raise
+            self._archive = None
+            self._say(str(error))
 
     def _ask(self, series: Series, instrument: Instrument, start_ms: int) -> list[Span]:
         """What is missing after asking once: REST as far as it reaches, the archive beyond."""
@@ -132,11 +148,14 @@ class _Repair:
         if not spans:
             return []
         self._done.missing[series.dataset] += length(spans) // series.step_ms
-        for source, name, part in self._sources(series.dataset, instrument, spans):
-            self._filler.ask(source, name, series, instrument, part, _CAUSE)
-        left = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
-        self._done.stored[series.dataset] += (length(spans) - length(left)) // series.step_ms
-        self._done.left[series.dataset] += length(left) // series.step_ms
+        try:
+            for source, name, part in self._sources(series.dataset, instrument, spans):
+                with self._gently(name):
+                    self._filler.ask(source, name, series, instrument, part, _CAUSE)
+        finally:
+            left = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
+            self._done.stored[series.dataset] += (length(spans) - length(left)) // series.step_ms
+            self._done.left[series.dataset] += length(left) // series.step_ms
         return left
 
     def _conclude(self, series: Series, instrument: Instrument, spans: list[Span]) -> None:
@@ -157,7 +176,7 @@ class _Repair:
         yield self._client, "rest", minus(spans, old)
         if old and self._archive is not None and self._archive.serves(dataset):
             published = self._archive.published_until_ms(self._now_ms, dataset)
-            yield self._archive, "archive", minus(old, [(published, self._now_ms)])
+            yield self._archive, _ARCHIVE, minus(old, [(published, self._now_ms)])
 
     def _reached(self, dataset: str) -> int:
         reach = self._client.reach_ms(dataset)
@@ -183,8 +202,10 @@ class _Repair:
             for source, name, part in self._sources(FUNDING, instrument, [(first, last)]):
                 if not part:
                     continue
-                pages = source.settlements(instrument, first - 2 * MINUTE_MS, last + 2 * MINUTE_MS)
-                rows = [row for page in pages for row in page]
+                rows: list[Settlement] = []
+                with self._gently(name):
+                    pages = source.settlements(instrument, first - 2 * MINUTE_MS, last + 2 * MINUTE_MS)
+                    rows = [row for page in pages for row in page]
                 stored = self._filler.store(unknown_settlements(self._lake, instrument, rows), name, FUNDING)
                 self._done.stored[FUNDING] += stored
                 minutes = snap_to_minute(np.asarray([row.time_ms for row in rows], dtype=np.int64)).tolist()

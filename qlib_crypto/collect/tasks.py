@@ -64,6 +64,8 @@ class Tasks:
             if error.final and not self._listings.trades(instrument, now_ms):
                 return None  # it is gone, and so is its history
             raise
+        if left and job.attempt >= _QUICK and not self._followed(instrument, now_ms):
+            return None  # nothing will come after it any more that could show an answer to be whole
         if left and job.attempt < _QUICK:
             due_ms = 0
             if job.attempt == _QUICK - 1:
@@ -89,6 +91,9 @@ class Tasks:
         late = [span for span in spans if span[1] + SETTLED_MS > now_ms]
         return sorted([*filler.conclude(series, instrument, settled, job.cause), *late])
 
+    def _followed(self, instrument: Instrument, now_ms: int) -> bool:
+        return self._listings.trades(instrument, now_ms) and instrument in self._filler.others()
+
     def _reached(self, series: Series, now_ms: int) -> int:
         """The first time that REST still has."""
         reach = self._filler.client.reach_ms(series.dataset)
@@ -103,6 +108,7 @@ class Tasks:
             return None
         if last:
             self._say(f"{job.instrument}: the venue has no settlement of {iso(end_ms)}, though it was due")
+            return None
         return Again(job.start_ms, end_ms, counted=self._now_ms() > end_ms + _SETTLE_SLACK_MS)
 
     def funding(self, job: Job, _last: bool) -> None:

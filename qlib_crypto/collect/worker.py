@@ -73,15 +73,16 @@ class Worker:
     """Jobs by kind, instrument and cause, each for a span of market time; jobs of one key are joined to one span.
 
     A job that fails with a `VenueError`, or because the disk is full, is asked again for as long as the worker lives
-    (the client itself backs off before it gives up); one that says `Again` at most `attempts` times, with growing
-    waits. A final `VenueError` and a `DataError` are told and end the job. Anything else ends the worker: `check`
-    raises it in the caller's thread.
+    (the client itself backs off before it gives up), and so is one that says `Again`, with growing waits. After
+    `attempts` of those it is told that it may end itself. A final `VenueError` and a `DataError` are told and end the
+    job. Anything else ends the worker: `check` raises it in the caller's thread.
 
     Parameters
     ----------
     kinds
-        What to do for each kind of job. An earlier kind goes first, unless one of the next kind has waited ten first
-        waits longer: none waits for ever, however much is asked of the others.
+        What to do for each kind of job, given the job and whether it may end itself. An earlier kind goes first,
+        unless one of the next kind has waited ten first waits longer: none waits for ever, however much is asked of
+        the others.
     say
         Gets one line for each trouble.
     now_ms
@@ -211,10 +212,10 @@ class Worker:
             self._busy = None
             if failed:
                 self._failed[job.instrument] = min(job.start_ms, self._failed.get(job.instrument, job.start_ms))
-            elif again is not None and not (last and again.counted):
+            elif again is not None:
                 waits = min(tries + 1, _MOST_DOUBLINGS if again.counted else doublings)
                 due_s = time.monotonic() + self._first_wait_s * 2.0 ** (waits - 1)
-                key = job.kind, job.instrument, job.cause, job.attempt + again.counted
+                key = job.kind, job.instrument, job.cause, min(job.attempt + again.counted, self._attempts - 1)
                 self._put(key, _Waiting(again.start_ms, again.end_ms, tries + 1, due_s, again.due_ms))
 
     def _tell(self, line: str, cause: str) -> None:

@@ -162,6 +162,7 @@ class BulkFiles:
         return VenueError(
             f"{self._venue} archive file {path} is damaged ({how}); nothing of it is used, try again later",
             retryable=True,
+            final=True,
         )
 
 

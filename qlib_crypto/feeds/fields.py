@@ -12,6 +12,9 @@ from qlib_crypto.errors import SchemaError
 from qlib_crypto.schemas import Bar, MarkBar
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
+#: What JSON writers make of numbers that are none; Python spells its own floats so.
+_NOT_FINITE = frozenset({"nan", "inf", "-inf", "infinity", "-infinity", "null"})
+
 
 def number(value: Any) -> float | None:
     """The finite float that `value` is or spells exactly; None for `""` and None, which both venues use for missing.
@@ -74,42 +77,52 @@ def confirmed_bar(
 ) -> Bar:
     """The bar of one confirmed row; `fields` are open, high, low, close, base volume and quote volume as sent.
 
-    Quote volume and trades are None where the venue left them out.
+    Quote volume and trades are None where the venue left them out. A price or volume that is missing or not finite is
+    NaN: such a bar goes to the quarantine (`Lake.admit`), and costs the others of its page nothing.
 
     Raises
     ------
     SchemaError
-        A price or the volume is missing or no number, or the bar does not open on the UTC grid of its interval
+        A price or the volume is text that spells no number, or the bar does not open on the UTC grid of its interval
         (OKX opens 6 hours and more at UTC+8 unless asked for `utc`).
 
     """
-    o, h, l, c, volume = map(number, fields[:5])
-    if o is None or h is None or l is None or c is None or volume is None or open_ms % interval.ms:
-        raise SchemaError(
-            f"{instrument} {interval} bar at {iso(open_ms)} ({open_ms}) lacks a value or is off the UTC grid: "
-            f"{list(fields)!r}; the venue's message has another shape than documented"
-        )
-    return Bar(instrument, interval, open_ms, o, h, l, c, volume, number(fields[5]), whole(trades), source, received_ms)
+    o, h, l, c, volume = map(_price, fields[:5])
+    if open_ms % interval.ms:
+        raise SchemaError(_off_grid(f"{instrument} {interval} bar", open_ms, fields))
+    quote = None if fields[5] is None or fields[5] == "" else _price(fields[5])
+    return Bar(instrument, interval, open_ms, o, h, l, c, volume, quote, whole(trades), source, received_ms)
 
 
 def mark_bar(
     instrument: Instrument, interval: Interval, open_ms: int, prices: Sequence[Any], source: str, received_ms: int
 ) -> MarkBar:
-    """The mark-price candle of one closed row; `prices` are open, high, low and close as sent.
+    """The mark-price candle of one closed row; `prices` are open, high, low and close as sent, NaN as in a bar.
 
     Raises
     ------
     SchemaError
-        A price is missing or no number, or the candle does not open on the UTC grid of its interval.
+        A price is text that spells no number, or the candle does not open on the UTC grid of its interval.
 
     """
-    o, h, l, c = map(number, prices)
-    if o is None or h is None or l is None or c is None or open_ms % interval.ms:
-        raise SchemaError(
-            f"{instrument} {interval} mark candle at {iso(open_ms)} ({open_ms}) lacks a price or is off the UTC grid: "
-            f"{list(prices)!r}; the venue's message has another shape than documented"
-        )
+    o, h, l, c = map(_price, prices)
+    if open_ms % interval.ms:
+        raise SchemaError(_off_grid(f"{instrument} {interval} mark candle", open_ms, prices))
     return MarkBar(instrument, interval, open_ms, o, h, l, c, source, received_ms)
+
+
+def _price(value: Any) -> float:
+    if isinstance(value, str | float) and str(value).lower() in _NOT_FINITE:
+        return math.nan
+    found = number(value)
+    return math.nan if found is None else found
+
+
+def _off_grid(what: str, open_ms: int, fields: Sequence[Any]) -> str:
+    return (
+        f"{what} at {iso(open_ms)} ({open_ms}) is off the UTC grid: {list(fields)!r}; the venue's message has another "
+        "shape than documented"
+    )
 
 
 def needed(value: float | None, what: str, row: Any) -> float:

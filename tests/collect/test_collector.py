@@ -16,6 +16,7 @@ from support_lake import BTC, ETH, M1, T0, bar, estimate, settlement, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect import collect, read_status
+from qlib_crypto.collect.tasks import ATTEMPTS
 from qlib_crypto.collect.worker import Again, Worker
 from qlib_crypto.errors import DataError, StorageError, VenueError
 from qlib_crypto.lake import Lake
@@ -214,6 +215,35 @@ def test_settlements_of_an_outage_longer_than_a_day_are_all_fetched(lake, hours)
     assert lake.settlements(Venue.OKX).column("timestamp").cast("int64").to_pylist() == times[:7]
 
 
+def test_what_the_venue_does_not_answer_clearly_is_asked_for_as_long_as_the_collector_lives(lake):
+    client, stop = market(bars=400, now=60), threading.Event()
+    lake.store([ws(k) for k in range(20)])
+    lake.store_marks({BTC: T0 + 20 * MINUTE_MS}, M1)
+    answers, asked = client.bars, []
+
+    def empty(*what):
+        asked.append(what)
+        return iter(())
+
+    def moves_on():
+        for k in range(60, 360):
+            stream.on_row(ws(k))
+            client.now_ms = T0 + (k + 1) * MINUTE_MS
+            if not k % 12:
+                before = len(asked)
+                wait_for(lambda before=before: client.bars is answers or len(asked) > before)
+            if len(asked) > ATTEMPTS + 3:
+                client.bars = answers
+                client.now_ms += 20 * MINUTE_MS
+                return
+
+    client.bars, stream = empty, Scripted([])
+    stream.steps = [moves_on, lambda: wait_for(lambda: set(range(60)) <= set(minutes(lake))), stop.set]
+    run(lake, client, stream, stop=stop)
+    assert lake.holes(Venue.OKX) == []
+    assert minutes(lake) == list(range(minutes(lake)[-1] + 1))
+
+
 def test_a_settlement_that_fell_into_silence_keeps_the_mark_back(lake):
     client = market(bars=0, now=7 * 60 + 50)
     client.add_bars(*(bar(k) for k in range(7 * 60 + 50, 8 * 60 + 5)))
@@ -222,7 +252,7 @@ def test_a_settlement_that_fell_into_silence_keeps_the_mark_back(lake):
 
     def ends():
         wait_for(lambda: len(minutes(lake)) == 15)
-        wait_for(lambda: read_status(lake, Venue.OKX).market_ms >= eight + 5 * MINUTE_MS)
+        wait_for(lambda: (told := read_status(lake, Venue.OKX)) and told.market_ms >= eight + 5 * MINUTE_MS)
         stop.set()
 
     threading.Thread(target=ends).start()
@@ -482,11 +512,11 @@ class TestWorker:
         calls = []
 
         def never(job, last):
-            calls.append(last)
-            return Again(job.start_ms + 1, job.end_ms)
+            calls.append((last, job.attempt))
+            return None if len(calls) == 5 else Again(job.start_ms + 1, job.end_ms)
 
         self.collect({"a": never}, [("a", BTC, 0, 9)], attempts=3)
-        assert calls == [False, False, True]
+        assert calls == [(False, 0), (False, 1), (True, 2), (True, 2), (True, 2)]  # until it ends itself
         calls.clear()
 
         def early(job, last):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
-from support_lake import BTC, M1, T0, FakeVenue, bar, spec
+from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, spec
 from test_repair import Files
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS
 from qlib_crypto.collect import reconcile
 from qlib_crypto.collect.reconcile import COLUMNS, compare
+from qlib_crypto.errors import VenueError
 from qlib_crypto.lake.tables import BARS
 from qlib_crypto.symbols import Venue
 
@@ -42,6 +45,33 @@ def venue(*bars):
     client.list(spec(BTC))
     client.add_bars(*bars)
     return client
+
+
+def test_a_damaged_bulk_file_or_an_archive_that_is_down_costs_the_rest_nothing(lake):
+    truth = [bar(k, of=of) for of in (BTC, ETH) for k in range(60)]
+    for final in (True, False):
+        client = venue(*truth)
+        client.list(spec(ETH))
+        lake.store([b for b in truth if b.open_ms != T0 + 7 * MINUTE_MS])
+
+        class Archive(Files):
+            def bars(self, *asked, final=final):
+                self.asked.append(asked)
+                raise VenueError("okx archive file is damaged", retryable=True, final=final)
+
+        archive, told = Archive(published=END), []
+        reconcile(lake, client, archive, [BTC, ETH], M1, T0, END, told.append)
+        assert len(archive.asked) == len(told) == (2 if final else 1)
+        assert all(len(lake.bars(of, M1)) == 60 for of in (BTC, ETH))
+
+
+def test_a_row_that_cannot_be_right_is_kept_away_and_nothing_was_repaired_by_it(lake):
+    lake.store([bar(k) for k in range(59)])
+    client = venue(*(bar(k) for k in range(59)), bar(59)._replace(close=math.nan))
+    report = run(lake, client)
+    assert (report.stored, report.refused, len(lake.bars(BTC, M1))) == (59, 1, 59)
+    assert lake.repairs(Venue.OKX) == []
+    assert [row.time_ms for row in lake.quarantined(Venue.OKX)] == [T0 + 59 * MINUTE_MS]
 
 
 def test_three_sources_are_compared_and_the_best_is_kept(lake):

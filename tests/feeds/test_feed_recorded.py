@@ -14,6 +14,7 @@ from qlib_crypto.feeds import binance_rows as binance
 from qlib_crypto.feeds import okx_rows as okx
 from qlib_crypto.feeds.binance_rows import event_bar_of, event_estimate_of
 from qlib_crypto.feeds.okx_rows import estimate_of
+from qlib_crypto.lake.checks import fault
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 BTC_OKX = Instrument("BTC", "USDT", Venue.OKX)
@@ -85,12 +86,20 @@ def test_okx_open_and_misplaced_candles(wire, okx_examples):
         okx.bar_of(BTC_OKX, M1, old[0][:8], "rest", 0)
 
 
-@pytest.mark.parametrize("bad", ["", "abc", "nan", "inf", None])
+@pytest.mark.parametrize("bad", ["", "NaN", "inf", None, math.nan])
 @pytest.mark.parametrize("column", [1, 2, 3, 4, 6])
-def test_a_price_that_is_none_is_no_bar(bad, column):
+def test_a_price_that_is_none_makes_a_bar_for_the_quarantine(bad, column):
     row = ["1747094040000", "1", "2", "0.5", "1.5", "100", "1", "1.5", "1"]
+    assert fault(okx.bar_of(BTC_OKX, M1, row, "rest", 0)) is None
     row[column] = bad
-    with pytest.raises(SchemaError):
+    assert fault(okx.bar_of(BTC_OKX, M1, row, "rest", 0)) is not None
+
+
+@pytest.mark.parametrize("column", [1, 2, 3, 4, 6])
+def test_a_price_that_spells_no_number_is_another_shape(column):
+    row = ["1747094040000", "1", "2", "0.5", "1.5", "100", "1", "1.5", "1"]
+    row[column] = "abc"
+    with pytest.raises(SchemaError, match="'abc' is no number"):
         okx.bar_of(BTC_OKX, M1, row, "rest", 0)
 
 
