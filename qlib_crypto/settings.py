@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.functional_validators import AfterValidator, BeforeValidator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from qlib_crypto.errors import ConfigError, QlibCryptoError
@@ -33,7 +34,13 @@ def _symbols(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     raise ValueError(f"symbols {value!r}: write top50 or a list of symbols")
 
 
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value  # the environment knows texts only
+
+
 IntervalName = Annotated[str, AfterValidator(_interval)]
+#: They divide a day: what is done every so many hours, counted from 00:00, is done at the same times each day.
+EveryHours = Annotated[Literal[1, 2, 3, 4, 6, 8, 12, 24], BeforeValidator(_number)]
 
 
 class _Part(BaseModel):
@@ -79,7 +86,7 @@ class VenueSettings(_Part):
     rate_scale: float = Field(default=1.0, gt=0)
     timer_scale: float = Field(default=1.0, gt=0)
     datasets: tuple[DatasetName, ...] = ("mark", "open_interest", "long_short_ratio", "liquidations")
-    book_depth: Literal[5, 10, 20] = 5
+    book_depth: Annotated[Literal[5, 10, 20], BeforeValidator(_number)] = 5
     book_every_s: float = Field(default=10.0, gt=0)
     grace_hours: float = Field(default=24.0, ge=0)
 
@@ -166,14 +173,14 @@ class ScheduleSettings(_Part):
 
     """
 
-    rank_every_hours: int = Field(default=8, ge=1, le=24)
+    rank_every_hours: EveryHours = 8
     rank_offset_minutes: int = Field(default=5, ge=0)
-    repair_every_hours: int = Field(default=1, ge=1, le=24)
+    repair_every_hours: EveryHours = 1
     repair_offset_minutes: int = Field(default=3, ge=0)
     convert_at: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     convert_delay_minutes: int = Field(default=10, ge=0)
-    convert_every_hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 24
-    instruments_every_hours: int = Field(default=24, ge=1, le=24)
+    convert_every_hours: EveryHours = 24
+    instruments_every_hours: EveryHours = 24
     upkeep_at: str = Field(default="02:30", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     workflows: tuple[WorkflowSchedule, ...] = ()
 

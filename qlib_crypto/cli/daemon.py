@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,8 +62,10 @@ def daemon(
     What is due when is in the settings (schedule); what was done is in the job table, see: qlib-crypto jobs list.
     """
     stopping = threading.Event()
-    with _stopped_by_signals(stopping):
-        from qlib_crypto.cli.running import market_clock
+    with _stopped_by_signals(stopping), ExitStack() as over:
+        import structlog
+
+        from qlib_crypto.cli.running import steady_clock
         from qlib_crypto.daemon.newer import has_newer
         from qlib_crypto.daemon.run import Daemon
         from qlib_crypto.feeds import rest_client
@@ -77,26 +79,27 @@ def daemon(
             raise ConfigError(f"--clock {clock!r}: write wall or venue")
         given = {"--config": config, "--lake": lake, "--provider": provider, "--endpoint": endpoint,
                  "--rate-scale": rate_scale, "--clock": clock}  # fmt: skip
+        log = structlog.get_logger(__name__)
         clients = {v: rest_client(v, settings.venue(v)) for v in venues}
+        for client in clients.values():
+            over.callback(client.close)
 
         def options(command: str) -> list[str]:
             known = [(name, given[name]) for name in _KNOWN[command] if given[name] is not None]
             return [part for name, value in known for part in (name, str(value))]
 
         def market() -> Clock:
-            return market_clock(clock, clients[venues[0]])
+            made = steady_clock(clock, clients[venues[0]], lambda line: log.warning("clock", told=line))
+            over.callback(made.stop)
+            return made
 
         def newer(status: CollectorStatus) -> bool:
             return has_newer(clients[Venue.parse(status.venue)], status)
 
-        try:
-            Daemon(
-                market, settings, venues, newer, options=options, collect=collect, stopping=stopping,
-                beside=partial(watching, settings, venues),
-            ).run()  # fmt: skip
-        finally:
-            for client in clients.values():
-                client.close()
+        Daemon(
+            market, settings, venues, newer, options=options, collect=collect, stopping=stopping,
+            beside=partial(watching, settings, venues),
+        ).run()  # fmt: skip
 
 
 def work(

@@ -47,6 +47,9 @@ def import_files(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Import the good rows of a file that has impossible ones.")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Do not compare with what the lake has: it is wrong.")
+    ] = False,
     as_json: JsonOption = False,
     lake: LakeOption = None,
     config: ConfigOption = None,
@@ -70,6 +73,7 @@ def import_files(
         time_zone=time_zone,
         against=against or (),
         quarantine=quarantine,
+        replace=replace,
     )
     if as_json:
         plain = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, Clock, VenueClock, WallClock, iso, parse_utc
-from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.collect.market_time import MarketTime
+from qlib_crypto.errors import ConfigError, QlibCryptoError, VenueError
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.sandbox.tape import Tape
 from qlib_crypto.symbols import Venue
@@ -54,6 +55,41 @@ def market_clock(kind: str, client: RestClient) -> Clock:
     if kind == "venue":
         return VenueClock(client.server_time_ms, refresh_s=1.0)
     raise ConfigError(f"--clock {kind!r}: write wall or venue")
+
+
+class SteadyClock:
+    """Market time as `MarketTime` reads it in its thread, as a clock; `stop` ends the thread."""
+
+    def __init__(self, time: MarketTime) -> None:
+        self._time = time
+        self.stop = time.stop
+        time.start()
+
+    def now_ms(self) -> int:
+        """Market time now; asks nobody and returns at once."""
+        return self._time.now_ms
+
+
+def steady_clock(kind: str, client: RestClient, say: Callable[[str], None]) -> SteadyClock:
+    """A `market_clock` that the venue confirms again and again, so that a step of this machine's clock moves nothing.
+
+    Where the venue does not answer, the wall is believed until it does; the venue's own time cannot be had without it.
+
+    Raises
+    ------
+    ConfigError
+        As `market_clock`.
+    VenueError
+        The venue's time is asked for, and it does not answer.
+
+    """
+    try:
+        clock = market_clock(kind, client)
+    except VenueError:
+        if kind != "wall":
+            raise
+        clock = WallClock()
+    return SteadyClock(MarketTime(clock, client.server_time_ms, say, ask_first=kind != "wall"))
 
 
 def run_sandbox(

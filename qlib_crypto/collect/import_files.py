@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def bars_of(
     instrument = instrument_of(path.stem, venue)
     if instrument is None:
         raise SchemaError(f"{path}: its name is no linear perpetual of {venue}; name it such as BTC_USDT.parquet")
-    messages = []
+    messages = _empty(path, table)
     if "close_time" in table.column_names and len(table):
         messages.append(f"{path.name}: dropped the last bar, which was open when it was downloaded")
         table = table.slice(0, len(table) - 1)
@@ -102,7 +103,7 @@ def settlements_of(
     left_out = sum(known[text] is None for text in symbols)
     names = ", ".join(foreign)
     told = [f"{path.name}: left out {counted(left_out, 'row')} of {names}, no linear perpetuals"] if foreign else []
-    return out, told
+    return out, _empty(path, table) + told
 
 
 def _read(path: Path, needed: Sequence[str]) -> pa.Table:
@@ -111,10 +112,17 @@ def _read(path: Path, needed: Sequence[str]) -> pa.Table:
             table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise SchemaError(f"{path} is torn or no Parquet ({' '.join(str(error).split())[:120]})") from error
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise SchemaError(f"{path} has more than one column {', '.join(twice)}; keep the right one")
     missing = [name for name in needed if name not in table.column_names]
     if missing:
         raise SchemaError(f"{path} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
     return table
+
+
+def _empty(path: Path, table: pa.Table) -> list[str]:
+    return [] if len(table) else [f"{path.name}: it has no rows"]
 
 
 def instrument_of(text: str, venue: Venue) -> Instrument | None:
@@ -159,10 +167,14 @@ def _floats(path: Path, table: pa.Table, name: str, *, lenient: bool) -> list[fl
 def _optional(path: Path, table: pa.Table, name: str) -> list[float | None]:
     if name not in table.column_names:
         return [None] * len(table)
-    try:
-        values: list[float | None] = table.column(name).cast(pa.float64()).to_pylist()
+    column = table.column(name)
+    refusal = SchemaError(f"{path}: {name} is {column.type}, not a number")
+    if pa.types.is_boolean(column.type):
+        raise refusal
+    try:  # safe=False: whole numbers beyond 2**53 are rounded, and then refused for their size
+        values: list[float | None] = column.cast(pa.float64(), safe=False).to_pylist()
     except (pa.ArrowException, ValueError):
-        raise SchemaError(f"{path}: {name} is {table.column(name).type}, not a number") from None
+        raise refusal from None
     return [None if value is None or math.isnan(value) else value for value in values]
 
 

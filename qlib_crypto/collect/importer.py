@@ -13,6 +13,7 @@ import numpy as np
 from qlib_crypto.clock import iso, utc
 from qlib_crypto.collect.import_files import NaiveTimesError, bars_of, instrument_of, settlements_of
 from qlib_crypto.collect.import_holes import FileHole, bar_holes, funding_holes, write_holes
+from qlib_crypto.collect.import_rates import check_rates
 from qlib_crypto.collect.import_times import (
     Hours,
     Prices,
@@ -62,6 +63,7 @@ class _Import:
     zone: str | None
     against: list[Path]
     quarantine: bool
+    replace: bool
     received_ms: int
     rows: int = 0
     messages: list[str] = field(default_factory=list)
@@ -102,6 +104,7 @@ class _Import:
         """Store one file of settlements; they are sealed by the caller."""
         rows, told = settlements_of(path, self.venue, self.received_ms, zone=self.zone, lenient=self.quarantine)
         good = self._good(path, rows)
+        check_rates(path, good, None if self.replace else self.lake)
         self._store(rows, told)
         self.holes += funding_holes(path, good)
 
@@ -139,7 +142,7 @@ class _Import:
         closes = np.array([bar.open_ms + step for bar in bars]), np.array([bar.close for bar in bars])
         given = (file_prices(other) for other in self.against if _same_coin(other, instrument) and other != path)
         in_lake = lake_prices(self.lake, instrument, bars[0].open_ms, bars[-1].open_ms + step)
-        for known in given if self.against else in_lake:
+        for known in given if self.against else () if self.replace else in_lake:
             hours = hours_of(known, *closes)
             if hours is not None:
                 return known, hours
@@ -162,6 +165,7 @@ def import_parquet(
     time_zone: str | None = None,
     against: Sequence[Path] = (),
     quarantine: bool = False,
+    replace: bool = False,
 ) -> ImportResult:
     """What was imported, as source `import`, which replaces any other; durable and sealed on return.
 
@@ -171,7 +175,8 @@ def import_parquet(
     `funding_time` `funding_rate` and, where known, `mark_price`. Importing again changes nothing.
 
     The hour of candles is checked against prices of the same coin, in the lake or in `against`, where there are any at
-    the same time: stamps that are off by whole quarters of an hour are refused.
+    the same time: stamps that are off by whole quarters of an hour are refused. Funding is compared with settlements
+    in the lake: rates in another unit, with another sign or of another time are refused.
 
     Parameters
     ----------
@@ -183,14 +188,16 @@ def import_parquet(
         Candle files, or folders of them, with times that are known to be right; then every file must be checked.
     quarantine
         Rows that are impossible by themselves go to the quarantine instead of refusing their file.
+    replace
+        What the lake has is wrong: files are not compared with it.
 
     Raises
     ------
     ConfigError
         The dataset or zone is unknown, or `kline` comes without its interval.
     SchemaError
-        A file is torn, lacks a column, has naive or wrong times or impossible rows; nothing of it is stored, files
-        before it are.
+        A file is torn, lacks a column, has naive or wrong times, wrong rates or impossible rows; nothing of it is
+        stored, files before it are.
     StorageError
         The disk refused.
 
@@ -201,7 +208,8 @@ def import_parquet(
         raise ConfigError("candles need their interval: give --interval, such as 1h")
     if time_zone is not None:
         check_zone(time_zone)
-    run = _Import(lake, venue, time_zone, parquet_files(against), quarantine, time.time_ns() // 1_000_000)
+    now_ms = time.time_ns() // 1_000_000
+    run = _Import(lake, venue, time_zone, parquet_files(against), quarantine, replace, now_ms)
     for done, path in enumerate(files):
         try:
             if interval is not None and dataset == "kline":

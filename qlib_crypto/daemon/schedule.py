@@ -123,6 +123,21 @@ class Cron:
         return None if at is None else round(at.timestamp() * SECOND_MS)
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The instants of several grids, each once."""
+
+    grids: tuple[Grid, ...]
+
+    def last(self, now_ms: int) -> int:
+        """The latest at or before `now_ms`."""
+        return max(grid.last(now_ms) for grid in self.grids)
+
+    def between(self, after_ms: int, until_ms: int) -> list[int]:
+        """Those in `(after_ms, until_ms]`, ascending; of more than `MOST_PERIODS` the newest."""
+        return sorted({at for grid in self.grids for at in grid.between(after_ms, until_ms)})[-MOST_PERIODS:]
+
+
 @dataclass(frozen=True)
 class Scheduled:
     """A job that is due at every instant of a grid; with `at_first` the instant before the first start is due too."""
@@ -146,7 +161,7 @@ class Scheduled:
 
 
 def scheduled(schedule: ScheduleSettings, venues: Sequence[Venue]) -> list[Scheduled]:
-    """Everything that the settings ask for.
+    """Everything that the settings ask for, a kind with its arguments once: the job table keeps one mark for each.
 
     Raises
     ------
@@ -165,7 +180,10 @@ def scheduled(schedule: ScheduleSettings, venues: Sequence[Venue]) -> list[Sched
             Scheduled("seal", at, convert_period(schedule)),
             *(Scheduled(kind, at, upkeep) for kind in ("reconcile", "check", "retain", "health")),
         ]
-    runs = [Scheduled("run", {"workflow": w.workflow}, Cron(w.cron)) for w in schedule.workflows]
+    crons: dict[str, list[Cron]] = {}
+    for w in schedule.workflows:
+        crons.setdefault(w.workflow, []).append(Cron(w.cron))
+    runs = [Scheduled("run", {"workflow": workflow}, Together(tuple(of))) for workflow, of in crons.items()]
     return [*jobs, Scheduled("convert", {}, convert_period(schedule)), *runs]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qlib_crypto.clock import DAY_MS, HOUR_MS, day_start
 from qlib_crypto.lake.store import Lake
 from qlib_crypto.lake.tables import LONG_SHORT_RATIO, OPEN_INTEREST, SETTLEMENTS, Table, dataset_table
+from qlib_crypto.market.funding import VENUE_INTERVALS_MS, holes
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.schemas import PERIOD_MS
 from qlib_crypto.symbols import Instrument, Venue
@@ -18,6 +19,8 @@ from qlib_crypto.symbols import Instrument, Venue
 NOT_LISTED, NOT_COLLECTED = "not_listed", "not_collected"
 #: Every contract settles at 00:00, 08:00 and 16:00 UTC, whatever its interval.
 _SETTLES_MS = 8 * HOUR_MS
+#: So long before and after a span its settlements show which interval held, and so many gaps on either side.
+_CONTEXT_MS, _AROUND = 7 * DAY_MS, 3
 _GRID_MS = {SETTLEMENTS: _SETTLES_MS, OPEN_INTEREST: PERIOD_MS, LONG_SHORT_RATIO: PERIOD_MS}
 
 
@@ -31,8 +34,9 @@ class DayCoverage(NamedTuple):
     have
         Rows that are there.
     missing
-        The rest by cause: `no_trade` and `venue_down` (the venue itself has none), `not_listed` (before the listing or
-        after the delisting), `not_collected`. Only causes that occur.
+        The rest by cause: `no_trade` and `venue_down` (the venue itself has none), `not_listed` (before the listing,
+        after the delisting, or after the last row and the last sight of a contract that the venue lists no more),
+        `not_collected`. Only causes that occur.
 
     """
 
@@ -61,7 +65,8 @@ def coverage(
     """The coverage of each instrument and day in `[start_ms, end_ms)`, in the order of the instruments.
 
     Datasets without a grid (estimates, liquidations, trades, books) expect what they have. Settlements are expected
-    every 8 hours, the longest interval; those between count where they are.
+    every 8 hours, the longest interval, and where those around show that some between are missing
+    (`market.funding.holes`); otherwise those between count where they are.
 
     Raises
     ------
@@ -72,12 +77,17 @@ def coverage(
     table, interval = dataset_table(dataset)
     step_ms = interval.ms if interval else _GRID_MS.get(table)
     specs = lake.specs(venue)
+    newest = max((spec.seen_ms for spec in specs.values()), default=0)
     out: list[DayCoverage] = []
     for instrument in instruments:
         have = lake.times(table, instrument, start_ms, end_ms, interval=interval)
         grid = _grid(table, step_ms, start_ms, end_ms, now_ms) if step_ms else have[:0]
+        if table is SETTLEMENTS:
+            grid = np.union1d(grid, _between(lake, instrument, start_ms, min(end_ms, now_ms)))
         missing = np.setdiff1d(grid, have, assume_unique=True)
-        causes = _causes(lake, venue, dataset, specs.get(instrument), instrument, missing, step_ms or 0)
+        causes = _causes(lake, venue, dataset, instrument, missing)
+        if (spec := specs.get(instrument)) is not None:
+            causes[_unlisted(spec, missing, step_ms or 0, have, newest)] = NOT_LISTED
         out += _days(instrument, dataset, have, missing, causes, start_ms, end_ms)
     return out
 
@@ -88,25 +98,42 @@ def _grid(table: Table, step_ms: int, start_ms: int, end_ms: int, now_ms: int) -
     return np.arange(-(-start_ms // step_ms) * step_ms, min(end_ms, over_ms), step_ms, dtype=np.int64)
 
 
+def _between(lake: Lake, instrument: Instrument, start_ms: int, end_ms: int) -> NDArray[np.int64]:
+    """Times in `[start_ms, end_ms)` of settlements that must be missing, by the interval that holds on both sides."""
+    times = lake.times(SETTLEMENTS, instrument, start_ms - _CONTEXT_MS, end_ms + _CONTEXT_MS)
+    gaps = np.diff(times)
+    slots: list[int] = []
+    for at in np.flatnonzero(holes(times)).tolist():
+        sides = gaps[max(0, at - _AROUND) : at], gaps[at + 1 : at + 1 + _AROUND]
+        shortest = max(side.min(initial=_SETTLES_MS) for side in sides)
+        step = next(interval for interval in VENUE_INTERVALS_MS if interval >= shortest)
+        slots += range(int(times[at]) // step * step + step, int(times[at + 1]), step)
+    return np.array([slot for slot in slots if start_ms <= slot < end_ms], dtype=np.int64)
+
+
 def _causes(
-    lake: Lake,
-    venue: Venue,
-    dataset: str,
-    spec: InstrumentSpec | None,
-    instrument: Instrument,
-    missing: NDArray[np.int64],
-    step_ms: int,
+    lake: Lake, venue: Venue, dataset: str, instrument: Instrument, missing: NDArray[np.int64]
 ) -> NDArray[np.str_]:
     causes = np.full(len(missing), NOT_COLLECTED, dtype="<U32")
     if not len(missing):
         return causes
     for hole in lake.holes(venue, dataset, instrument, int(missing[0]), int(missing[-1]) + 1):
         causes[(missing >= hole.start_ms) & (missing < hole.end_ms)] = hole.cause
-    if spec is not None and spec.listed_ms is not None:
-        causes[missing + step_ms <= spec.listed_ms] = NOT_LISTED
-    if spec is not None and spec.delisted_ms is not None:
-        causes[missing >= spec.delisted_ms] = NOT_LISTED
     return causes
+
+
+def _unlisted(
+    spec: InstrumentSpec, missing: NDArray[np.int64], step_ms: int, have: NDArray[np.int64], newest_ms: int
+) -> NDArray[np.bool_]:
+    """Whether the contract was not listed; `newest_ms` is when the venue's list was seen last."""
+    unlisted = np.zeros(len(missing), dtype=np.bool_)
+    if spec.listed_ms is not None:
+        unlisted |= missing + step_ms <= spec.listed_ms
+    if spec.delisted_ms is not None:
+        unlisted |= missing >= spec.delisted_ms
+    elif spec.seen_ms < newest_ms:  # it vanished without notice, some time after it was seen or had a row last
+        unlisted |= missing >= max(spec.seen_ms, int(have[-1]) if len(have) else 0)
+    return unlisted
 
 
 def _days(

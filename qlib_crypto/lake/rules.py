@@ -24,6 +24,10 @@ _CLOCK_SLACK_MS = 30 * SECOND_MS
 #: No time of a market lies after: microseconds that are taken for milliseconds do.
 _LAST_MS = parse_utc("2200-01-01")
 _SIDES = ("buy", "sell")
+#: No price in any quote coin, and no amount, comes near; what is larger is an error that sums and float32 would spread.
+_LAST_PRICE, _LAST_AMOUNT = 1e12, 1e30
+#: The first whole number whose neighbour a float64 cannot tell, and the first that the files and SQLite cannot hold.
+_LAST_COUNT, _LAST_ID = 2**53, 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,14 @@ class Rule:
     words: Sequence[str] = ()
 
 
-PRICE = Rule("prices must be finite and above 0", lambda x: (x > 0) & (x < math.inf))
-AMOUNT = Rule("must be finite and not negative", lambda x: (x >= 0) & (x < math.inf))
+PRICE = Rule(f"prices must be finite and above 0, below {_LAST_PRICE:g}", lambda x: (x > 0) & (x < _LAST_PRICE))
+AMOUNT = Rule(f"must be finite and not negative, below {_LAST_AMOUNT:g}", lambda x: (x >= 0) & (x < _LAST_AMOUNT))
 _RATE = Rule("must be finite", lambda x: (x > -math.inf) & (x < math.inf))
-_COUNT = Rule("the trade count must not be negative; use None where the source has none", lambda x: x >= 0)
-_ID = Rule("must not be negative", _COUNT.holds)
+_COUNT = Rule(
+    "the trade count must not be negative, nor 2**53 or more; use None where the source has none",
+    lambda x: (x >= 0) & (x < _LAST_COUNT),
+)
+_ID = Rule("must not be negative, nor 2**63 or more", lambda x: (x >= 0) & (x < _LAST_ID))
 _HOURS = Rule("must be finite and above 0, or None", PRICE.holds)
 _TIME = Rule("times must be Unix milliseconds before 2200", lambda x: (x > 0) & (x < _LAST_MS))
 _SOURCE = Rule(f"is unknown; use one of {' '.join(SOURCES)}", words=SOURCES)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from qlib_crypto.clock import SECOND_MS
-from qlib_crypto.errors import DataError
+from qlib_crypto.errors import DataError, counted
 from qlib_crypto.feeds import RestClient
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.files import read_table
@@ -22,6 +22,9 @@ from qlib_crypto.settings import UniverseSettings
 from qlib_crypto.symbols import Instrument, Venue
 
 _EIGHT_HOURS = 8.0
+#: A ranking needs the rates of this part of the contracts that are, or were then, listed. One of the others would be of
+#: whom an answer cut short happens to name, or of those that somebody chose to follow later.
+ENOUGH = 0.95
 
 
 class Ranked(NamedTuple):
@@ -112,7 +115,7 @@ def update_universe(
     Raises
     ------
     DataError
-        Nothing was eligible; the old list stays.
+        Nothing was eligible, or rates or turnovers of too many that are have not been answered; the old list stays.
     VenueError, StorageError
         The old list stays.
 
@@ -138,10 +141,15 @@ def _rank_now(lake: Lake, client: RestClient, settings: UniverseSettings) -> lis
     names = tickers_of(specs)
     estimates, tickers = renamed(client.estimates(), names), renamed(client.tickers(), names)
     ranked = rank(estimates, specs, tickers, size=settings.size, per_8h=settings.per_8h)
-    if not ranked:
-        raise DataError(
-            f"{client.venue} quotes no funding rate of a live crypto perpetual; the universe stays as it is, rank later"
-        )
+    eligible = {spec.instrument for spec in specs if is_eligible(spec)}
+    for what, rows in ("funding rate", estimates), ("24 h turnover", tickers):
+        known, live = len(eligible & {row.instrument for row in rows}), len(eligible)
+        # the newest listing may still have none, however few there are
+        if not known or known < min(ENOUGH * live, live - 1):
+            raise DataError(
+                f"{client.venue} gives the {what} of only {known} of {counted(live, 'live crypto perpetual')}; the "
+                "universe stays as it is, rank later"
+            )
     lake.store_specs(client.venue, specs)
     lake.store_membership(client.venue, membership_table(ranked, at_ms), at_ms)
     return ranked

@@ -19,11 +19,8 @@ from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.settings import ScheduleSettings, UniverseSettings
 from qlib_crypto.symbols import Instrument, Venue
 from qlib_crypto.universe.membership import SAME_RANKING_MS, made_in
-from qlib_crypto.universe.rank import membership_table, ordered
+from qlib_crypto.universe.rank import ENOUGH, membership_table, ordered
 
-#: A ranking needs the rates of this part of the contracts that were listed. With fewer it would be one of those that
-#: somebody chose to follow later, which is the bias that it is there to avoid.
-_ENOUGH = 0.95
 #: Funding so long before a time tells which rate had settled last, and for which interval.
 _LEAD_MS = 2 * LONGEST_INTERVAL_MS
 
@@ -122,7 +119,7 @@ def rebuild(
         rates = {c.instrument: rate for c in contracts if (rate := c.at(at_ms)) is not None}
         listed = [instrument for instrument, (start, end) in sure.items() if start <= at_ms < end]
         known = sum(instrument in rates for instrument in listed)
-        if not rates or known < _ENOUGH * len(listed):
+        if not rates or known < ENOUGH * len(listed):
             thin.append((at_ms, known, len(listed)))
             continue
         ranked = ordered(rates, {}, size=settings.size, per_8h=settings.per_8h)

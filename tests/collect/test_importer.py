@@ -14,7 +14,9 @@ from support_lake import BTC, H1, M1, T0, bar
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso, parse_utc
 from qlib_crypto.collect import import_parquet
+from qlib_crypto.collect.import_files import settlements_of
 from qlib_crypto.collect.import_holes import bar_holes
+from qlib_crypto.collect.import_rates import check_rates
 from qlib_crypto.collect.import_times import Prices, hours_of
 from qlib_crypto.errors import ConfigError, SchemaError
 from qlib_crypto.lake.quality import Flag
@@ -84,6 +86,12 @@ def test_a_download_with_close_time_loses_its_open_last_bar_and_says_so(lake, tm
         ("BTC-USDT-SWAP", candles(6, step=5 * MINUTE_MS), "multiple of 5 minutes apart, so they are no 1m bars"),
         ("BTC-USDT-SWAP", candles(trades=pa.array([1.0, 2.0, 1.5, 4.0, 5.0])), "a trade count is 1.5"),
         ("BTC-USDT-SWAP", candles(trades=pa.array([1.0, 2.0, float("inf"), 4.0, 5.0])), "a trade count is inf"),
+        ("BTC-USDT-SWAP", candles(trades=pa.array([1.0, 2.0, 1e30, 4.0, 5.0])), "trades 10.*must not be .*2\\*\\*53"),
+        ("BTC-USDT-SWAP", candles(trades=pa.array([2**63 + 5] * 5, pa.uint64())), "trades 92.*must not be .*2\\*\\*53"),
+        ("BTC-USDT-SWAP", candles(close=pa.array([True] * 5)), "close is bool, not a number"),
+        ("BTC-USDT-SWAP", candles(high=pa.array([1e300] * 5)), "high 1e.300: prices must be finite and above 0, below"),
+        ("BTC-USDT-SWAP", candles(volume=pa.array([1e300] * 5)), "volume 1e.300: must be finite and not negative, bel"),
+        ("BTC-USDT-SWAP", candles().append_column("close", pa.array([1.0] * 5)), "more than one column close"),
     ],
 )  # fmt: skip
 def test_a_candle_file_that_cannot_be_right_is_refused_whole_by_name(lake, tmp_path, name, table, words):
@@ -91,6 +99,20 @@ def test_a_candle_file_that_cannot_be_right_is_refused_whole_by_name(lake, tmp_p
         import_parquet(lake, write(tmp_path, f"{name}.parquet", table), Venue.OKX, "kline", M1)
     assert "\n" not in str(error.value)
     assert lake.instruments(Venue.OKX) == []
+
+
+def test_a_trade_count_that_no_store_holds_goes_to_the_quarantine(lake, tmp_path):
+    files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles(trades=pa.array([1.0, 2.0, 1e30, 4.0, 2.0**53 - 1])))
+    result = import_parquet(lake, files, Venue.OKX, "kline", M1, quarantine=True)
+    assert (result.rows, len(result.refused), len(lake.quarantined(Venue.OKX))) == (4, 1, 1)
+    assert lake.bars(BTC, M1).column("trades").to_pylist() == [1, 2, 4, 2**53 - 1]
+
+
+def test_a_file_without_rows_is_told(lake, tmp_path):
+    files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles(0))
+    assert import_parquet(lake, files, Venue.OKX, "kline", M1)[:2] == (0, ["BTC-USDT-SWAP.parquet: it has no rows"])
+    files = write(tmp_path, "f.parquet", funding([], []).cast(funding(["x"], [0]).schema))
+    assert import_parquet(lake, files, Venue.OKX, "funding")[:2] == (0, ["f.parquet: it has no rows"])
 
 
 def funding(symbols, hours, **changes):
@@ -384,6 +406,96 @@ def test_an_impossible_settlement_goes_to_the_quarantine(lake, tmp_path):
     result = import_parquet(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding", quarantine=True)
     assert (result.rows, len(result.refused), len(lake.quarantined(Venue.OKX))) == (2, 1, 1)
     assert lake.settlements(Venue.OKX).column("funding_rate").to_pylist() == [1e-4, 2e-4]
+
+
+# ------------------------------------------------------------------------------------------------------ funding rates
+
+
+def settled(folder, name, n=150, *, factor=1.0, moved_h=0, every=8, seed=3, constant=0.0):
+    """Settlements of a coin; the same seed is the same coin, of whose rates a share is a venue's constant one."""
+    random = np.random.default_rng(seed)
+    rates = np.where(random.random(n) < constant, 1e-4, random.normal(5e-5, 1e-4, n))
+    hours = [k * every + moved_h for k in range(n)]
+    return put(folder, name, funding(["BTC-USDT-SWAP"] * n, hours, funding_rate=pa.array(rates * factor)))
+
+
+def mean_rate(lake):
+    return np.abs(lake.settlements(Venue.OKX, BTC).column("funding_rate").to_numpy()).mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"factor": 100.0}, "half the funding rates .*write fractions of notional"),
+        (
+            {"factor": 100.0, "n": 40},
+            "of 40 settlements .*, 40 have another rate.*they are 100 times as large; correct",
+        ),
+        ({"factor": 0.01, "n": 40}, "they are 0.01 times as large"),
+        ({"factor": -1.0}, "their sign is the other"),
+        ({"moved_h": -8}, r"they agree when moved by \+08:00 h; correct the file, or give --replace"),
+        ({"moved_h": 8, "every": 1}, "they agree when moved by -08:00 h"),
+        ({"moved_h": -8, "factor": 100.0, "n": 40}, r"moved by \+08:00 h and they are 100 times as large"),
+        ({"moved_h": 8, "constant": 0.9}, "they agree when moved by -08:00 h"),
+        ({"factor": 100.0, "constant": 0.9, "n": 100}, "they are 100 times as large"),
+        ({"seed": 4}, "another coin's or venue's funding"),
+        ({"moved_h": -5.5}, "none of 150 settlements .* 00:00, 08:00 or 16:00 UTC"),
+        ({"moved_h": 1, "every": 4}, "none of 150 settlements .* 00:00, 08:00 or 16:00 UTC"),
+    ],
+)
+def test_funding_that_the_lake_knows_better_is_refused(lake, tmp_path, changes, words):
+    same = {name: changes[name] for name in ("every", "constant", "n") if name in changes}
+    import_parquet(lake, [settled(tmp_path / "a", "right", **same)], Venue.OKX, "funding")
+    right = lake.content_hash()
+    wrong = settled(tmp_path / "b", "wrong", **changes)
+    with pytest.raises(SchemaError, match=rf"wrong\.parquet: .*{words}"):
+        import_parquet(lake, [wrong], Venue.OKX, "funding")
+    assert lake.content_hash() == right
+    import_parquet(lake, [settled(tmp_path / "a", "right", **same)], Venue.OKX, "funding")
+
+
+def test_a_lake_that_is_wrong_is_corrected_when_asked_for(lake, tmp_path):
+    import_parquet(lake, [settled(tmp_path / "a", "wrong", 40, factor=100.0)], Venue.OKX, "funding")
+    right = settled(tmp_path / "b", "right", 40)
+    with pytest.raises(SchemaError, match=r"0\.01 times as large.*--replace if the lake is wrong"):
+        import_parquet(lake, [right], Venue.OKX, "funding")
+    before = mean_rate(lake)
+    import_parquet(lake, [right], Venue.OKX, "funding", replace=True)
+    assert mean_rate(lake) == pytest.approx(before / 100)
+
+    import_parquet(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(1500, shift_h=8))], Venue.OKX, "kline", M1)
+    right = put(tmp_path / "b", "BTC-USDT-SWAP", walk(1500))
+    with pytest.raises(SchemaError, match="clock at UTC-08:00"):
+        import_parquet(lake, [right], Venue.OKX, "kline", M1)
+    assert import_parquet(lake, [right], Venue.OKX, "kline", M1, replace=True).rows == 1500
+
+
+def test_some_settlements_that_are_stated_anew_are_no_other_unit_or_hour(lake, tmp_path):
+    import_parquet(lake, [settled(tmp_path / "a", "old")], Venue.OKX, "funding")
+    table = pq.ParquetFile(settled(tmp_path / "b", "new")).read()
+    rates = table.column("funding_rate").to_numpy().copy()
+    rates[:60] += 5e-5
+    changed = put(tmp_path / "b", "new", table.set_column(2, "funding_rate", pa.array(rates)))
+    import_parquet(lake, [changed], Venue.OKX, "funding")
+    assert lake.settlements(Venue.OKX, BTC).column("funding_rate").to_pylist() == rates.tolist()
+
+
+def test_real_funding_in_per_cent_or_moved_by_its_interval(lake, tmp_path, real_data):
+    path = real_data / "funding" / "okx_swap_funding.parquet"
+    rows, _ = settlements_of(path, Venue.OKX, parse_utc("2030-01-01"), zone=None, lenient=False)
+    check_rates(path, rows, None)
+    coins = sorted({row.instrument for row in rows})
+    for coin in coins:
+        with pytest.raises(SchemaError, match=f"half the funding rates of {coin}.*write fractions"):
+            check_rates(path, [row._replace(rate=row.rate * 100) for row in rows if row.instrument == coin], None)
+    coin = Instrument("PI", "USDT", Venue.OKX)
+    own = [row for row in rows if row.instrument == coin]
+    lake.store(own)
+    check_rates(path, own, lake)
+    for hours, words in ((-8, r"\+08:00"), (8, "-08:00")):
+        moved = [row._replace(time_ms=row.time_ms + hours * HOUR_MS) for row in own]
+        with pytest.raises(SchemaError, match=f"agree when moved by {words} h"):
+            check_rates(path, moved, lake)
 
 
 # -------------------------------------------------------------------------------------------------------- the real one

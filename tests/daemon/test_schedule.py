@@ -10,6 +10,7 @@ from qlib_crypto.daemon.schedule import (
     Cron,
     Period,
     Scheduled,
+    Together,
     convert_period,
     rank_period,
     repair_period,
@@ -18,6 +19,7 @@ from qlib_crypto.daemon.schedule import (
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.settings import ScheduleSettings
 from qlib_crypto.symbols import Venue
+from qlib_crypto.universe.rebuild import ranking_times
 
 instants = st.integers(0, 4_102_444_800_000)
 NOW = parse_utc("2025-04-17 10:30")
@@ -79,6 +81,16 @@ def test_converts_every_hour_when_asked_and_repairs_after_the_hour():
     hourly = convert_period(ScheduleSettings(convert_every_hours=1))
     assert [iso(t)[11:16] for t in hourly.between(NOW - 2 * HOUR_MS, NOW)] == ["09:10", "10:10"]
     assert iso(repair_period(ScheduleSettings()).last(NOW)) == "2025-04-17 10:03:00"
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 6, 8, 12, 24])
+def test_rankings_and_repairs_fall_on_the_same_times_each_day_and_those_of_a_rebuild(every):
+    schedule = ScheduleSettings(rank_every_hours=every, repair_every_hours=every)
+    day = parse_utc("2025-04-17")
+    due = rank_period(schedule).between(day - 1, day + 3 * DAY_MS - 1)
+    assert due == [day + hour * HOUR_MS + 5 * MINUTE_MS for hour in range(0, 72, every)]
+    assert due == ranking_times(day, day + 3 * DAY_MS, schedule)
+    assert repair_period(schedule).between(day, day + DAY_MS) == [at - 2 * MINUTE_MS for at in due[: 24 // every]]
 
 
 def test_a_year_of_ticks_finds_each_period_once():
@@ -155,6 +167,29 @@ def test_what_is_no_expression_is_refused_in_one_line(expression):
     with pytest.raises(ConfigError, match="cron") as refused:
         Cron(expression)
     assert "\n" not in str(refused.value)
+
+
+@given(st.integers(0, 3 * DAY_MS), st.integers(0, 2 * DAY_MS))
+def test_expressions_together_are_the_instants_of_each_once(begin, length):
+    parts, after = (Cron("*/20 3-5 * * *"), Cron("0 */5 * * *")), NOW + begin
+    want = set().union(*(part.between(after, after + length) for part in parts))
+    assert Together(parts).between(after, after + length) == sorted(want)
+    assert Together(parts).last(after) == max(part.last(after) for part in parts)
+
+
+def test_of_very_many_together_the_newest_are_kept():
+    hourly = Period(HOUR_MS, 0), Period(HOUR_MS, 30 * MINUTE_MS)
+    assert Together(hourly).between(0, NOW) == Period(30 * MINUTE_MS, 0).between(0, NOW)
+
+
+def test_a_workflow_of_several_expressions_is_one_entry():
+    text = [("a.yaml", "0 6 1 * *"), ("b.yaml", "0 7 * * *"), ("a.yaml", "0 12 * * mon")]
+    entries = scheduled(ScheduleSettings(workflows=[{"workflow": w, "cron": c} for w, c in text]), [Venue.OKX])
+    of = {e.arguments["workflow"]: e.period for e in entries if e.kind == "run"}
+    assert len({(e.kind, str(e.arguments)) for e in entries}) == len(entries)
+    span = parse_utc("2026-05-30"), parse_utc("2026-06-02")
+    assert [iso(at) for at in of["a.yaml"].between(*span)] == ["2026-06-01 06:00:00", "2026-06-01 12:00:00"]
+    assert [iso(at)[11:] for at in of["b.yaml"].between(*span)] == ["07:00:00"] * 3
 
 
 def test_the_settings_schedule_every_kind_for_every_venue_and_conversion_once():

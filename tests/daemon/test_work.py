@@ -54,6 +54,15 @@ def test_a_ranking_that_is_done_twice_for_its_period_is_one(site):
     assert (site.settings.lake_dir / "top50_symbols.json").is_file()
 
 
+def test_rankings_that_were_missed_are_one_ranking_now_and_none_then(site, venue):
+    before = site.do(Request("rank", OKX, NOW, None))
+    venue.now_ms = NOW + DAY_MS
+    missed = [site.do(Request("rank", OKX, NOW + hours * HOUR_MS, None)) for hours in (8, 16, 24)]
+    assert missed == [before] * 3
+    table = site.lake.memberships(Venue.OKX)
+    assert sorted(set(table.column("timestamp").cast("int64").to_pylist())) == [NOW, NOW + DAY_MS]
+
+
 def test_instruments_are_stored_when_they_changed(site, venue):
     twice(site, "instruments")
     venue.now_ms += DAY_MS

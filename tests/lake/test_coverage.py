@@ -86,6 +86,56 @@ def test_settlements_are_expected_every_eight_hours_and_counted_where_they_are(l
     assert second == DayCoverage(BTC, "funding", T0 + DAY_MS, 2, 1, {"not_collected": 1})  # of 16:00 nothing is due yet
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([1, 2, 4]), st.integers(10, 60), st.integers(1, 30), st.integers(0, 3))
+def test_settlements_that_those_around_show_to_be_missing_are_counted(tmp_path_factory, every, first, length, jitter):
+    """Of a coin that settles `every` so many hours for days, a stretch was not collected."""
+    lake = Lake(tmp_path_factory.mktemp("lake"))
+    hours = range(0, 120, every)
+    gone = [hour for hour in hours if first <= hour < first + length]
+    lake.store([settlement(T0 + hour * HOUR_MS + jitter) for hour in hours if hour not in gone])
+    found = coverage(lake, BTC.venue, "funding", [BTC], T0, T0 + 5 * DAY_MS, BIG)
+    assert sum(day.expected for day in found) == len(hours)
+    assert {day.day_ms: day.missing for day in found if day.missing} == {
+        T0 + day * DAY_MS: {"not_collected": count}
+        for day in range(5)
+        if (count := sum(hour // 24 == day for hour in gone))
+    }
+    lake.close()
+
+
+def test_an_hourly_coin_of_which_every_eighth_settlement_came_lacks_the_others(lake):
+    hours = [*range(24), *range(24, 48, 8), *range(48, 72)]
+    lake.store([settlement(T0 + hour * HOUR_MS) for hour in hours])
+    lake.record_holes([Hole(BTC, "funding", T0 + 40 * HOUR_MS + MINUTE_MS, T0 + 48 * HOUR_MS, "no_trade", BIG)])
+    (day,) = coverage(lake, BTC.venue, "funding", [BTC], T0 + DAY_MS, T0 + 2 * DAY_MS, T0 + 3 * DAY_MS)
+    assert (day.expected, day.have, day.missing) == (24, 3, {"not_collected": 14, "no_trade": 7})
+
+
+def test_an_interval_that_grows_lacks_nothing(lake):
+    hours = [*range(24), *range(24, 48, 4), *range(48, 96, 8)]
+    lake.store([settlement(T0 + hour * HOUR_MS) for hour in hours])
+    found = coverage(lake, BTC.venue, "funding", [BTC], T0, T0 + 4 * DAY_MS, BIG)
+    assert [(day.expected, day.missing) for day in found] == [(24, {}), (6, {}), (3, {}), (3, {})]
+
+
+def test_a_contract_that_vanished_without_notice_was_not_listed_after_it_was_last_seen(lake):
+    lake.store_specs(BTC.venue, [spec(seen_ms=T0), spec(ETH, seen_ms=T0)])
+    lake.store([bar(k, of=of, interval=H1) for of in (BTC, ETH) for k in (0, 1, 5)])
+
+    def missing(of):
+        found = coverage(lake, BTC.venue, "kline_1h", [of], T0, T0 + 3 * DAY_MS, BIG)
+        return [day.missing for day in found]
+
+    assert missing(BTC) == missing(ETH) == [{"not_collected": n} for n in (21, 24, 24)]
+    lake.store_specs(BTC.venue, [spec(ETH, seen_ms=T0 + DAY_MS)])
+    # until its last bar it traded, whenever it was seen
+    assert missing(BTC) == [{"not_collected": 3, "not_listed": 18}, {"not_listed": 24}, {"not_listed": 24}]
+    assert missing(ETH) == [{"not_collected": n} for n in (21, 24, 24)]
+    lake.store_specs(BTC.venue, [spec(seen_ms=T0 + 2 * DAY_MS), spec(ETH, seen_ms=T0 + 2 * DAY_MS)])
+    assert missing(BTC) == [{"not_collected": n} for n in (21, 24, 24)]  # the answer without it was cut short
+
+
 def test_open_interest_has_its_own_grid_and_events_have_none(lake):
     lake.store([OpenInterest(BTC, T0 + k * 300_000, 1.0, None, "rest", BIG) for k in range(10)])
     (day,) = coverage(lake, BTC.venue, "open_interest", [BTC], T0, T0 + HOUR_MS, BIG)

@@ -62,14 +62,14 @@ def test_writes_a_plain_array_and_a_dated_record_with_inputs(tmp_path):
 @pytest.mark.parametrize("break_it", ["fails", "empty"])
 def test_a_failed_ranking_leaves_list_and_record(tmp_path, break_it):
     lake, venue = Lake(tmp_path), FakeVenue()
-    venue.now, venue.rates = HOUR, {"AAA": 0.0001}
+    venue.now, venue.rates = HOUR, dict.fromkeys(NAMES, 0.0001)
     rank_once(lake, venue, tmp_path)
     before = universe_path(tmp_path, Venue.OKX).read_bytes()
     venue.now, venue.fails, venue.rates = 2 * HOUR, break_it == "fails", {}
     with pytest.raises((VenueError, DataError)):
         rank_once(lake, venue, tmp_path)
     assert universe_path(tmp_path, Venue.OKX).read_bytes() == before
-    assert len(lake.memberships(Venue.OKX)) == 1
+    assert len(lake.memberships(Venue.OKX)) == len(NAMES)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 

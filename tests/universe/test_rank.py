@@ -125,6 +125,29 @@ def test_what_goes_wrong_leaves_the_old_list(lake, tmp_path):
     assert read_universe(universe_path(tmp_path, Venue.OKX), Venue.OKX) == [BTC]
 
 
+@pytest.mark.parametrize("what", ["quotes", "tickers"])
+@pytest.mark.parametrize(
+    ("live", "answered", "enough"),
+    [(60, 2, False), (60, 56, False), (60, 57, True), (3, 2, True), (3, 1, False), (1, 0, False)],
+)
+def test_half_an_answer_is_no_ranking(lake, tmp_path, what, live, answered, enough):
+    coins = [Instrument(f"C{n}", "USDT", Venue.OKX) for n in range(live)]
+    update_universe(lake, venue_with(dict.fromkeys(coins, 1e-4)), UniverseSettings(), tmp_path)
+    before = (tmp_path / "top50_symbols.json").read_text()
+    client = venue_with(dict.fromkeys(coins, 2e-4), T0 + 8 * HOUR_MS)
+    if what == "quotes":
+        client.quotes = {of: client.quotes[of] for of in coins[:answered]}
+    else:
+        client.tickers = lambda: [ticker(of, 1.0) for of in coins[:answered]]
+    if enough:
+        assert update_universe(lake, client, UniverseSettings(), tmp_path)
+        return
+    with pytest.raises(DataError, match=rf"of only {answered} of {live} live.*stays as it is, rank later"):
+        update_universe(lake, client, UniverseSettings(), tmp_path)
+    assert (tmp_path / "top50_symbols.json").read_text() == before
+    assert len(set(lake.memberships(Venue.OKX).column("timestamp").to_pylist())) == 1
+
+
 def test_spans_open_and_close_with_the_rankings(lake, tmp_path):
     settings = UniverseSettings(size=1)
     assert membership_spans(lake, Venue.OKX) == {}

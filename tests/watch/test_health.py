@@ -11,12 +11,14 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support_clock import World
 from support_lake import bar
 from support_lake import mark as mark_bar
 from support_watch import FIRST, NOW, coin, gappy_lake, status, watched_settings
 
 from qlib_crypto.cli import health_page
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from qlib_crypto.collect.market_time import MarketTime
 from qlib_crypto.collect.status import write_status
 from qlib_crypto.lake import Lake
 from qlib_crypto.settings import OkxSettings, WatchSettings
@@ -166,6 +168,29 @@ def test_market_time_is_the_wall_or_what_a_sandbox_said_and_the_wall_since():
     assert market_now(None, NOW) == NOW
     assert market_now(status(), NOW) == NOW
     assert market_now(status(market_ms=5 * DAY_MS), NOW) == 5 * DAY_MS + 4_000
+
+
+@pytest.mark.parametrize("offset_ms", [0, 3 * HOUR_MS])
+def test_an_outage_of_the_venue_is_told_as_long_as_it_is(tmp_path, monkeypatch, offset_ms):
+    """Six hours in which the collector's clock could not be confirmed; it may have jumped meanwhile."""
+    away = NOW - 6 * HOUR_MS
+    with monkeypatch.context() as patched:
+        world = World(patched, start_ms=away)
+        market = MarketTime(world, world.venue_ms, print)
+        world.down, world.offset_ms = True, offset_ms
+        world.live(market, 6 * 3_600, 5.0)
+        market_ms = market.now_ms
+    store = Lake(tmp_path)
+    opens = range(FIRST, away, MINUTE_MS)
+    store.store([bar(of=coin("BTC"), interval=Interval.parse("1m"), open_ms=t) for t in opens])
+    newest = {"BTC_USDT": opens[-1]}
+    wall_ms = NOW + offset_ms
+    write_status(store, status(interval="1m", wall_ms=wall_ms, market_ms=market_ms, streamed_s=21_600, newest=newest))
+    health = examine(okx_only(watched_settings(tmp_path)), OKX, days=1, wall_ms=wall_ms)
+    told = by_key(health.findings)
+    assert abs(health.view.venues[Venue.OKX].lag_s["BTC_USDT"] - 6 * 3_600) < 60
+    assert {told[f"okx {key}"].level for key in ("lag", "coverage")} == {Level.FAIL}
+    assert abs(health.covered[Venue.OKX][0].missing["not_collected"] - 6 * 60) <= 5
 
 
 def test_the_page_shows_the_worst_first_and_only_what_needs_a_look(found, page):

@@ -31,7 +31,10 @@ def test_options_beat_environment_beat_dotenv_beat_file(tmp_path, monkeypatch):
 def test_nested_environment(monkeypatch):
     monkeypatch.setenv("QLIB_CRYPTO_UNIVERSE__SIZE", "30")
     monkeypatch.setenv("QLIB_CRYPTO_OKX__RATE_SCALE", "2")
+    monkeypatch.setenv("QLIB_CRYPTO_SCHEDULE__RANK_EVERY_HOURS", "4")
+    monkeypatch.setenv("QLIB_CRYPTO_OKX__BOOK_DEPTH", "20")
     settings = load_settings()
+    assert (settings.schedule.rank_every_hours, settings.okx.book_depth) == (4, 20)
     assert settings.universe.size == 30
     assert settings.venue(Venue.OKX).rate_scale == 2
 
@@ -45,6 +48,9 @@ def test_nested_environment(monkeypatch):
         ("universe: {size: none}", "universe.size"),
         ("a: [", "not valid YAML"),
         ("schedule: {convert_at: '24:00'}", "convert_at"),
+        ("schedule: {rank_every_hours: 5}", "rank_every_hours.*1, 2, 3, 4, 6, 8, 12 or 24"),
+        ("schedule: {repair_every_hours: 7}", "repair_every_hours"),
+        ("schedule: {instruments_every_hours: '9'}", "instruments_every_hours"),
         ("- a", r"config.yaml as `key: value` lines"),
     ],
 )
