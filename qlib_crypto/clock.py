@@ -56,9 +56,9 @@ class VenueClock:
         self._last = int(self._market)
 
     def now_ms(self) -> int:
-        wall = time.monotonic()
-        if wall - self._wall >= self._refresh_s:
+        if time.monotonic() - self._wall >= self._refresh_s:
             market = float(self._read_ms())
+            wall = time.monotonic()  # after the answer, which may have taken several attempts
             seen = max(0.0, (market - self._market) / ((wall - self._wall) * SECOND_MS))
             self._rates = (self._rates[1], seen)
             self._wall, self._market = wall, market

@@ -16,7 +16,7 @@ from qlib_crypto.clock import HOUR_MS, MINUTE_MS, Clock, day_start, iso
 from qlib_crypto.collect.coverage import Coverage
 from qlib_crypto.collect.disk import will_pass
 from qlib_crypto.collect.fill import Filler
-from qlib_crypto.collect.following import Following, Membership, recent_leavers
+from qlib_crypto.collect.following import Following, Membership, followed_from, recent_leavers
 from qlib_crypto.collect.intake import WS, Intake
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.market_time import MarketTime
@@ -80,7 +80,7 @@ def collect(
         their last days, and who left for `settings.grace_hours` more.
     since_ms
         Also fetch what the lake lacks from here on. In any case a collector goes on where each instrument was complete
-        when the one before stopped (`Lake.mark`), else after its last bar, else with the stream.
+        when the one before stopped (`Lake.mark`), else after its last bar, else with the ranking or the stream.
     until_ms
         Stop by itself once every row that closes by then is there or known to be missing.
     stop
@@ -185,8 +185,8 @@ class _Collector:
         self._day, self._specs_ms = day_start(now_ms - _SEAL_DELAY_MS), now_ms
         last = {instrument: self._lake.last_open(instrument, self._interval) for instrument in first}
         self._filler.tally.newest |= {instrument: at for instrument, at in last.items() if at is not None}
-        newcomers = bool(self._lake.instruments(venue, self._interval))
-        self._coverage.follow(first, now_ms, since_ms=since_ms, newcomers=newcomers)
+        begin = followed_from(self._lake, venue, self._interval, membership, now_ms)
+        self._coverage.follow(first, now_ms, since_ms=since_ms, new_ms=begin)
         streaming = StreamThread(stream)
         self._urgent.start()
         self._steady.start()

@@ -74,33 +74,33 @@ class Coverage:
         return list(self._cursor)
 
     def follow(
-        self, instruments: Sequence[Instrument], now_ms: int, *, since_ms: int | None = None, newcomers: bool = True
+        self, instruments: Sequence[Instrument], now_ms: int, *, since_ms: int | None = None, new_ms: int | None = None
     ) -> None:
         """Follow these and no others: where each was complete when it was followed last, else from its last bar on.
 
-        One that never was begins `NEWCOMER_MS` ago or with its listing, or now unless `newcomers`; all begin with
+        One that never was begins at `new_ms`, by default `NEWCOMER_MS` ago, or with its listing; all begin with
         `since_ms` when that is earlier.
         """
         gone = [instrument for instrument in self._cursor if instrument not in instruments]
         for instrument in gone:
             self._finish(instrument, now_ms)
         self.funding.forget(gone)
-        starts = {i: self._begin(i, now_ms, since_ms, newcomers) for i in instruments if i not in self._cursor}
+        new_ms = now_ms - NEWCOMER_MS if new_ms is None else new_ms
+        starts = {i: self._begin(i, now_ms, since_ms, new_ms) for i in instruments if i not in self._cursor}
         begun = {instrument: self._interval.floor(begin) for instrument, (begin, _) in starts.items()}
         self._lake.store_marks(begun, self._interval)  # before the first bar, after which the span would look complete
         self._marks |= begun
         for instrument, (begin, cause) in starts.items():
             self._start(instrument, begin, now_ms, cause)
 
-    def _begin(self, instrument: Instrument, now_ms: int, since_ms: int | None, newcomers: bool) -> tuple[int, str]:
+    def _begin(self, instrument: Instrument, now_ms: int, since_ms: int | None, new_ms: int) -> tuple[int, str]:
         """From when on, and why that is missing."""
         begin, cause = self._lake.mark(instrument, self._interval), "stopped"
         if begin is None:
             last = self._lake.last_open(instrument, self._interval)
             begin = None if last is None else last + self._interval.ms
         if begin is None:
-            span = self._listings.span(instrument, now_ms - NEWCOMER_MS, now_ms, self._interval.ms)
-            begin, cause = span[0] if newcomers else now_ms, "new"
+            begin, cause = self._listings.span(instrument, new_ms, now_ms, self._interval.ms)[0], "new"
         return min(begin, now_ms if since_ms is None else since_ms), cause
 
     def _start(self, instrument: Instrument, begin_ms: int, now_ms: int, cause: str) -> None:

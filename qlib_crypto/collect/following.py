@@ -9,12 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from qlib_crypto.clock import HOUR_MS
+from qlib_crypto.collect.coverage import NEWCOMER_MS
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.errors import QlibCryptoError, counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.universe_file import read_universe
 from qlib_crypto.settings import VenueSettings
-from qlib_crypto.symbols import Instrument, Venue
+from qlib_crypto.symbols import Instrument, Interval, Venue
 
 
 def recent_leavers(
@@ -39,6 +40,14 @@ def recent_leavers(
             instrument = Instrument.parse(symbol, venue)
             left[instrument] = max(ended + grace_ms, left.get(instrument, 0))
     return left
+
+
+def followed_from(lake: Lake, venue: Venue, interval: Interval, membership: Path | None, now_ms: int) -> int:
+    """From when on a collector fetches what was never followed: the last days; on an empty lake the ranking, or now."""
+    if lake.instruments(venue, interval):
+        return now_ms - NEWCOMER_MS
+    times = lake.memberships(venue).column("timestamp").cast(pa.int64()).to_pylist() if membership else []
+    return max(now_ms - NEWCOMER_MS, min(now_ms, max(times, default=now_ms)))
 
 
 class Following:

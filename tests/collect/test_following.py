@@ -17,7 +17,9 @@ from qlib_crypto.collect.listed import Listings, refresh_instruments
 from qlib_crypto.errors import StorageError
 from qlib_crypto.lake.tables import LIQUIDATIONS, LONG_SHORT_RATIO, MARKS, OPEN_INTEREST
 from qlib_crypto.schemas import PERIOD_MS, Liquidation
+from qlib_crypto.settings import UniverseSettings
 from qlib_crypto.symbols import Instrument, Venue
+from qlib_crypto.universe import update_universe
 
 LUNA = Instrument("LUNA", "USDT", Venue.OKX)
 LUNA2 = dataclasses.replace(LUNA, listing=2)
@@ -113,6 +115,19 @@ def test_newcomers_of_the_universe_get_their_last_days_and_leavers_their_grace(l
     assert stream.replaced == [[ETH, BTC], [ETH]]  # BTC an hour longer
     assert minutes(lake, ETH)[0] == 5 * 1440  # since its listing, not seven days
     assert {r.cause for r in lake.repairs(Venue.OKX) if r.instrument == ETH} >= {"new"}
+
+
+def test_on_an_empty_lake_it_begins_with_the_ranking_that_chose(lake, tmp_path):
+    path = tmp_path / "top50_symbols.json"
+    path.write_text('["BTC_USDT"]')
+    client, stop = market(of=(BTC, ETH), bars=120, now=60), threading.Event()
+    client.quotes = {i: estimate(T0 + 20 * MINUTE_MS, of=i) for i in (BTC, ETH)}
+    client.now_ms = T0 + 20 * MINUTE_MS
+    update_universe(lake, client, UniverseSettings(size=1), tmp_path)
+    client.now_ms = T0 + 60 * MINUTE_MS
+    steps = [*(ws(k) for k in range(60, 70)), moves(client, 70), waits(lambda: len(minutes(lake)) >= 50), stop.set]
+    run(lake, client, steps, membership=path, stop=stop)
+    assert minutes(lake) == list(range(20, 70))
 
 
 def test_a_listing_is_followed_from_its_first_bar_and_a_delisting_until_its_last(lake):
