@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+from _measures import measure
 
 from qlib_crypto.clock import DAY_MS, parse_utc
 from qlib_crypto.lake import Lake
@@ -100,9 +101,9 @@ def sustained(folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str
     again.close()
     rows_stored = minute * len(SYMBOLS)
     return {
-        "ingest_rows_per_s": measure(rows_stored / wall, "rows/s", same=same),
-        "ingest_rows": measure(rows_stored, "rows", same=same),
-        "ingest_us_per_row": measure(within / rows_stored * 1e6, "us", same=same),
+        "ingest_rows_per_s": measure(rows_stored / wall, "rows/s", equal=same),
+        "ingest_rows": measure(rows_stored, "rows", equal=same),
+        "ingest_us_per_row": measure(within / rows_stored * 1e6, "us", equal=same),
     }
 
 
@@ -137,12 +138,12 @@ def burst(folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, An
     out = {}
     for name, seconds in took.items():
         for share in (50, 99):
-            out[f"{name}_p{share}_ms"] = measure(float(np.percentile(seconds, share)) * 1e3, "ms", same=same[name])
+            out[f"{name}_p{share}_ms"] = measure(float(np.percentile(seconds, share)) * 1e3, "ms", equal=same[name])
     ratio = out["burst_p99_ms"]["value"] / out["raw_p99_ms"]["value"]
     rate = len(SYMBOLS) / statistics.fmean(took["jsonl"])
     return out | {
-        "burst_over_raw_p99": measure(ratio, "times", same=same["burst"]),
-        "jsonl_rows_per_s": measure(rate, "rows/s", same=same["jsonl"]),
+        "burst_over_raw_p99": measure(ratio, "times", equal=same["burst"]),
+        "jsonl_rows_per_s": measure(rate, "rows/s", equal=same["jsonl"]),
     }
 
 
@@ -169,8 +170,8 @@ def seal(folder: Path, _: argparse.Namespace) -> dict[str, dict[str, Any]]:
     same &= all(equal(again, minutes[at : at + 240]) for at in minutes[::240])
     again.close()
     return {
-        "seal_rows_per_s": measure(day * len(SYMBOLS) / wall, "rows/s", same=same),
-        "burst_while_sealing_p99_ms": measure(float(np.percentile(took, 99)) * 1e3, "ms", same=same),
+        "seal_rows_per_s": measure(day * len(SYMBOLS) / wall, "rows/s", equal=same),
+        "burst_while_sealing_p99_ms": measure(float(np.percentile(took, 99)) * 1e3, "ms", equal=same),
     }
 
 
@@ -188,7 +189,7 @@ def parquet(folder: Path, _: argparse.Namespace) -> dict[str, dict[str, Any]]:
     back = read_table(path, KLINE).drop_columns(["timestamp", "received_at"]).to_pylist()
     asked = [dict(zip(KLINE.names, said(row), strict=True)) for row in rows]
     same = back == [{name: row[name] for name in back[0]} for row in asked]
-    return {"parquet_rows_per_s": measure(rate, "rows/s", same=same)}
+    return {"parquet_rows_per_s": measure(rate, "rows/s", equal=same)}
 
 
 def said(bar: Bar) -> Iterator[object]:
@@ -215,11 +216,6 @@ def append(file: Any, data: bytes, sync: Callable[[int], None]) -> None:
     """Write at the end and wait for the disk."""
     file.write(data)
     sync(file.fileno())
-
-
-def measure(value: float, unit: str, *, same: bool) -> dict[str, Any]:
-    """One run's measure."""
-    return {"value": value, "unit": unit, "equal": bool(same)}
 
 
 def together(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from qlib_crypto import schemas
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import DataError, UnconfirmedBarError
+from qlib_crypto.lake.rows import transposed
 from qlib_crypto.lake.rules import AMOUNT, KINDS, LEVELS, PRICE, Kind, Rule
 from qlib_crypto.schemas import Row
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -166,7 +167,7 @@ def _suspects_of(of: type[Row], rows: Sequence[Row]) -> Iterable[int]:
     kind = KINDS[of]
     if kind.name == "book":
         return range(len(rows))
-    columns = list(zip(*rows, strict=True))
+    columns = transposed(rows)
     by_name = dict(zip(kind.columns, columns[2 if kind.has_interval else 1 :], strict=True))
     bad = np.zeros(len(rows), dtype=bool)
     try:
@@ -182,7 +183,7 @@ def _suspects_of(of: type[Row], rows: Sequence[Row]) -> Iterable[int]:
     return [int(at) for at in np.flatnonzero(bad)]
 
 
-def _bad(rule: Rule, columns: Sequence[tuple[Any, ...]], *, nullable: bool) -> Any:
+def _bad(rule: Rule, columns: Sequence[Sequence[Any]], *, nullable: bool) -> Any:
     """True where the rule may not hold in a column; an array, or one truth for all."""
     first = columns[0]
     if rule.words:

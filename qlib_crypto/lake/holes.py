@@ -8,23 +8,23 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from qlib_crypto.lake.tables import Table, Values
+from qlib_crypto.lake.tables import Columns, Table
 
 if TYPE_CHECKING:
     from qlib_crypto.lake.ledger import Hole
 
 
-def cut_holes(connection: sqlite3.Connection, table: Table, rows: Sequence[Values]) -> None:
+def cut_holes(connection: sqlite3.Connection, table: Table, columns: Columns) -> None:
     """Take the slots of rows that are being stored out of the holes; rows by interval and slot, in a transaction."""
     if connection.execute("SELECT 1 FROM holes LIMIT 1").fetchone() is None:
         return
-    for interval_ms, group in groupby(rows, itemgetter(0)):
+    for interval_ms, group in groupby(zip(*columns[:3], strict=True), itemgetter(0)):
         of_interval = list(group)
         span = (table.dataset(interval_ms), of_interval[-1][1], of_interval[0][1])
         found = connection.execute("SELECT symbol FROM holes WHERE dataset = ? AND start_ms <= ? AND end_ms > ?", span)
         slots: dict[str, list[int]] = {symbol: [] for (symbol,) in found}
         if slots:
-            for _, slot, symbol, *_ in of_interval:
+            for _, slot, symbol in of_interval:
                 if symbol in slots:
                     slots[symbol].append(slot)
             cut(connection, table, interval_ms, slots)

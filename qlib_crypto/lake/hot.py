@@ -14,7 +14,8 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from operator import itemgetter
+from itertools import pairwise, starmap
+from operator import itemgetter, le
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import pyarrow as pa
 from qlib_crypto.lake import hot_sql as sql
 from qlib_crypto.lake.holes import cut_holes
 from qlib_crypto.lake.ledger import LEDGERS, Sealed
-from qlib_crypto.lake.tables import Table, Values
+from qlib_crypto.lake.tables import Columns, Table, Values
 from qlib_crypto.sqlite import committed, storage_faults
 
 _BUSY_S = 60.0
@@ -55,7 +56,7 @@ class HotStore:
 
     # ------------------------------------------------------------------------------------------------------- write
 
-    def put(self, rows: Mapping[Table, Sequence[Values]]) -> int:
+    def put(self, rows: Mapping[Table, Columns]) -> int:
         """The count of new or replaced rows; all are on disk when this returns.
 
         A row replaces another at its key when its rank is higher, or equal and it says something else; what it
@@ -67,21 +68,21 @@ class HotStore:
             The disk refused; none of these rows is stored, all earlier ones are.
 
         """
-        if not any(rows.values()):
+        if not rows:
             return 0
         with self.transaction() as connection:
             return self.put_in(connection, rows)
 
-    def put_in(self, connection: sqlite3.Connection, rows: Mapping[Table, Sequence[Values]]) -> int:
+    def put_in(self, connection: sqlite3.Connection, rows: Mapping[Table, Columns]) -> int:
         """As `put`, inside a transaction."""
         changed = 0
-        for table, unordered in rows.items():
-            ordered = sorted(unordered, key=itemgetter(0, 1, 2))  # neighbours on disk one after another; stable
-            added = sql.insert(connection, table, ordered)
+        for table, given in rows.items():
+            columns = _ordered(given)
+            added = sql.insert(connection, table, columns)
             changed += added
-            if added < len(ordered):  # what was there already, or twice in this call
-                changed += connection.executemany(sql.upsert(table), ordered).rowcount
-            cut_holes(connection, table, ordered)
+            if added < len(columns[0]):  # what was there already, or twice in this call
+                changed += connection.executemany(sql.upsert(table), zip(*columns, strict=True)).rowcount
+            cut_holes(connection, table, columns)
         return changed
 
     def record(self, connection: sqlite3.Connection, line: Sealed) -> None:
@@ -235,6 +236,15 @@ class HotStore:
     def _faults(self, doing: str) -> AbstractContextManager[None]:
         kept = "what was acknowledged before is kept; "
         return storage_faults("hot store", self.path, doing, damaged=_DAMAGED, kept=kept, again=True)
+
+
+def _ordered(columns: Columns) -> Columns:
+    """The rows by interval, slot and symbol: neighbours on disk one after another. Those of one key stay as given."""
+    if all(starmap(le, pairwise(zip(*columns[:3], strict=True)))):
+        return columns
+    keys = list(zip(*columns[:3], strict=True))
+    place = itemgetter(*sorted(range(len(keys)), key=keys.__getitem__))
+    return [place(column) for column in columns]
 
 
 def _gathered(table: Table, cursor: sqlite3.Cursor) -> pa.Table:

@@ -27,8 +27,9 @@ from qlib_crypto.errors import ConfigError, SchemaError, StorageError
 from qlib_crypto.lake import checks
 from qlib_crypto.lake.doubts import flag_bars
 from qlib_crypto.lake.files import read_table, sync_folder, write_table
-from qlib_crypto.lake.ledger import Quarantined, Sealed, quarantined
+from qlib_crypto.lake.ledger import Sealed
 from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE, Dated, datasets, dated_files, file_names, parse_name
+from qlib_crypto.lake.quarantine import Quarantined, quarantined
 from qlib_crypto.lake.seal import exclusive
 from qlib_crypto.lake.store import Lake
 from qlib_crypto.lake.tables import TABLE_OF, TABLES, Table, find_table

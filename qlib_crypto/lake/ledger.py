@@ -1,14 +1,11 @@
-"""What is told about rows, beside the rows: seals, holes of the venue, repairs, quarantine, quality flags.
+"""What is told about rows, beside the rows: seals, marks, holes of the venue, repairs, quarantine, quality flags.
 
 All of it lies in the hot store and is never dropped.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -19,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from qlib_crypto.lake.holes import add_hole, cut, free
-from qlib_crypto.lake.tables import TABLE_OF, Table, Values, dataset_table
-from qlib_crypto.schemas import Bar, MarkBar, Row
+from qlib_crypto.lake.quarantine import Quarantined, put_quarantined
+from qlib_crypto.lake.tables import Table, Values, dataset_table
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 if TYPE_CHECKING:
@@ -58,7 +55,6 @@ TOLD: Mapping[str, tuple[str, ...]] = {
     "ledger": ("sealed_ms", "file", "rows", "added", "replaced", "content_hash"),
 }
 _NUMBERS = {"rows", "mask", "added", "replaced", "interval_ms"}
-_LARGEST = 2**62
 
 
 class Sealed(NamedTuple):
@@ -102,17 +98,6 @@ class Repair(NamedTuple):
     cause: str
 
 
-class Quarantined(NamedTuple):
-    """A row that was refused: when, what, why, and the row itself as JSON text."""
-
-    at_ms: int
-    dataset: str
-    symbol: str
-    time_ms: int
-    reason: str
-    row: str
-
-
 class Ledgers:
     """The part of the lake that tells about rows."""
 
@@ -129,6 +114,19 @@ class Ledgers:
     ) -> NDArray[np.int64]:
         """The slots of stored rows."""
         raise NotImplementedError
+
+    def store_marks(self, marks: Mapping[Instrument, int], interval: Interval) -> None:
+        """Keep, durable on return, how far each instrument is complete.
+
+        Every bar that opens before its mark, and every settlement before it, is stored or the venue does not have it.
+        A collector goes on from there, whatever came later by stream.
+        """
+        for venue, instruments in _by_venue(marks, "venue"):
+            self._hot[venue].put_marks([(of.symbol, interval.ms, marks[of]) for of in instruments])
+
+    def mark(self, instrument: Instrument, interval: Interval) -> int | None:
+        """The mark that `store_marks` kept last, None when no collector followed the instrument."""
+        return self._hot[instrument.venue].mark(instrument.symbol, interval.ms)
 
     def record_holes(self, holes: Iterable[Hole]) -> None:
         """Keep, durable on return, what the venue does not have; touching spans of one cause become one.
@@ -250,28 +248,6 @@ class Ledgers:
         )
 
 
-def quarantined(row: Row, reason: str) -> Quarantined:
-    """The line of a refused row, as of now; numbers that are no JSON are written as text."""
-    dataset = _dataset_of(row)
-    told = {
-        name: str(value) if isinstance(value, Instrument | Interval) else _plain(value)
-        for name, value in row._asdict().items()
-    }
-    at = row.open_ms if isinstance(row, Bar | MarkBar) else row.time_ms
-    return Quarantined(
-        time.time_ns() // 1_000_000, dataset, row.instrument.symbol, _whole(at), reason,
-        json.dumps(told, default=str, allow_nan=False),
-    )  # fmt: skip
-
-
-def put_quarantined(connection: sqlite3.Connection, refused: Iterable[Quarantined]) -> None:
-    """Add lines to the quarantine, each once, inside a transaction."""
-    connection.executemany(
-        "INSERT OR IGNORE INTO quarantine (at_ms, dataset, symbol, time_ms, reason, row) VALUES (?, ?, ?, ?, ?, ?)",
-        refused,
-    )
-
-
 def put_flags(connection: sqlite3.Connection, flags: Iterable[tuple[str, int, int, int]]) -> None:
     """Add `(symbol, interval_ms, open_ms, mask)`, inside a transaction."""
     connection.executemany(
@@ -280,23 +256,6 @@ def put_flags(connection: sqlite3.Connection, flags: Iterable[tuple[str, int, in
     )
 
 
-def _by_venue[T: (Hole, Repair)](lines: Iterable[T]) -> list[tuple[Venue, list[T]]]:
-    of_venue = attrgetter("instrument.venue")
-    return [(venue, list(group)) for venue, group in groupby(sorted(lines, key=of_venue), of_venue)]
-
-
-def _dataset_of(row: Row) -> str:
-    return TABLE_OF[type(row)].dataset(row.interval.ms if isinstance(row, Bar | MarkBar) else 0)
-
-
-def _whole(value: object) -> int:
-    """The value as an integer that SQLite can hold, 0 where it is none."""
-    if isinstance(value, int | float) and math.isfinite(value) and abs(value) < _LARGEST:
-        return int(value)
-    return 0
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _by_venue[T](lines: Iterable[T], venue: str = "instrument.venue") -> list[tuple[Venue, list[T]]]:
+    of_venue = attrgetter(venue)
+    return [(of, list(group)) for of, group in groupby(sorted(lines, key=of_venue), of_venue)]

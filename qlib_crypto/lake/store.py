@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +16,9 @@ from qlib_crypto.lake import checks, quality, snapshots
 from qlib_crypto.lake.files import read_tables
 from qlib_crypto.lake.hot import HotStore
 from qlib_crypto.lake.identity import content_hash
-from qlib_crypto.lake.ledger import Ledgers, Quarantined, Sealed, put_flags, put_quarantined, quarantined
-from qlib_crypto.lake.paths import (
-    UNIVERSE,
-    datasets,
-    kline_dataset,
-    venue_folder,
-)
+from qlib_crypto.lake.ledger import Ledgers, Sealed, put_flags
+from qlib_crypto.lake.paths import UNIVERSE, datasets, kline_dataset, venue_folder
+from qlib_crypto.lake.quarantine import Quarantined, put_quarantined, quarantined
 from qlib_crypto.lake.read import Asked, listed
 from qlib_crypto.lake.rows import batches
 from qlib_crypto.lake.seal import seal
@@ -114,20 +110,6 @@ class Lake(Ledgers):
                 of_venue = ((bar, mask) for bar, mask in flags if bar.instrument.venue is venue)
                 put_flags(connection, [(b.instrument.symbol, b.interval.ms, int(b.open_ms), m) for b, m in of_venue])
         return Admitted(stored, list(faults.values()))
-
-    def store_marks(self, marks: Mapping[Instrument, int], interval: Interval) -> None:
-        """Keep, durable on return, how far each instrument is complete.
-
-        Every bar that opens before its mark, and every settlement before it, is stored or the venue does not have it.
-        A collector goes on from there, whatever came later by stream.
-        """
-        for venue in {instrument.venue for instrument in marks}:
-            rows = [(i.symbol, interval.ms, mark) for i, mark in marks.items() if i.venue is venue]
-            self._hot[venue].put_marks(rows)
-
-    def mark(self, instrument: Instrument, interval: Interval) -> int | None:
-        """The mark that `store_marks` kept last, None when no collector followed the instrument."""
-        return self._hot[instrument.venue].mark(instrument.symbol, interval.ms)
 
     def store_specs(self, venue: Venue, specs: Sequence[InstrumentSpec]) -> Path:
         """The snapshot file that says these specs: a new one, or the newest when nothing but the time changed."""

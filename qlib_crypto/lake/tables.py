@@ -28,6 +28,8 @@ from qlib_crypto.schemas import PERIOD_MS, SOURCES, Row
 from qlib_crypto.symbols import Interval
 
 type Values = tuple[Any, ...]
+#: Rows as columns, in the order of `Values`.
+type Columns = Sequence[Sequence[Any]]
 
 #: SQLite columns before the table's own, in the order of `Values`.
 KEY = ("interval_ms", "slot_ms", "symbol")

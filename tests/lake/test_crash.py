@@ -253,7 +253,7 @@ except StorageError as error:
 def test_a_disk_that_refuses_to_grow_stops_a_real_writer_without_loss(tmp_path):
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))
 
     code = LIMITED.format(tests=str(Path(__file__).parents[1]))
     done = subprocess.run(

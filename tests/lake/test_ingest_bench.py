@@ -19,7 +19,9 @@ def bench():
     spec = importlib.util.spec_from_file_location("benchmarks_ingest", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.parent))  # benchmarks share modules
     spec.loader.exec_module(module)
+    sys.path.remove(str(path.parent))
     yield module
     del sys.modules[spec.name]
 

@@ -44,8 +44,8 @@ def test_a_bars_own_flags_are_the_definition_by_row_and_by_column(values):
     ]
     expected = [int(said_flags(b)) for b in bars]
     assert [row_flags(b) for b in bars] == expected
-    stored = batches(bars)[BTC.venue][BARS] if bars else []
-    table = BARS.arrow([(symbol, *rest) for _, _, symbol, *rest in stored])
+    columns = batches(bars)[BTC.venue][BARS] if bars else []
+    table = BARS.arrow(list(zip(*columns[2:], strict=True)))
     assert own_flags(table).tolist() == expected
 
 

@@ -103,6 +103,19 @@ def test_store_counts_new_and_replaced_rows_only(lake):
     assert lake.store([]) == 0
 
 
+@given(st.integers(1, 700), st.randoms(use_true_random=False))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_call_of_any_size_and_order_is_stored_whole(tmp_path_factory, size, random):
+    lake = Lake(tmp_path_factory.mktemp("lake"))
+    rows = [bar(k // 2, of=(BTC, ETH)[k % 2], close=2.0 + k) for k in range(size)]
+    random.shuffle(rows)
+    assert lake.store(rows[: size // 2]) == size // 2
+    assert lake.store(rows) == size - size // 2
+    for of in (BTC, ETH):
+        assert as_bars(lake.bars(of, M1), of, M1) == sorted(b for b in rows if b.instrument == of)
+    lake.close()
+
+
 def test_a_stored_row_is_there_for_another_process_at_once(lake):
     lake.store([bar(0)])
     other = pickle.loads(pickle.dumps(lake))  # noqa: S301 - our own bytes; what a worker process would get

@@ -1,0 +1,66 @@
+"""Rows that were refused, as the lines that are kept of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from qlib_crypto.lake.tables import TABLE_OF
+from qlib_crypto.schemas import Bar, MarkBar, Row
+from qlib_crypto.symbols import Instrument, Interval
+
+_LARGEST = 2**62
+
+
+class Quarantined(NamedTuple):
+    """A row that was refused: when, what, why, and the row itself as JSON text."""
+
+    at_ms: int
+    dataset: str
+    symbol: str
+    time_ms: int
+    reason: str
+    row: str
+
+
+def quarantined(row: Row, reason: str) -> Quarantined:
+    """The line of a refused row, as of now; numbers that are no JSON are written as text."""
+    dataset = _dataset_of(row)
+    told = {
+        name: str(value) if isinstance(value, Instrument | Interval) else _plain(value)
+        for name, value in row._asdict().items()
+    }
+    at = row.open_ms if isinstance(row, Bar | MarkBar) else row.time_ms
+    return Quarantined(
+        time.time_ns() // 1_000_000, dataset, row.instrument.symbol, _whole(at), reason,
+        json.dumps(told, default=str, allow_nan=False),
+    )  # fmt: skip
+
+
+def put_quarantined(connection: sqlite3.Connection, refused: Iterable[Quarantined]) -> None:
+    """Add lines to the quarantine, each once, inside a transaction."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO quarantine (at_ms, dataset, symbol, time_ms, reason, row) VALUES (?, ?, ?, ?, ?, ?)",
+        refused,
+    )
+
+
+def _dataset_of(row: Row) -> str:
+    return TABLE_OF[type(row)].dataset(row.interval.ms if isinstance(row, Bar | MarkBar) else 0)
+
+
+def _whole(value: object) -> int:
+    """The value as an integer that SQLite can hold, 0 where it is none."""
+    if isinstance(value, int | float) and math.isfinite(value) and abs(value) < _LARGEST:
+        return int(value)
+    return 0
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
