@@ -219,7 +219,7 @@ class _Collector:
                     return
             if now - status >= self._pace.status_s:
                 status = now
-                self._tasks.tell_lacking()
+                self._tasks.tell_lacking(at_once=False)
                 self._tell(running=True)
 
     def _store(self, wait_s: float = 0.1) -> int:

@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import MINUTE_MS
+from qlib_crypto.collect.backfill import unknown_settlements
 from qlib_crypto.collect.holes import typed
-from qlib_crypto.collect.series import Series, time_of
-from qlib_crypto.collect.spans import Span, length, minus
+from qlib_crypto.collect.series import FUNDING, Series, time_of
+from qlib_crypto.collect.spans import Span, both, minus
 from qlib_crypto.errors import VenueError
 from qlib_crypto.feeds import History, RestClient
 from qlib_crypto.lake import Lake, missing_ranges
+from qlib_crypto.lake.checks import sift
 from qlib_crypto.lake.gaps import joined
 from qlib_crypto.lake.ledger import Hole, Repair
-from qlib_crypto.schemas import Row
+from qlib_crypto.schemas import Row, Settlement
 from qlib_crypto.symbols import Instrument
 
 #: A hole gets its cause no sooner after its end: until then the venue may only be late.
@@ -84,29 +86,43 @@ class Filler:
     ) -> set[int]:
         """Fetch and store the spans, each page durable at once; the times of all rows that came.
 
-        What thereby is missing no more goes into the ledger with the cause, unless that is empty.
+        With a page goes into the ledger what is missing no more, with the cause, unless that is empty.
         """
         if not spans:
             return set()
-        start_ms, end_ms = spans[0][0], spans[-1][1]
-        before = self.lacking(series, instrument, start_ms, end_ms) if cause else []
+        missing = self.lacking(series, instrument, spans[0][0], spans[-1][1]) if cause else []
         came: set[int] = set()
-        try:
-            for span in joined(spans, self.client.page_rows(series.dataset) * series.step_ms):
-                for page in series.pages(source, instrument, *span):
-                    came.update(map(time_of, page))
-                    self.store(page, name, series.dataset)
-        finally:
-            if cause and came:
-                after = self.lacking(series, instrument, start_ms, end_ms)
-                self.record(series, instrument, minus(before, after), name, cause)
+        for span in joined(spans, self.client.page_rows(series.dataset) * series.step_ms):
+            for page in series.pages(source, instrument, *span):
+                came.update(map(time_of, page))
+                _, filled = self.repair(page, name, series, instrument, missing, cause)
+                missing = minus(missing, filled)
         if came and series.interval is not None:
             self.tally.newest[instrument] = max(*came, self.tally.newest.get(instrument, 0))
         return came
 
-    def store(self, rows: Sequence[Row], source: str, dataset: str) -> int:
+    def repair(
+        self, rows: Sequence[Row], source: str, series: Series, instrument: Instrument, missing: list[Span], cause: str
+    ) -> tuple[int, list[Span]]:
+        """How many rows of a page were stored, and what of `missing` they fill: that is in the ledger with them."""
+        step, now_ms = series.step_ms, self._now_ms()
+        times = [time_of(row) for row in sift(rows)[0]] if missing else []
+        filled = both(missing, [(at, at + step) for at in times])
+        lines = [Repair(now_ms, instrument, series.dataset, a, b, (b - a) // step, source, cause) for a, b in filled]
+        return self.store(rows, source, series.dataset, lines), filled
+
+    def settle(self, instrument: Instrument, rows: Sequence[Settlement], source: str, span: Span, cause: str) -> int:
+        """The count of settlements that are new, stored with their line in the ledger, unless the cause is empty."""
+        new = unknown_settlements(self.lake, instrument, rows)
+        good = len(sift(new)[0]) if cause else 0
+        line = Repair(self._now_ms(), instrument, FUNDING, *span, good, source, cause)
+        return self.store(new, source, FUNDING, [line] if good else [])
+
+    def store(self, rows: Sequence[Row], source: str, dataset: str, repairs: Sequence[Repair] = ()) -> int:
         """The count of new or replaced rows; what cannot be right goes to the quarantine and is told."""
-        done = self.lake.admit(rows)
+        done = self.lake.admit(rows, repairs)
+        for of in repairs:
+            self.tally.repaired[of.cause] += of.rows
         self.tally.rows[dataset, source] += done.stored
         self.tally.refused += len(done.refused)
         for line in done.refused:
@@ -167,11 +183,3 @@ class Filler:
                     continue  # the venue does not list it: ask the next
                 return np.union1d(alive, np.asarray([time_of(row) for page in pages for row in page], dtype=np.int64))
         return alive
-
-    def record(self, series: Series, instrument: Instrument, filled: list[Span], source: str, cause: str) -> None:
-        """Write into the ledger that the spans were missing for this cause and came from that source."""
-        now_ms, step = self._now_ms(), series.step_ms
-        self.tally.repaired[cause] += length(filled) // step
-        self.lake.record_repairs(
-            [Repair(now_ms, instrument, series.dataset, a, b, (b - a) // step, source, cause) for a, b in filled]
-        )

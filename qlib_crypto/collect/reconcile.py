@@ -134,10 +134,9 @@ def _keep(filler: Filler, series: Series, instrument: Instrument, source: str, r
     better = [row for row in rows if _is_better(row, held.get(row.open_ms))]
     if not better:
         return 0
-    stored, good = filler.store(better, source, series.dataset), [row for row in better if fault(row) is None]
-    added = union((row.open_ms, row.open_ms + series.step_ms) for row in good if row.open_ms not in held)
-    filler.record(series, instrument, added, source, "not_collected")
-    held |= {row.open_ms: (SOURCES.index(source), _values(row)) for row in good}
+    lacked = union((row.open_ms, row.open_ms + series.step_ms) for row in better if row.open_ms not in held)
+    stored, _ = filler.repair(better, source, series, instrument, lacked, "not_collected")
+    held |= {row.open_ms: (SOURCES.index(source), _values(row)) for row in better if fault(row) is None}
     return stored
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS
-from qlib_crypto.collect.backfill import funding_holes, settlement_times, unknown_settlements
+from qlib_crypto.collect.backfill import funding_holes, settlement_times
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.holes import NO_TRADE
 from qlib_crypto.collect.listed import Listings
@@ -20,7 +20,7 @@ from qlib_crypto.collect.spans import Span, length, minus
 from qlib_crypto.errors import DataError, VenueError
 from qlib_crypto.feeds import Archive, History, RestClient
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.ledger import Hole, Repair
+from qlib_crypto.lake.ledger import Hole
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, snap_to_minute
 from qlib_crypto.schemas import Settlement
 from qlib_crypto.symbols import Instrument, Interval
@@ -206,12 +206,9 @@ class _Repair:
                 with self._gently(name):
                     pages = source.settlements(instrument, first - 2 * MINUTE_MS, last + 2 * MINUTE_MS)
                     rows = [row for page in pages for row in page]
-                stored = self._filler.store(unknown_settlements(self._lake, instrument, rows), name, FUNDING)
+                stored = self._filler.settle(instrument, rows, name, (first, last), _CAUSE)
                 self._done.stored[FUNDING] += stored
                 minutes = snap_to_minute(np.asarray([row.time_ms for row in rows], dtype=np.int64)).tolist()
-                if stored:
-                    repaired = Repair(self._now_ms, instrument, FUNDING, first, last, stored, name, _CAUSE)
-                    self._lake.record_repairs([repaired])
-                elif sorted(minutes) == [first - MINUTE_MS, last]:
+                if not stored and sorted(minutes) == [first - MINUTE_MS, last]:
                     self._lake.record_holes([Hole(instrument, FUNDING, first, last, NO_TRADE, self._now_ms)])
                     self._done.holes[NO_TRADE] += 1

@@ -24,6 +24,12 @@ def minus(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
     return out
 
 
+def both(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
+    """What of `spans` some span of `others` covers, ascending and disjoint."""
+    whole = union(spans)
+    return minus(whole, minus(whole, others))
+
+
 def union(spans: Iterable[Span]) -> list[Span]:
     """The same instants as maximal spans, ascending; empty spans are dropped."""
     out: list[Span] = []

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable
 from functools import partial
 
 from qlib_crypto.clock import MINUTE_MS, iso
-from qlib_crypto.collect.backfill import settlement_times, unknown_settlements
+from qlib_crypto.collect.backfill import settlement_times
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.listed import Listings
-from qlib_crypto.collect.series import FUNDING, Series
+from qlib_crypto.collect.series import Series
 from qlib_crypto.collect.spans import Span, length
 from qlib_crypto.collect.worker import Again, Job, Work
 from qlib_crypto.errors import VenueError, counted
-from qlib_crypto.lake.ledger import Repair
 from qlib_crypto.symbols import Instrument
 
 #: So often a missing row is asked for at once; after that once more when the hole has settled, for its cause.
@@ -23,6 +23,7 @@ ATTEMPTS = _QUICK + 3
 #: So long after its time a settlement may not be served yet, which is no failure.
 _SETTLE_SLACK_MS = 2 * MINUTE_MS
 _NAMED = 3
+_TELL_S = 600.0
 
 
 class Tasks:
@@ -33,6 +34,7 @@ class Tasks:
     ) -> None:
         self._filler, self._listings = filler, listings
         self._say, self._now_ms = say, now_ms
+        self._told_s = -_TELL_S
         self._lacks: queue.SimpleQueue[tuple[str, str, int, int, int]] = queue.SimpleQueue()
 
     def refresh(self, _job: Job, _last: bool) -> None:
@@ -114,19 +116,21 @@ class Tasks:
     def funding(self, job: Job, _last: bool) -> None:
         """Fetch settlements from the start of the span until now."""
         instrument, filler = _of(job), self._filler
-        stored = 0
         end_ms = max(job.end_ms, self._now_ms()) + MINUTE_MS
-        for page in filler.client.settlements(instrument, job.start_ms, end_ms):
-            stored += filler.store(unknown_settlements(filler.lake, instrument, page), "rest", FUNDING)
-            newest = max((row.time_ms for row in page), default=0)
-            filler.tally.last_settlement_ms = max(newest, filler.tally.last_settlement_ms or 0)
-        if stored and job.cause:
-            filler.tally.repaired[job.cause] += stored
-            found = Repair(self._now_ms(), instrument, FUNDING, job.start_ms, job.end_ms, stored, "rest", job.cause)
-            filler.lake.record_repairs([found])
+        rows = [row for page in filler.client.settlements(instrument, job.start_ms, end_ms) for row in page]
+        filler.settle(instrument, rows, "rest", (job.start_ms, job.end_ms), job.cause)
+        newest = max((row.time_ms for row in rows), default=0)
+        filler.tally.last_settlement_ms = max(newest, filler.tally.last_settlement_ms or 0)
 
-    def tell_lacking(self) -> None:
-        """Say, a line a dataset, which rows the venue turned out to lack since this was called last."""
+    def tell_lacking(self, *, at_once: bool = True) -> None:
+        """Say, a line a dataset, which rows the venue turned out to lack since it was said last.
+
+        Unless `at_once`, no sooner than some minutes after that: a quiet contract lacks a minute every now and then.
+        """
+        now_s = time.monotonic()
+        if self._lacks.empty() or not (at_once or now_s - self._told_s >= _TELL_S):
+            return
+        self._told_s = now_s
         told = [self._lacks.get_nowait() for _ in range(self._lacks.qsize())]
         for dataset in dict.fromkeys(entry[1] for entry in told):
             mine = [entry for entry in told if entry[1] == dataset]

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from qlib_crypto.clock import MINUTE_MS
 from qlib_crypto.lake.holes import add_hole, cut, free
 from qlib_crypto.lake.quarantine import Quarantined, put_quarantined
 from qlib_crypto.lake.tables import Table, Values, dataset_table
@@ -98,6 +99,17 @@ class Repair(NamedTuple):
     cause: str
 
 
+#: Pages that follow each other within this time are one repair.
+_ONE_REPAIR_MS = 10 * MINUTE_MS
+_INSERT = """INSERT INTO repairs (at_ms, symbol, dataset, start_ms, end_ms, rows, source, cause)
+    VALUES (:at_ms, :symbol, :dataset, :start_ms, :end_ms, :rows, :source, :cause)"""
+_LENGTHEN = """UPDATE repairs SET at_ms = :at_ms, rows = rows + :rows,
+    start_ms = min(start_ms, :start_ms), end_ms = max(end_ms, :end_ms)
+    WHERE id = (SELECT max(id) FROM repairs WHERE symbol = :symbol AND dataset = :dataset)
+    AND source = :source AND cause = :cause AND (end_ms = :start_ms OR start_ms = :end_ms)
+    AND :at_ms - at_ms BETWEEN 0 AND :longest"""
+
+
 class Ledgers:
     """The part of the lake that tells about rows."""
 
@@ -162,17 +174,6 @@ class Ledgers:
         ]  # fmt: skip
         found = self._asked(venue, "symbol, dataset, start_ms, end_ms, cause, found_ms", "holes", wanted, "2, 1, 3")
         return [Hole(Instrument.parse(symbol, venue), *rest) for symbol, *rest in found]
-
-    def record_repairs(self, repairs: Iterable[Repair]) -> None:
-        """Keep, durable on return, what was repaired."""
-        for venue, of_venue in _by_venue(repairs):
-            lines = [(r.at_ms, r.instrument.symbol, *r[2:]) for r in of_venue]
-            with self._hot[venue].transaction() as connection:
-                connection.executemany(
-                    "INSERT INTO repairs (at_ms, symbol, dataset, start_ms, end_ms, rows, source, cause) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    lines,
-                )
 
     def record_seals(self, venue: Venue, lines: Iterable[Sealed]) -> None:
         """Add lines to the ledger of seals, durable on return."""
@@ -254,6 +255,15 @@ def put_flags(connection: sqlite3.Connection, flags: Iterable[tuple[str, int, in
         "INSERT INTO flags VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET mask = mask | excluded.mask",
         [(symbol, step, at, int(mask)) for symbol, step, at, mask in flags],
     )
+
+
+def put_repairs(connection: sqlite3.Connection, repairs: Iterable[Repair]) -> None:
+    """Add lines to the ledger, inside a transaction; a page that adjoins the one just before lengthens its line."""
+    for of in repairs:
+        line = {"symbol": of.instrument.symbol, "longest": _ONE_REPAIR_MS, **of._asdict()}
+        del line["instrument"]
+        if not connection.execute(_LENGTHEN, line).rowcount:
+            connection.execute(_INSERT, line)
 
 
 def _by_venue[T](lines: Iterable[T], venue: str = "instrument.venue") -> list[tuple[Venue, list[T]]]:

@@ -16,7 +16,7 @@ from qlib_crypto.lake import checks, quality, snapshots
 from qlib_crypto.lake.files import read_tables
 from qlib_crypto.lake.hot import HotStore
 from qlib_crypto.lake.identity import content_hash
-from qlib_crypto.lake.ledger import Ledgers, Sealed, put_flags
+from qlib_crypto.lake.ledger import Ledgers, Repair, Sealed, put_flags, put_repairs
 from qlib_crypto.lake.paths import UNIVERSE, datasets, kline_dataset, venue_folder
 from qlib_crypto.lake.quarantine import Quarantined, put_quarantined, quarantined
 from qlib_crypto.lake.read import Asked, listed
@@ -83,10 +83,11 @@ class Lake(Ledgers):
             raise error
         return sum(self._hot[venue].put(values) for venue, values in batches(rows).items())
 
-    def admit(self, rows: Iterable[Row]) -> Admitted:
+    def admit(self, rows: Iterable[Row], repairs: Sequence[Repair] = ()) -> Admitted:
         """Store what may be stored, keep the rest in quarantine with the reason; all durable on return.
 
-        Bars that are doubtful by themselves are flagged (`quality.row_flags`). One transaction a venue.
+        Bars that are doubtful by themselves are flagged (`quality.row_flags`), and `repairs` go into the ledger, what
+        the rows repair. One transaction a venue.
 
         Raises
         ------
@@ -103,10 +104,11 @@ class Lake(Ledgers):
             refused.setdefault(rows[at].instrument.venue, []).append(quarantined(rows[at], reason))
         flags = [(row, mask) for row in good if isinstance(row, Bar) and (mask := quality.row_flags(row))]
         values, stored = batches(good), 0
-        for venue in sorted({*values, *refused}):
+        for venue in sorted({*values, *refused, *(line.instrument.venue for line in repairs)}):
             with self._hot[venue].transaction() as connection:
                 stored += self._hot[venue].put_in(connection, values.get(venue, {}))
                 put_quarantined(connection, refused.get(venue, ()))
+                put_repairs(connection, [line for line in repairs if line.instrument.venue is venue])
                 of_venue = ((bar, mask) for bar, mask in flags if bar.instrument.venue is venue)
                 put_flags(connection, [(b.instrument.symbol, b.interval.ms, int(b.open_ms), m) for b, m in of_venue])
         return Admitted(stored, list(faults.values()))

@@ -373,7 +373,7 @@ class Full:
 
     def __init__(self, lake, monkeypatch):
         self.full = False
-        for name in ("admit", "store_marks", "record_repairs"):
+        for name in ("admit", "store_marks"):
             monkeypatch.setattr(lake, name, self._guard(getattr(lake, name)))
 
     def _guard(self, call):

@@ -70,10 +70,21 @@ def test_holes_are_told_apart_by_dataset_instrument_and_time(lake):
         lake.record_holes([hole(0, 1, dataset="kline_7x")])
 
 
+def test_pages_that_follow_each_other_are_one_repair(lake):
+    def page(k, at=0, *, rows=10, cause="new"):
+        start = T0 + k * MINUTE_MS
+        return Repair(T0 + at, BTC, "kline_1m", start, start + rows * MINUTE_MS, rows, "rest", cause)
+
+    for line in (page(20), page(30, 5), page(10, 9), page(50), page(60, cause="lost"), page(70, 11 * MINUTE_MS)):
+        lake.admit([], [line])
+    found = [((r.start_ms - T0) // MINUTE_MS, r.rows, r.at_ms - T0, r.cause) for r in lake.repairs(BTC.venue)]
+    assert found == [(10, 30, 9, "new"), (50, 10, 0, "new"), (60, 10, 0, "lost"), (70, 10, 11 * MINUTE_MS, "new")]
+
+
 def test_what_is_told_survives_a_restart_and_can_be_queried(lake, tmp_path):
     repairs = [Repair(T0, BTC, "kline_1m", T0, T0 + HOUR_MS, 60, "rest", "disconnected"),
                Repair(T0 + 1, PEPE, "funding", T0, T0 + 1, 1, "archive", "new")]  # fmt: skip
-    lake.record_repairs(repairs)
+    lake.admit([], repairs)
     lake.record_holes([hole(0, 5)])
     lake.flag(BTC, M1, {T0: Flag.GAP_BEFORE, T0 + MINUTE_MS: Flag.OUTLIER})
     lake.flag(BTC, M1, {T0: Flag.HIGH_BELOW_LOW})
