@@ -33,6 +33,8 @@ PROGRAM = (sys.executable, "-m", "qlib_crypto.cli")
 #: A row may be under way for so long: it closed, was sent, and is about to be durable.
 LAG_MS = 3 * MINUTE_MS
 _LOOK_S = 0.2
+#: So many times as long as a look takes is waited before the next: looking is not the load.
+_SHARE = 4.0
 _STOP_S = 30.0
 
 
@@ -120,14 +122,17 @@ class Site:
         """
         until = time.monotonic() + timeout_s
         firsts: list[int] = []
+        pause_s = _LOOK_S
         while len(firsts) < len(self.instruments) and time.monotonic() < until:
-            time.sleep(_LOOK_S)
+            time.sleep(pause_s)
+            began = time.monotonic()
             lake = Lake(self.root)
             try:
                 times = (lake.bar_times(instrument, M1) for instrument in self.instruments)
                 firsts = [int(opens[0]) for opens in times if len(opens)]
             finally:
                 lake.close()
+            pause_s = max(_LOOK_S, _SHARE * (time.monotonic() - began))
         self.start_ms = max(firsts, default=self.start_ms)
         _, found = self.wait(timeout_s)
         if not found.equal or not firsts:
@@ -154,6 +159,7 @@ class Site:
         """
         began, well_ms = time.monotonic(), self.now_ms()
         while True:
+            looked = time.monotonic()
             end_ms = self.now_ms() - LAG_MS
             found = self.differ(end_ms)
             spent = time.monotonic() - began
@@ -164,7 +170,7 @@ class Site:
                 if found.equal:
                     found.lost, found.examples = 1, [f"{self.venue}: complete by REST only, no bar by websocket"]
                 return spent, found
-            time.sleep(_LOOK_S)
+            time.sleep(max(_LOOK_S, _SHARE * (time.monotonic() - looked)))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pydantic.functional_validators import AfterValidator, BeforeValidator, mode
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.settings_errors import told
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 
@@ -145,10 +146,12 @@ class ProviderSettings(_Part):
 
 
 class WorkflowSchedule(_Part):
-    """A workflow that the daemon runs: the YAML file and a cron expression of five fields, market time UTC."""
+    """A workflow file that the daemon runs by cron, five fields of market time UTC; the rest are options of `run`."""
 
     workflow: str
     cron: str
+    fit_segments: bool = False
+    vars: dict[str, Annotated[str, BeforeValidator(str)]] = Field(default_factory=dict)
 
 
 class ScheduleSettings(_Part):
@@ -226,6 +229,7 @@ class Settings(BaseSettings):
         env_prefix="QLIB_CRYPTO_",
         env_nested_delimiter="__",
         env_file=".env",
+        env_ignore_empty=True,  # containers hand on a variable that nobody set as an empty one
     )
 
     lake_dir: Path = Path()
@@ -284,11 +288,7 @@ def load_settings(path: Path | None = None, *, options: Mapping[str, Any] | None
     try:
         settings: Settings = bound(**{k: v for k, v in (options or {}).items() if v is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"setting {key}: {first['msg']} (value {first['input']!r}); correct {file} or QLIB_CRYPTO_*"
-        ) from None
+        raise ConfigError(f"{told(error, Settings)}; correct {file} or QLIB_CRYPTO_*") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     except (TypeError, ValueError) as error:  # a list, bytes that are no text, a variable that is no JSON

@@ -71,6 +71,7 @@ def gappy_lake(folder: Path, interval: str = "1h", *, whole: int = 3) -> Setting
         [spec(c, seen_ms=NOW, listed_ms=listed.get(c.base, FIRST - DAY_MS), delisted_ms=delisted.get(c.base))
          for c in coins],
     )  # fmt: skip
+    lake.store_marks(dict.fromkeys(coins, FIRST), step)
     for c in coins:
         absent = gaps.get(c.base, [])
         opens, settles = (

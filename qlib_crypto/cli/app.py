@@ -6,15 +6,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data not good enough, 130 Ctrl-C,
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from qlib_crypto.cli import daemon, data, imports, jobs, provider, research, system, universe, upkeep, watch
 from qlib_crypto.cli.options import warn_outside_environment
+from qlib_crypto.cli.progress import tell
 from qlib_crypto.errors import ConfigError, QlibCryptoError, StorageError
 
 _INTERRUPTED, _TERMINATED = 130, 143
@@ -36,8 +38,19 @@ for group in (data, imports, universe, provider, research, system, daemon, jobs,
     group.register(app)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"qlib-crypto {importlib.metadata.version('qlib-crypto')}")
+        raise typer.Exit
+
+
 @app.callback()
-def begin(context: typer.Context) -> None:
+def begin(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback answers and ends
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
     """Set how signals end a command; before, while modules load, they end the process at once and silently."""
     if not context.obj:  # a test or a notebook that calls the application keeps its own
         return
@@ -56,7 +69,7 @@ def main() -> NoReturn:
         command = context.command_path if context else "qlib-crypto"
         _fail(ConfigError(f"{error.format_message().rstrip('.')}; see: {command} --help"))
     except typer.Abort:
-        typer.echo("stopped; what was stored is kept", err=True)
+        tell(stopped := "stopped; what was stored is kept", stopped, level="info")
         sys.exit(_INTERRUPTED)
     except QlibCryptoError as error:
         _fail(error)
@@ -71,5 +84,6 @@ def main() -> NoReturn:
 
 
 def _fail(error: QlibCryptoError) -> NoReturn:
-    print(f"qlib-crypto: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - this is the command line
+    line = " ".join(str(error).split())
+    tell(f"qlib-crypto: {line}", line, level="error")
     sys.exit(error.exit_code)

@@ -14,7 +14,7 @@ from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.collect import BackfillSummary
 from qlib_crypto.collect.backfill import How
 from qlib_crypto.collect.plan import Choice
-from qlib_crypto.collect.series import POLLED, Series, candles, polled
+from qlib_crypto.collect.series import FUNDING, POLLED, Series, candles, polled
 from qlib_crypto.collect.status import followed
 from qlib_crypto.errors import ConfigError, counted
 from qlib_crypto.feeds import Archive, RestClient, rest_client
@@ -126,13 +126,14 @@ def run_backfill(
         with row_progress() as progress:
             done = {}
             for series in [candles(interval), *others]:
-                how["progress"] = progress(series.dataset)
+                how["progress"] = progress(f"asked for {series.dataset}")
                 done[series.dataset] = fetch(lake, client, instruments, series, *span_ms, **how)
             if funding:
-                how["progress"] = progress("funding")
+                how["progress"] = progress("asked for funding")
                 done["settlements"] = backfill_funding(lake, client, instruments, *span_ms, **how)
     for what, summary in () if dry_run else done.items():
-        say(f"{venue} {what}: {summary.stored:,} stored for {counted(summary.instruments, 'instrument')}")
+        lacks = f", {sum(summary.holes.values()):,} the venue lacks ({_counts(summary.holes)})" if summary.holes else ""
+        say(f"{venue} {what}: {summary.stored:,} new for {counted(summary.instruments, 'instrument')}{lacks}")
         _say_missing(what, summary)
 
 
@@ -162,10 +163,11 @@ def run_repair(venue: Venue, *, settings: Settings, symbols: str, interval: str,
     if as_json:
         print(json.dumps({"venue": venue.value, **dataclasses.asdict(done)}))  # noqa: T201 - the command's output
         return
+    settled = done.stored.get(FUNDING, 0)
     say(
         f"{venue}: {sum(done.missing.values()):,} rows of {counted(done.instruments, 'instrument')} missing, "
-        f"{sum(done.stored.values()):,} fetched, {sum(done.holes.values()):,} that the venue lacks "
-        f"({_counts(done.holes)}), {sum(done.left.values()):,} without a cause"
+        f"{sum(done.stored.values()) - settled:,} fetched, {sum(done.holes.values()):,} that the venue lacks "
+        f"({_counts(done.holes)}), {sum(done.left.values()):,} without a cause; {counted(settled, 'settlement')} fetched"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def daemon(
         from qlib_crypto.watch.beside import watching
         from qlib_crypto.watch.logs import configure_logs
 
-        configure_logs()
+        os.environ["LOG_FORMAT"] = configure_logs()  # what it starts writes the same lines
         settings = settings_from(config, lake=lake, provider=provider, endpoint=endpoint, rate_scale=rate_scale)
         venues = _venues(venue, [v for v in Venue if settings.venue(v).enabled])
         if clock not in {"wall", "venue"}:

@@ -151,7 +151,10 @@ def sql(
     lake: LakeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Ask the lake in SQL (DuckDB): views kline_1m, kline_1h, …, funding, funding_estimate, instruments, membership."""
+    """Ask the lake in SQL (DuckDB): `show tables` lists the views, such as kline_1m, funding, membership, holes.
+
+    `describe funding` says the columns of one.
+    """
     from qlib_crypto.lake import Lake
     from qlib_crypto.lake.sql import query as ask
 

@@ -42,7 +42,10 @@ def submit(
         str, typer.Argument(help="rank repair seal convert instruments reconcile check retain health run backfill.")
     ],
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="NAME=VALUE, such as workflow=workflows/a.yaml or start=2025-04-01.")
+        list[str] | None,
+        typer.Argument(
+            help="NAME=VALUE, such as start=2025-04-01; for run: workflow=w/a.yaml fit_segments=true var.TOPK=3."
+        ),
     ] = None,
     venue: Annotated[str, typer.Option("--venue", help="okx or binance, for kinds that work on one.")] = "",
     as_json: JsonOption = False,
@@ -154,6 +157,11 @@ def _brief(job: Job) -> str:
         return f"attempt {job.attempts}" if job.attempts else f"by {job.submitted_by}"
     words = []
     for name, value in job.result.items():
+        if name == "said":  # the last words of a command that gives no numbers
+            words.append(str(value))
+            continue
+        if value in (None, [], {}, ""):
+            continue
         numbers = [v for v in value.values() if isinstance(v, (int, float))] if isinstance(value, dict) else []
         if not isinstance(value, dict):
             words.append(f"{name} {value}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,8 +22,17 @@ _LINE_S = 5.0
 
 
 def say(line: str) -> None:
-    """One line, as it is."""
-    console.print(line, markup=False, soft_wrap=True)
+    """One line, as it is; with `LOG_FORMAT=json` and no terminal a line of the log."""
+    tell(line, line, level="info")
+
+
+def tell(line: str, event: str, *, level: str) -> None:
+    """A line on stderr for people, or `event` as a line of the log where the log is JSON."""
+    if os.environ.get("LOG_FORMAT", "").strip().lower() != "json" or console.is_terminal:
+        console.print(line, markup=False, soft_wrap=True)
+        return
+    time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    print(json.dumps({"event": event, "level": level, "time": time}), file=sys.stderr, flush=True)  # noqa: T201 - the log
 
 
 @contextmanager

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     full: Annotated[bool, typer.Option("--full", help="Rebuild even when the lake has not changed.")] = False,
+    as_json: JsonOption = False,
     lake: LakeOption = None,
     provider: ProviderOption = None,
     config: ConfigOption = None,
@@ -45,7 +46,10 @@ def convert(
             full=full,
             progress=progress,
         )
-    say(str(summary))
+    if as_json:
+        print(json.dumps(summary.as_json()))  # noqa: T201 - the command's output
+    else:
+        say(str(summary))
 
 
 def verify(

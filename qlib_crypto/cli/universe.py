@@ -17,7 +17,7 @@ from qlib_crypto.cli.options import (
     settings_from,
 )
 from qlib_crypto.cli.progress import say
-from qlib_crypto.clock import iso, parse_utc
+from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError, DataError, counted
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Venue
@@ -91,8 +91,7 @@ def members(
 ) -> None:
     """Who was in the universe at a time, the best first; --rebuild ranks the time before collection began."""
     from qlib_crypto.lake import Lake
-    from qlib_crypto.universe import members as ask
-    from qlib_crypto.universe import rankings
+    from qlib_crypto.universe import ranking_at, rankings
 
     where = Venue.parse(venue)
     settings = settings_from(config, lake=lake)
@@ -109,12 +108,16 @@ def members(
         at_ms = known[-1].start_ms
     else:
         raise DataError(f"no ranking of {where} yet in {store.folder(where)}; run: qlib-crypto rank --venue {where}")
-    symbols = ask(store, where, at_ms)
+    ranking = ranking_at(store, where, at_ms)
+    ranked = iso(ranking.start_ms)
     if as_json:
-        print(json.dumps({"venue": where, "at": iso(at_ms), "members": symbols}))  # noqa: T201 - the command's output
+        told = {"venue": where, "at": iso(at_ms), "ranked": ranked, "members": ranking.symbols}
+        print(json.dumps(told))  # noqa: T201 - the command's output
     else:
-        say(f"{where}: {counted(len(symbols), 'member')} at {iso(at_ms)}")
-        for symbol in symbols:
+        far = at_ms - ranking.start_ms > DAY_MS
+        by = f", by the ranking of {ranked}: none was made nearer before that time" if far else ""
+        say(f"{where}: {counted(len(ranking.symbols), 'member')} at {iso(at_ms)}{by}")
+        for symbol in ranking.symbols:
             print(symbol)  # noqa: T201 - the command's output
 
 

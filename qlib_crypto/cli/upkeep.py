@@ -11,7 +11,7 @@ import typer
 
 from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, settings_from
 from qlib_crypto.cli.progress import say
-from qlib_crypto.clock import parse_utc
+from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.errors import DataError, counted
 from qlib_crypto.symbols import Venue
 
@@ -56,24 +56,34 @@ def check(
 
 def retain(
     venue: SomeVenueOption = "",
-    as_of: Annotated[str, typer.Option("--as-of", help="Market time, UTC, that ages count from; empty: now.")] = "",
+    as_of: Annotated[
+        str,
+        typer.Option("--as-of", help="Market time, UTC, that ages count from; empty: now, by the collector's clock."),
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go and what would be made of it.")] = False,
     lake: LakeOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Drop bulky captures and make months of days, each after its time in the settings; nothing else changes."""
+    from qlib_crypto.collect.status import read_status
     from qlib_crypto.lake import Lake
     from qlib_crypto.lake.retention import retain as keep
+    from qlib_crypto.watch.observe import market_now
 
     settings = settings_from(config, lake=lake)
     store = Lake(settings.lake_dir)
-    now_ms = parse_utc(as_of) if as_of else time.time_ns() // 1_000_000
-    problems = []
+    wall_ms, problems = time.time_ns() // 1_000_000, []
     for at in _venues(store, venue):
-        done = keep(store, at, settings.retention, now_ms, say=say)
+        now_ms = parse_utc(as_of) if as_of else market_now(read_status(store, at), wall_ms)
+        done = keep(store, at, settings.retention, now_ms, say=say, dry_run=dry_run)
+        became, dropped = ("would become", "would be dropped") if dry_run else ("became", "dropped")
         say(
-            f"{at}: {counted(len(done.removed), 'day file')} became {counted(len(done.compacted), 'month')}, "
-            f"{counted(len(done.dropped), 'bulky file')} dropped after {settings.retention.bulky_days} days"
+            f"{at}: {counted(len(done.removed), 'day file')} {became} {counted(len(done.compacted), 'month')}, "
+            f"{counted(len(done.dropped), 'bulky file')} {dropped} after {settings.retention.bulky_days} days, "
+            f"counted from {iso(now_ms)}"
         )
+        for path in (*done.dropped, *done.compacted) if dry_run else ():
+            say(f"  {'drop' if path in done.dropped else 'write'} {path.relative_to(store.folder(at))}")
         problems += done.problems
     for problem in problems:
         say(f"left as it is: {problem}")

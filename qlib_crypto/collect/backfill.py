@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from qlib_crypto.clock import HOUR_MS, MINUTE_MS
+from qlib_crypto.clock import HOUR_MS
+from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.plan import BackfillPlan, Choice, plan, rows_of
 from qlib_crypto.collect.series import FUNDING, Series, candles
-from qlib_crypto.collect.spans import Span
+from qlib_crypto.collect.settled import funding_holes, settlement_times
+from qlib_crypto.collect.spans import Span, minus
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.feeds import Archive, History, RestClient
 from qlib_crypto.lake import Lake, missing_ranges
 from qlib_crypto.lake.gaps import joined
 from qlib_crypto.lake.listings import numbered
-from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, holes, snap_to_minute
-from qlib_crypto.schemas import Row, Settlement
+from qlib_crypto.market.funding import LONGEST_INTERVAL_MS
+from qlib_crypto.schemas import Row
 from qlib_crypto.symbols import Instrument, Interval
 
 #: `(what, done, total)`: called after every page and every symbol; `done` and `total` count rows.
 type Progress = Callable[[str, int, int], None]
+_EVER_MS = 2**62
 
 
 class How(TypedDict, total=False):
@@ -61,9 +63,12 @@ class BackfillSummary:
     plan
         What was to be asked, from where, at what cost.
     stored
-        New or replaced rows.
+        Rows that the lake did not have and has now.
     missing
         What nobody had either, by instrument, in ascending spans `[start, end)`; empty after `dry_run`.
+    holes
+        How many of those rows got their cause, by cause: the venue lacked them twice, in answers that show the rows
+        around them.
     refused
         Why rows of the venue that cannot be right went to the quarantine, a line each; they count as missing.
 
@@ -73,6 +78,7 @@ class BackfillSummary:
     plan: BackfillPlan
     stored: int
     missing: dict[Instrument, list[Span]]
+    holes: Mapping[str, int]
     refused: tuple[str, ...]
 
     @property
@@ -112,8 +118,9 @@ def fetch(
 
     The range is clipped to each listing and delisting and to the last row that has closed by the venue's time. Every
     page is durable before the next is asked, and the lake is what remembers: after an interruption the same call goes
-    on where it stopped. A hole that the venue has too is asked for once a call, at the cost of one request a page.
-    With an archive, what is older than REST reaches comes from there, and what it has faster.
+    on where it stopped. With an archive, what is older than REST reaches comes from there, and what it has faster.
+    What is still missing between rows is asked of REST once more, as far as that reaches: what the venue then lacks
+    too is kept as a hole with its cause (`Lake.record_holes`) and not asked for again.
 
     Raises
     ------
@@ -125,27 +132,35 @@ def fetch(
         A file of the lake is torn or foreign.
 
     """
-    ranges, now_ms = _clipped(lake, client, instruments, start_ms, end_ms, series.step_ms)
-
-    def lacking(instrument: Instrument) -> list[Span]:
-        span = ranges[instrument]
-        return missing_ranges(series.times(lake, instrument, *span), *span, series.step_ms)
-
+    ranges, trading, now_ms = _clipped(lake, client, instruments, start_ms, end_ms, series.step_ms)
+    filler = Filler(lake, client, lambda _line: None, lambda: ranges, lambda: now_ms)
     page_ms = client.page_rows(series.dataset) * series.step_ms
-    todo = {instrument: joined(lacking(instrument), page_ms) for instrument in ranges}
+    todo = {i: joined(filler.lacking(series, i, *span), page_ms) for i, span in ranges.items()}
     cost = plan(client, how.get("archive"), series.dataset, todo, series.step_ms, now_ms, how.get("source", "auto"))
     run = _Run(lake, client, cost, series.step_ms, how)
+
+    def held(instrument: Instrument) -> NDArray[np.int64]:
+        return series.times(lake, instrument, *ranges[instrument])
 
     def pages(source: History, instrument: Instrument, span: Span) -> Iterable[int]:
         return (run.store(page) for page in series.pages(source, instrument, *span))
 
-    def finish(instrument: Instrument) -> list[Span]:
-        if series.interval is not None and series.dataset.startswith("kline"):
+    def sealed(instrument: Instrument) -> None:
+        if series.dataset.startswith("kline"):
             lake.seal(client.venue, instrument=instrument)
-        return lacking(instrument)
+
+    def missing() -> dict[Instrument, list[Span]]:
+        for instrument in ranges:  # when all are there: they show whether the venue was up
+            if instrument in trading and how.get("source") != "archive":
+                outside = [(0, cost.reached_ms), *_edges(held(instrument), now_ms - SETTLED_MS)]
+                spans = filler.lacking(series, instrument, *ranges[instrument])
+                filler.conclude(series, instrument, minus(spans, outside))
+                sealed(instrument)
+        return {i: missing_ranges(held(i), *span, series.step_ms) for i, span in ranges.items()}
 
     try:
-        return run.done(ranges, pages, finish)
+        done = run.done(ranges, held, pages, sealed, missing)
+        return replace(done, holes=dict(filler.tally.holes))
     finally:
         if not how.get("dry_run") and not series.dataset.startswith("kline"):
             lake.seal(client.venue)  # files that hold all symbols are written once, at the end
@@ -171,16 +186,19 @@ def backfill_funding(
         As `fetch`.
 
     """
-    ranges, now_ms = _clipped(lake, client, instruments, start_ms, end_ms, 1)
+    ranges, _, now_ms = _clipped(lake, client, instruments, start_ms, end_ms, 1)
+
+    def held(instrument: Instrument) -> NDArray[np.int64]:
+        return settlement_times(lake, instrument, *ranges[instrument])
 
     def lacking(instrument: Instrument) -> list[Span]:
-        return funding_holes(settlement_times(lake, instrument, *ranges[instrument]), *ranges[instrument])
+        return funding_holes(held(instrument), *ranges[instrument])
 
     def pages(source: History, instrument: Instrument, span: Span) -> Iterable[int]:
         # a span in one commit: half of an hourly span, next to a known settlement, would no longer look like a hole
         yield run.store([row for page in source.settlements(instrument, *span) for row in page])
 
-    def finish(instrument: Instrument) -> list[Span]:
+    def left(instrument: Instrument) -> list[Span]:
         spans, end = lacking(instrument), ranges[instrument][1]
         waits = bool(spans) and spans[-1][1] == end and end - spans[-1][0] <= LONGEST_INTERVAL_MS
         return spans[:-1] if waits else spans  # the time since the last settlement is no hole
@@ -189,48 +207,22 @@ def backfill_funding(
     cost = plan(client, how.get("archive"), FUNDING, todo, 8 * HOUR_MS, now_ms, how.get("source", "auto"))
     run = _Run(lake, client, cost, 8 * HOUR_MS, how)
     try:
-        return run.done(ranges, pages, finish)
+        return run.done(ranges, held, pages, lambda _: None, lambda: {i: left(i) for i in ranges})
     finally:
         if not how.get("dry_run"):
             lake.seal(client.venue)  # a day's file holds all symbols: written once, at the end
 
 
-def settlement_times(lake: Lake, instrument: Instrument, start_ms: int, end_ms: int) -> NDArray[np.int64]:
-    """Times of the lake's settlements in the range, as the venue sent them, ascending."""
-    times = lake.settlements(instrument.venue, instrument, start_ms, end_ms).column("timestamp")
-    return np.asarray(times.cast(pa.int64()).to_numpy(), dtype=np.int64)
-
-
-def unknown_settlements(lake: Lake, instrument: Instrument, rows: Sequence[Settlement]) -> list[Settlement]:
-    """The rows that the lake does not have at their minute with that rate."""
-    if not rows:
-        return []
-    times = [row.time_ms for row in rows]
-    table = lake.settlements(instrument.venue, instrument, min(times) - MINUTE_MS, max(times) + 2 * MINUTE_MS)
-    minutes = snap_to_minute(np.asarray(table.column("timestamp").cast(pa.int64()).to_numpy())).tolist()
-    known = set(zip(minutes, table.column("funding_rate").to_pylist(), strict=True))
-    own = snap_to_minute(np.asarray(times, dtype=np.int64)).tolist()
-    return [row for row, minute in zip(rows, own, strict=True) if (minute, row.rate) not in known]
-
-
-def funding_holes(time_ms: NDArray[np.int64], start_ms: int, end_ms: int) -> list[Span]:
-    """Spans of `[start_ms, end_ms)` in which settlements may be missing, ascending.
-
-    Within the shortest interval (1 h) after a settlement none can be missing.
-    """
-    minutes = snap_to_minute(time_ms)
-    minutes = minutes[(minutes >= start_ms) & (minutes < end_ms)]
-    edges = np.r_[start_ms - MINUTE_MS, minutes, end_ms]
-    wide = np.diff(edges) > MINUTE_MS
-    if len(minutes):
-        wide[1:] = np.r_[holes(minutes), end_ms - minutes[-1] > HOUR_MS]
-    return [(int(a) + MINUTE_MS, int(b)) for a, b in zip(edges[:-1][wide], edges[1:][wide], strict=True)]
+def _edges(held: NDArray[np.int64], settled_ms: int) -> list[Span]:
+    """What is not between rows: there nothing shows an answer to be whole; and what the venue may only be late with."""
+    first, last = (int(held[0]), int(held[-1])) if len(held) else (_EVER_MS, 0)
+    return [(0, first), (min(last, settled_ms), _EVER_MS)]
 
 
 def _clipped(
     lake: Lake, client: RestClient, instruments: Sequence[Instrument], start_ms: int, end_ms: int, step_ms: int
-) -> tuple[dict[Instrument, Span], int]:
-    """The range as each instrument was listed in it, and the venue's time."""
+) -> tuple[dict[Instrument, Span], set[Instrument], int]:
+    """The range as each instrument was listed in it, those that trade, and the venue's time."""
     specs = {spec.instrument: spec for spec in numbered(client.specs(), lake.specs(client.venue))}
     unknown = [str(instrument) for instrument in instruments if instrument not in specs]
     if unknown:
@@ -240,13 +232,16 @@ def _clipped(
         )
     now = client.server_time_ms()
     closed = now - now % step_ms
-    out = {}
+    out: dict[Instrument, Span] = {}
+    trading: set[Instrument] = set()
     for instrument in dict.fromkeys(instruments):
         listed, delisted = specs[instrument].listed_ms, specs[instrument].delisted_ms
         start = max(start_ms, listed - listed % step_ms if listed else 0)
         end = min(end_ms, closed, delisted or closed)
         out[instrument] = (start, max(start, end))
-    return out, now
+        if delisted is None or delisted > now:
+            trading.add(instrument)
+    return out, trading, now
 
 
 class _Run:
@@ -265,17 +260,22 @@ class _Run:
 
     def done(
         self,
-        ranges: Mapping[Instrument, Span],
+        instruments: Iterable[Instrument],
+        held: Callable[[Instrument], NDArray[np.int64]],
         pages: Callable[[History, Instrument, Span], Iterable[int]],
-        finish: Callable[[Instrument], list[Span]],
+        finish: Callable[[Instrument], None],
+        missing: Callable[[], dict[Instrument, list[Span]]],
     ) -> BackfillSummary:
-        """What came of it."""
+        """What came of it: pages of each instrument, then its finish, and of all what is missing; held counts rows."""
         progress = self._how.get("progress") or (lambda _what, _done, _total: None)
         if announce := self._how.get("announce"):
             announce(self._cost)
-        stored, before, total = 0, 0, self._cost.rows
-        missing: dict[Instrument, list[Span]] = {}
-        for instrument in () if self._how.get("dry_run") else ranges:
+        wanted = list(instruments)
+        if self._how.get("dry_run"):
+            return BackfillSummary(len(wanted), self._cost, 0, {}, {}, ())
+        had = sum(len(held(instrument)) for instrument in wanted)
+        before, total = 0, self._cost.rows
+        for instrument in wanted:
             parts = [(s, span) for s, of in self._cost.spans.items() for span in of.get(instrument, [])]
             mine, fetched = sum(rows_of(span, self._step_ms) for _, span in parts), 0
             for name, span in sorted(parts, key=lambda part: part[1]):
@@ -284,9 +284,9 @@ class _Run:
                 for count in pages(source, instrument, span):
                     fetched += count
                     progress(instrument.symbol, before + min(fetched, mine), total)
-            left = finish(instrument)
-            if left:
-                missing[instrument] = left
-            stored, before = stored + fetched, before + mine
+            finish(instrument)
+            before += mine
             progress(instrument.symbol, before, total)
-        return BackfillSummary(len(ranges), self._cost, stored, missing, tuple(self._refused))
+        left = {instrument: spans for instrument, spans in missing().items() if spans}
+        stored = sum(len(held(instrument)) for instrument in wanted) - had
+        return BackfillSummary(len(wanted), self._cost, stored, left, {}, tuple(self._refused))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import MINUTE_MS
-from qlib_crypto.collect.backfill import unknown_settlements
 from qlib_crypto.collect.holes import typed
 from qlib_crypto.collect.series import FUNDING, Series, time_of
+from qlib_crypto.collect.settled import unknown_settlements
 from qlib_crypto.collect.spans import Span, both, minus
 from qlib_crypto.errors import VenueError
 from qlib_crypto.feeds import History, RestClient
@@ -137,16 +137,19 @@ class Filler:
         """
         unclear: list[Span] = []
         step = series.step_ms
-        for start, end in spans:
-            before, after = self._around(series, instrument, start, end)
-            span = min([start, *before]), max([end, *(at + step for at in after)])
-            came = self.ask(self.client, "rest", series, instrument, [span], cause)
-            if not after or not came.issuperset([*before, *after]):
-                unclear += self.lacking(series, instrument, start, end)
-                continue
-            # a row that came and was refused is no hole: the quarantine names it
-            left = minus(self.lacking(series, instrument, start, end), [(at, at + step) for at in came])
-            self._type(series, instrument, left)
+        around = [(span, *self._around(series, instrument, *span)) for span in spans]
+        wide = [(min([a, *before]), max([b, *(at + step for at in after)])) for (a, b), before, after in around]
+        for first, last in joined(wide, self.client.page_rows(series.dataset) * step):
+            came = self.ask(self.client, "rest", series, instrument, [(first, last)], cause)
+            answered: list[Span] = []
+            while around and around[0][0][1] <= last:
+                span, before, after = around.pop(0)
+                left = self.lacking(series, instrument, *span)
+                if not after or not came.issuperset([*before, *after]):
+                    unclear += left
+                else:  # a row that came and was refused is no hole: the quarantine names it
+                    answered += minus(left, [(at, at + step) for at in came])
+            self._type(series, instrument, answered)
         return unclear
 
     def _around(self, series: Series, instrument: Instrument, start: int, end: int) -> tuple[list[int], list[int]]:

@@ -28,6 +28,10 @@ _LARGEST_RATE = 0.1
 _TIME = pa.timestamp("ms", tz="UTC")
 
 
+#: What to do with other files.
+CONVERT = "from CSV: pandas.read_csv('X.csv', parse_dates=['timestamp']).to_parquet('BTC_USDT.parquet')"
+
+
 class NaiveTimesError(SchemaError):
     """The stamps have no time zone, and none was given."""
 
@@ -111,6 +115,8 @@ def _read(path: Path, needed: Sequence[str]) -> pa.Table:
         with pq.ParquetFile(path) as file:
             table = file.read()
     except (pa.ArrowException, OSError) as error:
+        if path.suffix.lower() in {".csv", ".gz", ".json", ".txt", ".xls", ".xlsx", ".zip"}:
+            raise SchemaError(f"{path} is no Parquet, which is all that is read; {CONVERT}") from error
         raise SchemaError(f"{path} is torn or no Parquet ({' '.join(str(error).split())[:120]})") from error
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:

@@ -22,7 +22,7 @@ from qlib_crypto.lake import Lake
 from qlib_crypto.symbols import Instrument, Venue
 
 #: The clocks of the world are whole quarters of an hour apart, and at most so many hours from UTC.
-_STEP_MS, _FURTHEST_MS = 15 * MINUTE_MS, 14 * HOUR_MS
+_STEP_MS, FURTHEST_MS = 15 * MINUTE_MS, 14 * HOUR_MS
 #: Fewer prices at the same instant say nothing.
 _FEWEST = 20
 #: The right hour fits so many times better than a typical wrong one. At this factor each of 88 days of real 1m candles,
@@ -35,11 +35,12 @@ _MS = pa.timestamp("ms")
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Closing prices at instants, ascending, Unix milliseconds UTC; `name` says whose."""
+    """Closing prices at instants, ascending, Unix milliseconds UTC; `name` says whose, `imported` that a user gave them."""
 
     name: str
     at_ms: NDArray[np.int64]
     close: NDArray[np.float64]
+    imported: bool = False
 
 
 class Hours(NamedTuple):
@@ -125,7 +126,7 @@ def hours_of(known: Prices, at_ms: NDArray[np.int64], close: NDArray[np.float64]
     quarter = known.at_ms % _STEP_MS == 0
     known_ms, known_close = known.at_ms[quarter], known.close[quarter]
     fits: dict[int, tuple[float, int]] = {}
-    for shift in range(-_FURTHEST_MS, _FURTHEST_MS + 1, _STEP_MS):
+    for shift in range(-FURTHEST_MS, FURTHEST_MS + 1, _STEP_MS):
         _, ours, theirs = np.intersect1d(at_ms + shift, known_ms, assume_unique=True, return_indices=True)
         if len(ours) >= _FEWEST:
             ratio = np.log(close[ours] / known_close[theirs])
@@ -143,15 +144,27 @@ def hours_of(known: Prices, at_ms: NDArray[np.int64], close: NDArray[np.float64]
 
 
 def lake_prices(lake: Lake, instrument: Instrument, start_ms: int, end_ms: int) -> Iterator[Prices]:
-    """What the lake has of the coin near `[start_ms, end_ms)`: of the contract itself, then of the other venues."""
+    """What the lake has of the coin near `[start_ms, end_ms)`: of the contract itself, then of the other venues.
+
+    Bars that were imported come last: their hour may be what is wrong.
+    """
+    given: list[Prices] = []
     venues = sorted(Venue, key=lambda venue: venue is not instrument.venue)
     for venue in venues:
         own = replace(instrument, venue=venue)
         for interval in lake.intervals(venue):
-            bars = lake.bars(own, interval, start_ms - _FURTHEST_MS, end_ms + _FURTHEST_MS)
-            if len(bars):
-                opens = bars.column("timestamp").cast(pa.int64()).to_numpy()
-                yield Prices(f"the lake's {interval} bars of {own}", opens + interval.ms, _array(bars.column("close")))
+            bars = lake.bars(own, interval, start_ms - FURTHEST_MS, end_ms + FURTHEST_MS)
+            at_ms, close = (
+                bars.column("timestamp").cast(pa.int64()).to_numpy() + interval.ms,
+                _array(bars.column("close")),
+            )
+            imported = np.array(bars.column("source").to_pylist(), dtype=str) == "import"
+            name = f"the lake's {interval} bars of {own}"
+            if not imported.all():
+                yield Prices(name, at_ms[~imported], close[~imported])
+            if imported.any():
+                given.append(Prices(name, at_ms[imported], close[imported], imported=True))
+    yield from given
 
 
 def file_prices(path: Path) -> Prices:
@@ -194,10 +207,11 @@ def tell_hours(path: Path, known: Prices, hours: Hours) -> str:
             f"of {counted(hours.points, 'price')}"
         )
     here = "" if math.isnan(hours.here) else f" and {hours.here * 1e4:.1f} bp as they are"
+    wrong = "; those bars were imported: if they are what is wrong, give --replace" if known.imported else ""
     raise SchemaError(
         f"{path}: its times are those of a clock at UTC{hours.zone}: against {known.name} its prices are "
         f"{hours.there * 1e4:.1f} bp apart when moved by {offset_text(hours.shift_ms)} h{here}; "
-        f"give naive times and --time-zone {hours.zone}"
+        f"give naive times and --time-zone {hours.zone}{wrong}"
     )
 
 
@@ -208,7 +222,7 @@ def _offset_ms(text: str) -> int | None:
     if match is None:
         return None
     ms = int(match[2]) * HOUR_MS + int(match[3] or 0) * MINUTE_MS
-    return (-ms if match[1] == "-" else ms) if ms <= _FURTHEST_MS else None
+    return (-ms if match[1] == "-" else ms) if ms <= FURTHEST_MS else None
 
 
 def _array(column: pa.ChunkedArray) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from qlib_crypto.clock import iso, utc
-from qlib_crypto.collect.import_files import NaiveTimesError, bars_of, instrument_of, settlements_of
+from qlib_crypto.collect.import_again import left_over
+from qlib_crypto.collect.import_files import CONVERT, NaiveTimesError, bars_of, instrument_of, settlements_of
 from qlib_crypto.collect.import_holes import FileHole, bar_holes, funding_holes, write_holes
 from qlib_crypto.collect.import_rates import check_rates
 from qlib_crypto.collect.import_times import (
@@ -27,6 +28,7 @@ from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError, SchemaEr
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.checks import first_fault, sift
 from qlib_crypto.lake.quality import Flag, gap_flags
+from qlib_crypto.lake.withdraw import withdraw_bars
 from qlib_crypto.schemas import Bar, Settlement
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -91,6 +93,13 @@ class _Import:
             opens_at = iso(bars[0].open_ms)
             told.append(f"{path.name}: its times were read as {self.zone}: its first bar opens {opens_at} UTC{sure}")
         told += checked
+        if self.replace and good:  # before the rows that show which import it was are replaced
+            why = f"not in {path}, which replaces its import"
+            if gone := withdraw_bars(self.lake, good[0].instrument, interval, left_over(self.lake, good), why):
+                told.append(
+                    f"{path.name}: {counted(gone, 'bar')} of an earlier import that it does not have went to the "
+                    "quarantine; backfill fetches what the venue has there"
+                )
         self._store(bars, told)
         if good:
             first, last = good[0], good[-1]
@@ -189,7 +198,8 @@ def import_parquet(
     quarantine
         Rows that are impossible by themselves go to the quarantine instead of refusing their file.
     replace
-        What the lake has is wrong: files are not compared with it.
+        What the lake has is wrong: files are not compared with it. Bars of an earlier import that a file replaces as a
+        whole, read in another time zone perhaps, go to the quarantine where the file has none.
 
     Raises
     ------
@@ -239,7 +249,7 @@ def parquet_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not found or not all(one.is_file() for one in found):
-            raise ConfigError(f"no Parquet file at {path}; give existing files or a folder")
+            raise ConfigError(f"no Parquet file at {path}; give existing files or a folder of them; {CONVERT}")
         out += found
     return out
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS
-from qlib_crypto.collect.backfill import funding_holes, settlement_times
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.holes import NO_TRADE
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.series import FUNDING, Series, candles, polled
+from qlib_crypto.collect.settled import funding_holes, settlement_times
 from qlib_crypto.collect.spans import Span, length, minus
 from qlib_crypto.errors import DataError, VenueError
 from qlib_crypto.feeds import Archive, History, RestClient
@@ -39,7 +39,11 @@ def _zeros() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class RepairSummary:
-    """What a repair found and did: rows by dataset that were `missing`, `stored` and `left`, and `holes` by cause."""
+    """What a repair found and did: rows by dataset that were `missing`, `stored` and `left`, and `holes` by cause.
+
+    The missing rows are those stored, left and in holes. Settlements, of which nobody knows how many are missing, are
+    in `stored` alone.
+    """
 
     instruments: int
     missing: dict[str, int] = field(default_factory=_zeros)
@@ -163,9 +167,13 @@ class _Repair:
         recent = minus(spans, [(0, self._reached(series.dataset))])
         if not self._listings.trades(instrument, self._now_ms):
             return  # what a delisted contract lacks, nobody can tell any more
+        typed = self._filler.tally.holes.total()
         self._filler.conclude(series, instrument, recent, _CAUSE)
+        typed = self._filler.tally.holes.total() - typed
         still = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
-        self._done.left[series.dataset] -= (length(spans) - length(still)) // series.step_ms
+        settled = (length(spans) - length(still)) // series.step_ms
+        self._done.left[series.dataset] -= settled
+        self._done.stored[series.dataset] += settled - typed  # what came at the second asking
 
     def _sources(
         self, dataset: str, instrument: Instrument, spans: list[Span]
@@ -211,4 +219,3 @@ class _Repair:
                 minutes = snap_to_minute(np.asarray([row.time_ms for row in rows], dtype=np.int64)).tolist()
                 if not stored and sorted(minutes) == [first - MINUTE_MS, last]:
                     self._lake.record_holes([Hole(instrument, FUNDING, first, last, NO_TRADE, self._now_ms)])
-                    self._done.holes[NO_TRADE] += 1

@@ -11,7 +11,7 @@ from qlib_crypto.clock import iso
 from qlib_crypto.collect.fill import Tally
 from qlib_crypto.collect.intake import WS, Intake
 from qlib_crypto.collect.series import FUNDING
-from qlib_crypto.collect.status import CollectorStatus, write_status
+from qlib_crypto.collect.status import CollectorStatus, pid_namespace, write_status
 from qlib_crypto.errors import counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.paths import kline_dataset
@@ -106,6 +106,7 @@ class Report:
             last_settlement_ms=tally.last_settlement_ms,
             commit_ms=intake.commit_ms,
             trouble=intake.trouble,
+            namespace=pid_namespace(),
         )
 
 

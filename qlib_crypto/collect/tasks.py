@@ -8,10 +8,10 @@ from collections.abc import Callable
 from functools import partial
 
 from qlib_crypto.clock import MINUTE_MS, iso
-from qlib_crypto.collect.backfill import settlement_times
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.series import Series
+from qlib_crypto.collect.settled import settlement_times
 from qlib_crypto.collect.spans import Span, length
 from qlib_crypto.collect.worker import Again, Job, Work
 from qlib_crypto.errors import VenueError, counted

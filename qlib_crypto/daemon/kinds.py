@@ -48,7 +48,7 @@ KINDS: Mapping[str, Kind] = {
     "retain": Kind(("*venue",), 8 * _HOUR_S),
     "health": Kind(("*venue", "days"), 30 * _MINUTE_S, command=True),
     "convert": Kind(("full",), 8 * _HOUR_S, command=True),
-    "run": Kind(("*workflow", _VAR), 2 * _DAY_S, attempts=2, command=True),
+    "run": Kind(("*workflow", "fit_segments", _VAR), 2 * _DAY_S, attempts=2, command=True),
     "backfill": Kind(("*venue", "*start", "end", "symbols", "interval"), 7 * _DAY_S, command=True),
 }
 
@@ -84,8 +84,9 @@ def checked(kind: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         values["venue"] = str(Venue.parse(values["venue"]))
     for name in {"start", "end", "since"} & values.keys():
         parse_utc(values[name])
-    if kind == "convert" and values.get("full", "true") != "true":
-        raise ConfigError(f"convert full={values['full']}: write full=true, or leave it out")
+    for name in {"full", "fit_segments"} & values.keys():
+        if values[name] != "true":
+            raise ConfigError(f"{kind} {name}={values[name]}: write {name}=true, or leave it out")
     if kind == "health" and not str(values.get("days", "1")).isdigit():
         raise ConfigError(f"health days={values['days']}: write a number of days")
     return values
@@ -93,12 +94,14 @@ def checked(kind: str, arguments: Mapping[str, str]) -> dict[str, Any]:
 
 def command_line(kind: str, arguments: Mapping[str, Any], options: Sequence[str]) -> list[str]:
     """The command of a job that is a process by itself, `options` being those the daemon was started with."""
-    given = [part for name, value in arguments.items() if not name.startswith((_VAR, "workflow", "full"))
+    own = (_VAR, "workflow", "full", "fit_segments")
+    given = [part for name, value in arguments.items() if not name.startswith(own)
              for part in (f"--{name}", str(value))]  # fmt: skip
     if kind == "run":
         variables = [f"{name.removeprefix(_VAR)}={value}" for name, value in arguments.items() if name.startswith(_VAR)]
-        given = ["--json", *(part for item in variables for part in ("--var", item)), "--", str(arguments["workflow"])]
-        return [kind, *options, *given]
-    if kind == "health":
+        fitted = ["--fit-segments"] if arguments.get("fit_segments") else []
+        given = [*fitted, *(part for item in variables for part in ("--var", item)), "--", str(arguments["workflow"])]
+        return [kind, *options, "--json", *given]
+    if kind in {"health", "convert"}:
         given.append("--json")
     return [kind, *given, *(["--full"] if arguments.get("full") else []), *options]

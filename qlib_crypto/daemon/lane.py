@@ -219,10 +219,15 @@ def _verdict(child: Child, last: str, kind: Kind) -> Answer:
     code = child.exit_code
     result = _json(last)
     if kind.command and (code == 0 or (code == _NOT_GOOD and result is not None)):
-        return Answer(result=result if result is not None else {"said": child.said})
+        return Answer(result=result if result is not None else {"said": _told(child)})
     if code is not None and code < 0:
         return Answer(error=f"its process was ended by signal {-code}")
-    return Answer(error=child.said or f"its process ended with exit code {code}", final=code == _USAGE)
+    return Answer(error=_told(child) or f"its process ended with exit code {code}", final=code == _USAGE)
+
+
+def _told(child: Child) -> str:
+    """The last line of its standard error; of a line of the log what it tells."""
+    return str((_json(child.said) or {}).get("event", child.said))
 
 
 def _json(line: str) -> dict[str, Any] | None:

@@ -16,6 +16,9 @@ from collections.abc import Callable
 _CHUNK = 65_536
 #: Wall seconds to end cleanly before the process, and those it started, are killed.
 GRACE_S = 10.0
+#: A collector that is asked to end waits for open requests and seals: half of this, and more on a busy machine. The
+#: services in deploy/ give the daemon 120 s.
+COLLECTOR_GRACE_S = 90.0
 
 
 def leash(on_line: Callable[[bytes], None] = lambda _: None, *, grace_s: float = GRACE_S) -> None:

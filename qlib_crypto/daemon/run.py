@@ -27,9 +27,9 @@ from qlib_crypto.daemon.child import Child
 from qlib_crypto.daemon.jobs import FILE, JobTable
 from qlib_crypto.daemon.kinds import EACH
 from qlib_crypto.daemon.lane import Lane, lanes
-from qlib_crypto.daemon.leash import GRACE_S
+from qlib_crypto.daemon.leash import COLLECTOR_GRACE_S, GRACE_S
 from qlib_crypto.daemon.lock import daemon_lock
-from qlib_crypto.daemon.schedule import Scheduled, scheduled
+from qlib_crypto.daemon.schedule import Scheduled, missing_workflows, scheduled
 from qlib_crypto.daemon.supervise import Collector, Limits, end_all
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.lake import Lake
@@ -72,8 +72,8 @@ class Daemon:
         Wall seconds between two looks at clock, table and collectors.
     limits
         When a collector counts as deaf.
-    grace_s
-        Wall seconds for a child to end cleanly.
+    grace_s, collector_grace_s
+        Wall seconds for a job's process, and for a collector, to end cleanly.
 
     """
 
@@ -88,6 +88,7 @@ class Daemon:
     tick_s: float = 0.25
     limits: Limits = field(default_factory=Limits)
     grace_s: float = GRACE_S
+    collector_grace_s: float = COLLECTOR_GRACE_S
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -123,6 +124,8 @@ class Daemon:
         ):
             again = self._table.recover()
             log.info("daemon started", pid=os.getpid(), venues=", ".join(self.venues), jobs_taken_up=again)
+            for workflow in missing_workflows(self.settings.schedule):  # no reason to collect nothing
+                log.warning("a scheduled workflow does not exist, its runs will fail", workflow=workflow)
             collectors = [self._collector(venue, keep) for venue in self.venues if self.collect]
             work = lanes(self._table, self._start(keep), self.options, venues=self.venues, grace_s=self.grace_s)
             alarm = self._alarm()
@@ -245,7 +248,7 @@ class Daemon:
     def _end(self, collectors: Sequence[Collector], work: Sequence[Lane]) -> None:
         for lane in work:
             lane.terminate()
-        end_all(collectors, self.grace_s)
+        end_all(collectors, self.collector_grace_s)
         for lane in work:
             if lane.thread is not None:
                 lane.thread.join(self.grace_s + 1.0)

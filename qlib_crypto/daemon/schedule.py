@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from apscheduler.triggers.cron import CronTrigger
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, utc
+from qlib_crypto.daemon.job import canonical
+from qlib_crypto.daemon.kinds import checked
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.settings import ScheduleSettings
+from qlib_crypto.settings import ScheduleSettings, WorkflowSchedule
 from qlib_crypto.symbols import Venue
 
 #: More missed periods of one job than this are not caught up: a daemon off for two years, or a clock of another age.
@@ -180,11 +183,23 @@ def scheduled(schedule: ScheduleSettings, venues: Sequence[Venue]) -> list[Sched
             Scheduled("seal", at, convert_period(schedule)),
             *(Scheduled(kind, at, upkeep) for kind in ("reconcile", "check", "retain", "health")),
         ]
-    crons: dict[str, list[Cron]] = {}
+    crons: dict[str, tuple[Mapping[str, Any], list[Cron]]] = {}
     for w in schedule.workflows:
-        crons.setdefault(w.workflow, []).append(Cron(w.cron))
-    runs = [Scheduled("run", {"workflow": workflow}, Together(tuple(of))) for workflow, of in crons.items()]
+        arguments = _run_of(w)
+        crons.setdefault(canonical(arguments), (arguments, []))[1].append(Cron(w.cron))
+    runs = [Scheduled("run", arguments, Together(tuple(of))) for arguments, of in crons.values()]
     return [*jobs, Scheduled("convert", {}, convert_period(schedule)), *runs]
+
+
+def missing_workflows(schedule: ScheduleSettings) -> list[str]:
+    """The scheduled workflow files that do not exist."""
+    return sorted({w.workflow for w in schedule.workflows if not Path(w.workflow).is_file()})
+
+
+def _run_of(of: WorkflowSchedule) -> dict[str, Any]:
+    """The arguments of its jobs."""
+    fitted = {"fit_segments": "true"} if of.fit_segments else {}
+    return checked("run", {"workflow": of.workflow, **fitted, **{f"var.{k}": v for k, v in of.vars.items()}})
 
 
 def rank_period(schedule: ScheduleSettings) -> Period:

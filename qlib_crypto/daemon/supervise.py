@@ -151,8 +151,11 @@ class Collector:
 def end_all(collectors: Sequence[Collector], grace_s: float) -> None:
     """End every process: all are asked at once, then each has until the grace time is over."""
     until = time.monotonic() + grace_s
-    children = [collector.child for collector in collectors if collector.child is not None]
-    for child in children:
+    running = [(collector.venue, collector.child) for collector in collectors if collector.child is not None]
+    if running:
+        log.info("collectors are asked to end", venues=", ".join(v for v, _ in running), at_most_s=round(grace_s))
+    for _, child in running:
         child.terminate()
-    for child in children:
-        child.end(max(0.1, until - time.monotonic()))
+    for venue, child in running:
+        if (code := child.end(max(0.1, until - time.monotonic()))) < 0:
+            log.error("collector did not end in time and was killed", venue=venue, pid=child.pid, signal=-code)

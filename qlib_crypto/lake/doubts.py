@@ -25,22 +25,36 @@ _SAME_COIN = 0.5
 def flag_bars(
     lake: Lake, instrument: Instrument, interval: Interval, start_ms: int | None = None, end_ms: int | None = None
 ) -> tuple[Counter[str], list[str]]:
-    """How many bars in `[start_ms, end_ms)` have each flag, now kept by `Lake.flag`; and what is worth knowing."""
+    """How many bars in `[start_ms, end_ms)` have each flag, and what is worth knowing.
+
+    `Lake.flag` keeps these flags instead of what the bars were flagged with before.
+    """
     notes: list[str] = []
+    earlier_flags = _by_open(*lake.flags(instrument, interval, start_ms, end_ms))  # before the bars: no newer one goes
     before_ms = None if start_ms is None else start_ms - DAY_MS
     bars = lake.bars(instrument, interval, before_ms, end_ms)
     if not len(bars):
+        lake.flag(instrument, interval, {}, instead_of=earlier_flags)
         return Counter(), notes
     opens = BARS.slots(bars)
     masks = own_flags(bars) | gap_flags(opens, interval.ms) | _outliers(lake, instrument, interval, bars, opens, notes)
     if before_ms is not None and start_ms is not None:
-        earlier = listed(lake.folder(instrument.venue), BARS.dataset(interval.ms), instrument.symbol, None, before_ms)
-        if opens[0] >= start_ms and earlier:  # nothing in the day before, but there was something once
-            masks[0] |= int(Flag.GAP_BEFORE)
+        if opens[0] >= start_ms and _any_before(lake, instrument, interval, before_ms):
+            masks[0] |= int(Flag.GAP_BEFORE)  # nothing in the day before, but there was something once
         masks[opens < start_ms] = 0
     found = np.flatnonzero(masks)
-    lake.flag(instrument, interval, dict(zip(opens[found].tolist(), masks[found].tolist(), strict=True)))
+    lake.flag(instrument, interval, _by_open(opens[found], masks[found]), instead_of=earlier_flags)
     return Counter({flag.words: int(np.count_nonzero(masks & int(flag))) for flag in Flag}), notes
+
+
+def _any_before(lake: Lake, instrument: Instrument, interval: Interval, before_ms: int) -> bool:
+    if listed(lake.folder(instrument.venue), BARS.dataset(interval.ms), instrument.symbol, None, before_ms):
+        return True
+    return len(lake.bar_times(instrument, interval, None, before_ms)) > 0
+
+
+def _by_open(opens: NDArray[np.int64], masks: NDArray[np.int64]) -> dict[int, int]:
+    return dict(zip(opens.tolist(), masks.tolist(), strict=True))
 
 
 def _outliers(

@@ -7,11 +7,16 @@ month's file that took the place of its days carries that of each day, so that c
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -28,6 +33,7 @@ from qlib_crypto.lake.tables import find_table
 _HASH_KEY = b"qlib_crypto.content_sha256"
 _DAYS_KEY = b"qlib_crypto.day_content_sha256"
 _PROVENANCE = {"source", "received_at"}
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")
 _REPAIR = "move it away, then back-fill or import its span again"
 
 
@@ -61,24 +67,39 @@ def write_bytes(path: Path, data: bytes | pa.Buffer) -> None:
         The disk refused; the file at `path` is as it was.
 
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with _temporary(path) as (temporary, file):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
         sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot write ({error.strerror or error}); nothing stored before is lost; "
             "check disk space and permissions, then run again"
         ) from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path`, locked while it is written: so `remove_leftovers` knows that its writer lives.
+
+    A process id would not do: another container has its own, and most often the same one.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        with temporary.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not os.fstat(file.fileno()).st_nlink:  # taken for a leftover between the two lines above
+                continue
+            try:
+                yield temporary, file
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            return
 
 
 def sync_folder(folder: Path) -> None:
@@ -93,19 +114,14 @@ def sync_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files below a folder whose writer is gone: it was killed between write and rename."""
     for path in folder.rglob(".*.tmp"):
-        process = path.suffixes[-2:-1]
-        if process and process[0][1:].isdigit() and not _lives(int(process[0][1:])):
-            path.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is another user's
-        pass
-    return True
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+        except OSError:  # its writer lives, or has just renamed it, or it is another user's
+            continue
 
 
 def content_digest(table: pa.Table) -> str:

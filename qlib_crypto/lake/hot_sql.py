@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
-from qlib_crypto.lake.tables import KEY, RESTATED, TABLES, Columns, Table
+from qlib_crypto.lake.quality import Flag
+from qlib_crypto.lake.tables import BARS, KEY, RESTATED, TABLES, Columns, Table
 
 #: Raised when tables are added or changed; a file of a lower version gets what it lacks when it is opened.
-_VERSION = 2
+_VERSION = 3
 #: Of a new file: of 16 KiB fewer are split, logged and copied than of the 4 KiB that older files keep.
 _PAGE_BYTES = 16 * 1024
 #: Log before it is copied into the file: rarely enough to leave the 99th percentile alone.
@@ -37,7 +39,8 @@ def prepare(connection: sqlite3.Connection, ledgers: Sequence[str]) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in (*ledgers, *map(_create, (*TABLES, *RESTATED.values())), *map(_keep_replaced, RESTATED)):
+        tables = map(_create, (*TABLES, *RESTATED.values()))
+        for statement in (*ledgers, *tables, *chain.from_iterable(map(_keep_replaced, RESTATED)), *_unflag()):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={_VERSION}")
         connection.execute("COMMIT")
@@ -123,15 +126,10 @@ def upsert(table: Table) -> str:
     """Insert rows, or replace under the rule of `tables`."""
     columns, name = _columns(table), table.name
     new, old = (", ".join(f"{of}.{column}" for column in table.said) for of in ("excluded", name))
-    received = (
-        f"CASE WHEN ({new}) IS NOT ({old}) THEN excluded.received_at "
-        f"ELSE min(excluded.received_at, {name}.received_at) END"
-    )
     return (
         f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608 - names are constants
         f"ON CONFLICT ({', '.join([*KEY, *table.more])}) DO UPDATE SET "
-        + ", ".join(f"{column} = excluded.{column}" for column in ["rank", *table.said])
-        + f", received_at = {received}"
+        + ", ".join(f"{column} = excluded.{column}" for column in ["rank", *table.values])
         + f" WHERE excluded.rank > {name}.rank OR (excluded.rank = {name}.rank AND ({new}) IS NOT ({old}))"
     )
 
@@ -163,14 +161,25 @@ def _create(table: Table) -> str:
     )
 
 
-def _keep_replaced(table: Table) -> str:
-    """A replaced row that said something else goes to the twin, in the transaction that replaces it."""
+def _keep_replaced(table: Table) -> Sequence[str]:
+    """A replaced row goes to the twin, in the transaction that replaces it; `confirmed` tells which said the same."""
     columns, twin = _columns(table), RESTATED[table]
-    new, old = (", ".join(f"{of}.{name}" for name in table.said) for of in ("new", "old"))
     same = " AND ".join(f"{name} = old.{name}" for name in [*KEY, *twin.more])
-    return (
-        f"CREATE TRIGGER IF NOT EXISTS {table.name}_restated AFTER UPDATE ON {table.name} "  # noqa: S608 - names are constants
-        f"WHEN ({new}) IS NOT ({old}) BEGIN "
+    trigger = (
+        f"CREATE TRIGGER {table.name}_restated AFTER UPDATE ON {table.name} BEGIN "  # noqa: S608 - names are constants
         f"DELETE FROM {twin.name} WHERE {same}; "  # OR REPLACE would yield to the statement that fires this
         f"INSERT INTO {twin.name} ({', '.join(columns)}) VALUES ({', '.join(f'old.{name}' for name in columns)}); END"
     )
+    return f"DROP TRIGGER IF EXISTS {table.name}_restated", trigger  # there may be that of an earlier version
+
+
+def _unflag() -> Sequence[str]:
+    """A bar that says something else loses the flags of what it said before; whether a bar is missing stays."""
+    new, old = (", ".join(f"{of}.{name}" for name in BARS.said) for of in ("new", "old"))
+    of = "symbol = old.symbol AND interval_ms = old.interval_ms AND open_ms = old.slot_ms"
+    trigger = (
+        f"CREATE TRIGGER {BARS.name}_flags AFTER UPDATE ON {BARS.name} WHEN ({new}) IS NOT ({old}) BEGIN "  # noqa: S608 - names are constants
+        f"UPDATE flags SET mask = mask & {int(Flag.GAP_BEFORE)} WHERE {of}; "
+        f"DELETE FROM flags WHERE {of} AND mask = 0; END"
+    )
+    return f"DROP TRIGGER IF EXISTS {BARS.name}_flags", trigger

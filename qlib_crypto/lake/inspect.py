@@ -2,7 +2,8 @@
 
 FAIL: a file that is torn, foreign or empty is moved to `{venue}_data/quarantine/`; a row with a fault (`checks`), of
 another symbol or of another day than its file is kept in the quarantine table with its reason, and its file is written
-again without it; so is a file whose rows are out of order or there twice. WARN: `quality` flags of bars.
+again without it; so is a file whose rows are out of order or there twice. Of two rows of one key that say something
+else the better one stays (`tables`). WARN: `quality` flags of bars.
 
 A row is in the quarantine before it leaves its file, and files change under the lock of the sealers, so a crash
 anywhere costs nothing and the next check goes on. Bulky rows that wait in the hot store were judged when they came.
@@ -32,11 +33,12 @@ from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE, Dated, datas
 from qlib_crypto.lake.quarantine import Quarantined, quarantined
 from qlib_crypto.lake.seal import exclusive
 from qlib_crypto.lake.store import Lake
-from qlib_crypto.lake.tables import TABLE_OF, TABLES, Table, find_table
+from qlib_crypto.lake.tables import TABLE_OF, TABLES, Merged, Table, find_table
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 QUARANTINE = "quarantine"
 _SNAPSHOTS = {INSTRUMENTS: schemas.INSTRUMENTS, UNIVERSE: schemas.MEMBERSHIP}
+_NOBODY = Instrument("UNKNOWN", "USDT", Venue.OKX)
 _KIND_OF = {table: kind for kind, table in TABLE_OF.items()}
 
 
@@ -53,7 +55,7 @@ class CheckReport:
     bad_rows
         Rows that went to the quarantine, by reason; the first hundred.
     quarantined
-        How many rows did.
+        How many rows did; what came more than once counts once.
     rewritten
         Files that were written again: without bad rows, or in order.
     flagged
@@ -168,22 +170,30 @@ class _Place:
             if away[at]:
                 reasons[at] = f"it does not belong into {self.file.path.name}"
             else:
-                reasons[at] = str(checks.fault(self.row(rows, at)))
+                row = checks.row_at(rows, self.kind, self.instrument(rows, at) or _NOBODY, at, self.interval)
+                reasons[at] = str(checks.fault(row))
         return reasons
 
-    def row(self, rows: pa.Table, at: int) -> schemas.Row:
+    def line(self, rows: pa.Table, at: int, reason: str) -> Quarantined:
+        """The row as a line of the quarantine."""
+        of = self.instrument(rows, at)
+        row = checks.row_at(rows, self.kind, of or _NOBODY, at, self.interval)
+        return quarantined(row, reason, unreadable=None if of else rows.column("symbol")[at].as_py())
+
+    def instrument(self, rows: pa.Table, at: int) -> Instrument | None:
+        """The instrument of a row, None when its symbol cannot be read."""
         try:
-            instrument = Instrument.parse(rows.column("symbol")[at].as_py(), self.venue)
+            return Instrument.parse(rows.column("symbol")[at].as_py(), self.venue)
         except ConfigError:
-            instrument = Instrument("UNKNOWN", "USDT", self.venue)
-        return checks.row_at(rows, self.kind, instrument, at, self.interval)
+            return None
 
     def in_order(self, rows: pa.Table) -> bool:
         """Whether the rows are sorted by symbol and time, each key once."""
-        return len(rows) < 2 or self.sorted(rows).equals(rows)  # noqa: PLR2004 - one row is in order
+        return len(rows) < 2 or self.merged(rows).rows.equals(rows)  # noqa: PLR2004 - one row is in order
 
-    def sorted(self, rows: pa.Table) -> pa.Table:
-        return self.table.merge(rows.schema.empty_table(), rows).rows
+    def merged(self, rows: pa.Table) -> Merged:
+        """The rows in order, each key once, and those that say something else."""
+        return self.table.merge(rows.schema.empty_table(), rows)
 
 
 def _clean(lake: Lake, place: _Place, report: CheckReport) -> None:
@@ -193,13 +203,17 @@ def _clean(lake: Lake, place: _Place, report: CheckReport) -> None:
         return
     rows = read_table(path, place.table.schema)
     reasons = place.reasons(rows)
-    _told(lake, place.venue, [(place.row(rows, at), reason) for at, reason in reasons.items()], report)
     keep = np.ones(len(rows), dtype=bool)
     keep[list(reasons)] = False
-    if not keep.any():
+    left, twice, _ = place.merged(rows.filter(pa.array(keep)))
+    lines = [place.line(rows, at, reason) for at, reason in reasons.items()]
+    lines += [
+        place.line(twice, at, f"a better or later row of its time stays in {path.name}") for at in range(len(twice))
+    ]
+    _told(lake, place.venue, lines, report)
+    if not len(left):
         _move(lake, place.venue, path, place.file.start_ms, f"{path} has no good row", report)
         return
-    left = place.sorted(rows.filter(pa.array(keep)))
     digest, name = write_table(path, left), str(path.relative_to(folder))
     lake.record_seals(place.venue, [Sealed(_now_ms(), name, len(left), len(left) - len(rows), 0, digest)])
     report.rewritten.append(name)
@@ -217,18 +231,19 @@ def _check_waiting(lake: Lake, venue: Venue, table: Table, report: CheckReport) 
         told = []
         for at in bad:
             row = checks.row_at(rows, kind, Instrument.parse(rows.column("symbol")[at].as_py(), venue), at, interval)
-            told.append((row, str(checks.fault(row))))
+            told.append(quarantined(row, str(checks.fault(row))))
         _told(lake, venue, told, report)
         lake.discard_hot(venue, table, rows.take(bad), interval)
 
 
-def _told(lake: Lake, venue: Venue, rows: Sequence[tuple[schemas.Row, str]], report: CheckReport) -> None:
+def _told(lake: Lake, venue: Venue, lines: Sequence[Quarantined], report: CheckReport) -> None:
     """Keep rows in the quarantine, durable on return."""
-    if not rows:
+    if not lines:
         return
-    lake.quarantine(venue, [quarantined(row, reason) for row, reason in rows])
-    report.quarantined += len(rows)
-    report.bad_rows += [reason for _, reason in rows][: 100 - len(report.bad_rows)]
+    lake.quarantine(venue, lines)
+    distinct = {line.content: line.reason for line in lines}
+    report.quarantined += len(distinct)
+    report.bad_rows += [*distinct.values()][: 100 - len(report.bad_rows)]
 
 
 def _move(lake: Lake, venue: Venue, path: Path, time_ms: int, reason: str, report: CheckReport) -> None:

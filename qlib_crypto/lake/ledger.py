@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qlib_crypto.clock import MINUTE_MS
 from qlib_crypto.lake.holes import add_hole, cut, free
-from qlib_crypto.lake.quarantine import Quarantined, put_quarantined
+from qlib_crypto.lake.quarantine import CREATE_QUARANTINE, Quarantined, put_quarantined
 from qlib_crypto.lake.tables import Table, Values, dataset_table
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -39,10 +39,7 @@ LEDGERS = (
     id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, symbol TEXT NOT NULL, dataset TEXT NOT NULL,
     start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL, rows INTEGER NOT NULL, source TEXT NOT NULL,
     cause TEXT NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS quarantine (
-    id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, dataset TEXT NOT NULL, symbol TEXT NOT NULL,
-    time_ms INTEGER NOT NULL, reason TEXT NOT NULL, row TEXT NOT NULL,
-    UNIQUE (dataset, symbol, time_ms, reason))""",
+    *CREATE_QUARANTINE,
     """CREATE TABLE IF NOT EXISTS flags (
     symbol TEXT NOT NULL, interval_ms INTEGER NOT NULL, open_ms INTEGER NOT NULL, mask INTEGER NOT NULL,
     PRIMARY KEY (symbol, interval_ms, open_ms)) WITHOUT ROWID""",
@@ -198,11 +195,27 @@ class Ledgers:
         found = self._asked(venue, ", ".join(Quarantined._fields), "quarantine", [], "id")
         return [Quarantined(*row) for row in found]
 
-    def flag(self, instrument: Instrument, interval: Interval, masks: Mapping[int, int]) -> None:
-        """Add quality flags to bars, by open time; durable on return. What was flagged before stays flagged."""
-        if masks:
+    def flag(
+        self,
+        instrument: Instrument,
+        interval: Interval,
+        masks: Mapping[int, int],
+        *,
+        instead_of: Mapping[int, int] | None = None,
+    ) -> None:
+        """Add quality flags to bars, by open time; durable on return. What was flagged before stays flagged.
+
+        But for flags `instead_of` which these are: they go, unless they became others meanwhile.
+        """
+        gone = {} if instead_of is None else {at: mask for at, mask in instead_of.items() if masks.get(at) != mask}
+        if masks or gone:
+            of = instrument.symbol, interval.ms
             with self._hot[instrument.venue].transaction() as connection:
-                put_flags(connection, [(instrument.symbol, interval.ms, at, mask) for at, mask in masks.items()])
+                connection.executemany(
+                    "DELETE FROM flags WHERE symbol = ? AND interval_ms = ? AND open_ms = ? AND mask = ?",
+                    [(*of, at, mask) for at, mask in gone.items()],
+                )
+                put_flags(connection, [(*of, at, mask) for at, mask in masks.items()])
 
     def flags(
         self, instrument: Instrument, interval: Interval, start_ms: int | None = None, end_ms: int | None = None

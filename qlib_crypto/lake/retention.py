@@ -68,12 +68,19 @@ class _Month:
 
 
 def retain(
-    lake: Lake, venue: Venue, settings: RetentionSettings, now_ms: int, *, say: Say = lambda _: None
+    lake: Lake,
+    venue: Venue,
+    settings: RetentionSettings,
+    now_ms: int,
+    *,
+    say: Say = lambda _: None,
+    dry_run: bool = False,
 ) -> RetentionSummary:
     """What went and what was compacted: bulky day files older than `bulky_days`, whole months of others older than
     `compact_after_days`. Everything that can be read of the latter stays exactly as it is.
 
-    Rows that wait in the hot store are sealed first. Sealers wait while a month is written.
+    Rows that wait in the hot store are sealed first. Sealers wait while a month is written. With `dry_run` nothing
+    changes: what would go and what would be written, as far as it is sealed.
 
     Raises
     ------
@@ -86,6 +93,8 @@ def retain(
         return summary
     today = day_start(now_ms)
     drop_ms, compact_ms = (today - days * DAY_MS for days in (settings.bulky_days, settings.compact_after_days))
+    if dry_run:
+        return _planned(folder, summary, drop_ms, compact_ms)
     lake.seal(venue, before_ms=compact_ms)
     finished: list[_Month] = []
     sealed = {line.file: line.content_hash for line in lake.ledger(venue)}
@@ -108,6 +117,17 @@ def retain(
         time.sleep(_LISTED_S)
     for month in finished:
         summary.removed.extend(_remove(month.days))
+    return summary
+
+
+def _planned(folder: Path, summary: RetentionSummary, drop_ms: int, compact_ms: int) -> RetentionSummary:
+    for dataset, table, files in _datasets(folder, summary):
+        if table.bulky:
+            summary.dropped.extend(file.path for file in files if file.end_ms <= drop_ms)
+            continue
+        for month in _months(folder, dataset, table, files, compact_ms):
+            summary.compacted.append(month.path)
+            summary.removed.extend(month.days)
     return summary
 
 

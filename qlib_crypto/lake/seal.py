@@ -19,9 +19,9 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from qlib_crypto.errors import StorageError
+from qlib_crypto.lake.confirmed import confirmed
 from qlib_crypto.lake.files import content_digest, day_of, read_table, remove_leftovers, write_table
 from qlib_crypto.lake.hot import HotStore
 from qlib_crypto.lake.ledger import Sealed
@@ -48,12 +48,17 @@ class _Span:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file, the hot rows that go into it, what it held, and what it will hold."""
+    """A file, the hot rows that go into it and those that they replaced, what it held, and what it will hold.
+
+    `left` are the replaced rows that said something else.
+    """
 
     path: Path
     hot: pa.Table
+    replaced: pa.Table
     sealed: pa.Table
     merged: Merged
+    left: pa.Table
 
 
 @contextmanager
@@ -108,20 +113,20 @@ def _seal_span(hot: HotStore, span: _Span, folder: Path) -> Iterator[Path]:
     """The files written; the rows are gone from the hot store."""
     table = span.table
     rows, older = hot.scan(table, span.symbol, span.interval_ms, span.start_ms, span.end_ms)
-    parts = _by_symbol(rows, table) if table.by_symbol else {"": rows}
+    empty = table.schema.empty_table()
+    older = empty if older is None else older
+    parts, past = (_by_symbol(of, table) if table.by_symbol else {"": of} for of in (rows, older))
     for some in batched(parts.items(), _FILES_AT_ONCE):
-        restated = older
-        if older is not None and table.by_symbol:
-            restated = older.filter(
-                pc.is_in(older.column("symbol"), value_set=pa.array([symbol for symbol, _ in some]))
-            )
         files = []
         for symbol, part in some:
             path = _path(folder, span, table.stem(symbol) or "")
-            sealed = read_table(path, table.schema) if path.exists() else table.schema.empty_table()
-            files.append(_File(path, part, sealed, table.merge(sealed, part, apart=restated)))
-        _write_replaced(folder, span, [file.merged.replaced for file in files], restated)
-        yield from _write(hot, folder, span, files, restated)
+            sealed = read_table(path, table.schema) if path.exists() else empty
+            replaced = past.get(symbol, empty)
+            known, left = confirmed(table, part, replaced, sealed)
+            merged = table.merge(sealed, known, apart=left)
+            files.append(_File(path, part, replaced, sealed, merged, left))
+        _write_replaced(folder, span, files)
+        yield from _write(hot, folder, span, files)
 
 
 def _by_symbol(rows: pa.Table, table: Table) -> dict[str, pa.Table]:
@@ -136,12 +141,12 @@ def _path(folder: Path, span: _Span, stem: str) -> Path:
     return period_file(folder, span.table.dataset(span.interval_ms), stem, span.start_ms, by_month=by_month)
 
 
-def _write_replaced(folder: Path, span: _Span, replaced: Sequence[pa.Table], older: pa.Table | None) -> None:
+def _write_replaced(folder: Path, span: _Span, files: Sequence[_File]) -> None:
     """Add rows that are replaced to the files of restated rows, before what replaces them is written."""
     twin = span.table.restated
-    if twin is None or older is None:
+    if twin is None:
         return
-    rows = pa.concat_tables([*replaced, older])
+    rows = pa.concat_tables([of for file in files for of in (file.merged.replaced, file.left)])
     if not len(rows):
         return
     days = day_of(twin.slots(rows))
@@ -153,7 +158,7 @@ def _write_replaced(folder: Path, span: _Span, replaced: Sequence[pa.Table], old
             write_table(path, merged)
 
 
-def _write(hot: HotStore, folder: Path, span: _Span, files: Sequence[_File], older: pa.Table | None) -> Iterator[Path]:
+def _write(hot: HotStore, folder: Path, span: _Span, files: Sequence[_File]) -> Iterator[Path]:
     lines = []
     for file in files:
         rows = file.merged.rows
@@ -165,16 +170,14 @@ def _write(hot: HotStore, folder: Path, span: _Span, files: Sequence[_File], old
             lines.append(Sealed(_now_ms(), name, len(rows), added, file.merged.changed, digest))
         if written:
             yield file.path
-    _remove(hot, span, lines, [file.hot for file in files], older)
+    _remove(hot, span, lines, files)
 
 
-def _remove(
-    hot: HotStore, span: _Span, lines: Sequence[Sealed], rows: Sequence[pa.Table], older: pa.Table | None
-) -> None:
+def _remove(hot: HotStore, span: _Span, lines: Sequence[Sealed], files: Sequence[_File]) -> None:
     """Write the ledger and remove the rows; replaced ones first, so that none stays behind without its successor."""
-    for table, parts in ((span.table.restated, [older]), (span.table, rows)):
-        found = [part for part in parts if part is not None]
-        if table is None or not found:
+    replaced, rows = [file.replaced for file in files], [file.hot for file in files]
+    for table, found in ((span.table.restated, replaced), (span.table, rows)):
+        if table is None:
             continue
         order = ("symbol", "timestamp") if table.symbol_first else ("timestamp", "symbol")
         ordered = pa.concat_tables(found).sort_by([(name, "ascending") for name in order])  # as they lie: few pages

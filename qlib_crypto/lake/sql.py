@@ -16,15 +16,18 @@ import pyarrow as pa
 
 from qlib_crypto import schemas
 from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.lake.confirmed import confirmed
 from qlib_crypto.lake.ledger import TOLD
 from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE
 from qlib_crypto.lake.read import listed
 from qlib_crypto.lake.store import Lake
 from qlib_crypto.lake.tables import BARS, MARKS, TABLES, Table
+from qlib_crypto.lake.tables import RESTATED as TWINS
 from qlib_crypto.symbols import Interval, Venue
 
 _USUAL = ("1m", "5m", "15m", "1h", "4h", "1d")
 _HIDDEN = "stored"
+_REPLACED_BY = {twin: table for table, twin in TWINS.items()}
 #: DuckDB of a file that was listed and is not there.
 _GONE = "No files found"
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
@@ -113,10 +116,19 @@ def _create_view(
     empty = _keep(connection, f"{view}_empty", schema.empty_table())
     selects = [f"SELECT CAST(NULL AS VARCHAR) AS venue, * FROM {empty}"]  # noqa: S608 - from constants
     for venue in Venue:
-        hot = lake.hot_rows(venue, table, interval_ms) if table and view in asked else schema.empty_table()
+        hot = _hot(lake, venue, table, interval_ms) if table and view in asked else schema.empty_table()
         files = [str(file.path) for file in listed(lake.folder(venue), dataset, stem)]
         selects += _selects(connection, f"{view}_{venue}", venue, files, hot, table)
     connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(selects)}")
+
+
+def _hot(lake: Lake, venue: Venue, table: Table, interval_ms: int) -> pa.Table:
+    """Hot rows; of replaced ones those that said something else than what replaced them."""
+    of = _REPLACED_BY.get(table)
+    if of is None:
+        return lake.hot_rows(venue, table, interval_ms)
+    rows = lake.hot_rows(venue, of, interval_ms)
+    return confirmed(of, rows, lake.hot_rows(venue, table, interval_ms), of.schema.empty_table())[1]
 
 
 def _selects(

@@ -6,7 +6,8 @@ of two rows at one key stays: the higher, and of equals the later received. It i
 `schemas.SOURCES`; for rows without a source the time they speak of.
 
 A row that says the same as the one it replaces takes over that one's time of receipt: so long it has been known. A row
-that says something else leaves the replaced one in the table's `RESTATED` twin.
+that says something else leaves the replaced one in the table's `RESTATED` twin. The hot store keeps both there until
+they are sealed (`confirmed`).
 """
 
 from __future__ import annotations

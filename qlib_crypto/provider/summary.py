@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from qlib_crypto.clock import iso
 from qlib_crypto.provider.funding import PRICE_SOURCES
@@ -44,6 +45,18 @@ class ConvertSummary:
         """Settlements by where their price came from, over all instruments: `mark`, `trade`, `unknown`."""
         counts = self.manifest.settlement_prices.values()
         return {source: sum(count[source] for count in counts) for source in PRICE_SOURCES}
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "provider": str(self.provider_dir),
+            "changed": self.changed,
+            "instruments": len(self.manifest.instruments),
+            "bars": dict(self.bars),
+            "skipped": list(self.skipped),
+            "settlement_prices": self.settlement_prices,
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         if not self.changed:

@@ -140,6 +140,7 @@ class EventTape(Derived):
         self._made: dict[Instrument, BarSeries] = {}
         self._marks: dict[Instrument, BarSeries] = {}
         self._paid: dict[Instrument, SettlementSeries] = {}
+        self._said: dict[Instrument, FundingNow] = {}
 
     def __reduce__(self) -> tuple[type[EventTape], tuple[EventConfig]]:
         return EventTape, (self.config,)
@@ -203,8 +204,11 @@ class EventTape(Derived):
             return None
         hours = self._hours(instrument, at_ms)
         settles = at_ms - at_ms % (hours * HOUR_MS) + hours * HOUR_MS
-        rate = _rates(mixed(np.array([settles]), self._index[instrument] + 1))
-        return FundingNow(float(rate[0]), settles, hours * HOUR_MS)
+        said = self._said.get(instrument)
+        if said is None or (said.settles_ms, said.interval_ms) != (settles, hours * HOUR_MS):
+            rate = _rates(mixed(np.array([settles]), self._index[instrument] + 1))
+            self._said[instrument] = said = FundingNow(float(rate[0]), settles, hours * HOUR_MS)
+        return said
 
     def _hours(self, instrument: Instrument, at_ms: int) -> int:
         """The funding interval in force at a time."""

@@ -20,7 +20,8 @@ from aiohttp import web
 from qlib_crypto.clock import MINUTE_MS, iso
 from qlib_crypto.errors import ConfigError, QlibCryptoError, counted
 from qlib_crypto.sandbox.server import Sandbox, SandboxOptions
-from qlib_crypto.sandbox.tape import Tape
+from qlib_crypto.sandbox.tape import HasFlow, HasOpenInterest, Tape
+from qlib_crypto.symbols import Interval
 
 _ANSWER_S = 30.0
 _START_S = 120.0
@@ -106,19 +107,21 @@ def _banner(sandbox: Sandbox, host: str, port: int) -> str:
         f"sandbox listens on {url} (REST and websocket of {' and '.join(venues)})",
         f"  market time  {iso(clock.now_ms())} UTC, {speed}, until {iso(clock.until_ms)}",
     ]
-    moving = []
+    now, moving, notes = clock.now_ms(), [], dict[str, None]()
     for venue, market in sandbox.markets.items():
         start, end = market.tape.span_ms
-        if start <= clock.now_ms() < end:
+        if start <= now < end:
             moving.append(venue)
-            state = f"{len(market.trading(clock.now_ms()))} of {counted(len(market.tape.specs), 'contract')} listed now"
+            notes |= dict.fromkeys(_notes(market.tape, now))
+            state = f"{len(market.trading(now))} of {counted(len(market.tape.specs), 'contract')} listed now"
         else:
-            edge = f"begins {iso(start)}" if clock.now_ms() < start else f"ends {iso(end)}"
+            edge = f"begins {iso(start)}" if now < start else f"ends {iso(end)}"
             state = f"the tape {edge}, nothing moves; give --venue {venue} or an --at inside"
         lines.append(f"  tape         {venue}: {state}, {iso(start)} → {iso(end)}")
     best = (moving or venues)[0]
-    bars = _interval(sandbox.markets[best].tape, clock.now_ms())
+    bars = _interval(sandbox.markets[best].tape, now)
     lines += [
+        *(f"  note         {note}" for note in notes),
         f"  collect      qlib-crypto rank --venue {best} --endpoint {url}",
         f"               qlib-crypto collect --venue {best} --endpoint {url} --clock venue{bars}",
         f"  state        {url}/sandbox/status; stop with Ctrl-C",
@@ -126,16 +129,37 @@ def _banner(sandbox: Sandbox, host: str, port: int) -> str:
     return "\n".join(lines)
 
 
+def _notes(tape: Tape, now_ms: int) -> list[str]:
+    """What a client would wait for in vain."""
+    notes, spans = [], _spans(tape)
+    finest = min(spans, key=lambda interval: interval.ms)
+    if (first := spans[finest][0]) > now_ms:
+        also = " nor what is made of them (open_interest, long_short_ratio, …)" if isinstance(tape, HasFlow) else ""
+        notes.append(f"no {finest} bars{also} before {iso(first)}: give such an --at, or collect as below")
+    known = isinstance(tape, HasOpenInterest) and any(tape.open_interest_series(i).time_ms.size for i in tape.specs)
+    lacks = [] if known else ["open_interest"]
+    lacks += [] if isinstance(tape, HasFlow) else ["long_short_ratio", "liquidations"]
+    if lacks:
+        notes.append(f"no {', '.join(lacks)}: take them out of datasets in the settings, or they count as missing")
+    return notes
+
+
 def _interval(tape: Tape, now_ms: int) -> str:
-    """The option that collects the finest bars still to come; empty for minutes, which is what `collect` takes."""
-    coming = {
-        interval
-        for instrument in tape.specs
-        for interval in tape.intervals(instrument)
-        if (opens := tape.bars(instrument, interval).open_ms).size and opens[-1] >= now_ms
-    }
-    finest = min(coming, key=lambda interval: interval.ms, default=None)
+    """The option that collects the finest bars that come now; empty for minutes, which is what `collect` takes."""
+    firsts = {interval: first for interval, (first, last) in _spans(tape).items() if last >= now_ms}
+    finest = min([i for i in firsts if firsts[i] <= now_ms] or firsts, key=lambda interval: interval.ms, default=None)
     return f" --interval {finest}" if finest is not None and finest.ms > MINUTE_MS else ""
+
+
+def _spans(tape: Tape) -> dict[Interval, tuple[int, int]]:
+    """The opens of the first and of the last bar of each length that the tape has."""
+    spans: dict[Interval, tuple[int, int]] = {}
+    for instrument in tape.specs:
+        for interval in tape.intervals(instrument):
+            if (opens := tape.bars(instrument, interval).open_ms).size:
+                first, last = spans.get(interval, (int(opens[0]), int(opens[-1])))
+                spans[interval] = min(first, int(opens[0])), max(last, int(opens[-1]))
+    return spans
 
 
 async def _serve(sandbox: Sandbox, host: str, port: int, ready: Callable[[int], None]) -> None:

@@ -180,6 +180,10 @@ class CandleStream:
         return self._wire.rows(bar, closed=False)[0] if len(bar.open_ms) else None
 
 
+#: Rows repeat themselves: at high speed they come so much rarer than open bars, up to a third of a minute apart.
+_ROW_QUIET, _MOST_QUIET_MS = 4, 20_000
+
+
 class RowStream:
     """A subscription to single rows: one at once, then one after each pause of market time, and at given moments.
 
@@ -218,7 +222,7 @@ class RowStream:
         times = self._moments[lo:hi].tolist()
         while self._next <= to_ms:
             times.append(self._next)
-            self._next += max(self._pause_ms(self._next), quiet_ms)
+            self._next += max(self._pause_ms(self._next), quiet_ms, min(_ROW_QUIET * quiet_ms, _MOST_QUIET_MS))
         self._at = max(self._at, to_ms)
         self._plan()
         return self._events(sorted(set(times)))

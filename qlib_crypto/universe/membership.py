@@ -51,8 +51,8 @@ def rankings(lake: Lake, venue: Venue) -> list[Ranking]:
     return out
 
 
-def members(lake: Lake, venue: Venue, at_ms: int) -> list[str]:
-    """The symbols that were members at `at_ms`, the best first.
+def ranking_at(lake: Lake, venue: Venue, at_ms: int) -> Ranking:
+    """The ranking that holds at `at_ms`; after the last one that was made that one, however long ago it was.
 
     Raises
     ------
@@ -63,12 +63,17 @@ def members(lake: Lake, venue: Venue, at_ms: int) -> list[str]:
     known = rankings(lake, venue)
     for ranking in known:
         if ranking.start_ms <= at_ms and (ranking.end_ms is None or at_ms < ranking.end_ms):
-            return list(ranking.symbols)
+            return ranking
     first = f"the first one holds from {iso(known[0].start_ms)}" if known else "there is none yet"
     raise DataError(
         f"no ranking of {venue} holds at {iso(at_ms)}, {first}; rebuild that time from settled funding: "
         f"qlib-crypto members --venue {venue} --rebuild --start … --end …"
     )
+
+
+def members(lake: Lake, venue: Venue, at_ms: int) -> list[str]:
+    """The symbols that were members at `at_ms`, the best first, by `ranking_at`; raises what that raises."""
+    return list(ranking_at(lake, venue, at_ms).symbols)
 
 
 def membership_spans(lake: Lake, venue: Venue) -> dict[str, list[tuple[int, int | None]]]:

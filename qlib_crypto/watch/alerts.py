@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -19,13 +20,14 @@ from typing import Any, NamedTuple
 import structlog
 
 from qlib_crypto.clock import SECOND_MS, iso
-from qlib_crypto.errors import ConfigError, counted
+from qlib_crypto.errors import ConfigError
 from qlib_crypto.watch.findings import Finding, Level, ago
 
 log = structlog.get_logger(__name__)
 
-#: Sends title and body; True when every address took it.
-type Send = Callable[[str, str], bool]
+#: Sends title, body and what they are (`failure`, `warning`, `success`); True when every address took them.
+type Send = Callable[[str, str, str], bool]
+_KINDS = {Level.FAIL: "failure", Level.WARN: "warning"}
 
 #: What is good again for so long, wall seconds, is over; what fails again before has never stopped.
 _SETTLE_S = 300.0
@@ -47,7 +49,7 @@ class Alerts:
     Parameters
     ----------
     send
-        Sends title and body; False when it could not, and then the next look tries again.
+        Sends title, body and what they are; False when it could not, and then the next look tries again.
     path
         The file that keeps what was told.
     repeat_s
@@ -85,14 +87,14 @@ class Alerts:
         if self._kept:  # others that look at this lake share the file; where it cannot be written, memory must do
             self._told = _read(self._path)
         bad = {f.key: f for f in findings if f.level is not Level.OK}
-        told, lines, fresh, over = dict(self._told), [], 0, 0
+        told, lines, fresh, over = dict(self._told), [], list[Level](), 0
         for key, finding in bad.items():
             before = told.get(key)
             if before is None or _worse(finding, before) or now - before.told_s >= self._repeat_s:
                 since = before.since_s if before else now
                 lines.append(_line(finding, None if before is None else now - since))
                 told[key] = _Told(finding.level, since, now, finding.seen)
-                fresh += 1
+                fresh.append(finding.level)
             else:
                 told[key] = before._replace(good_s=0.0)
         for key, before in self._told.items():
@@ -110,10 +112,12 @@ class Alerts:
             self._kept = _write(self._path, told)
         return lines
 
-    def _deliver(self, lines: Sequence[str], fresh: int, over: int) -> bool:
-        parts = [counted(fresh, "alert")] * bool(fresh) + [f"{over} resolved"] * bool(over)
+    def _deliver(self, lines: Sequence[str], fresh: Sequence[Level], over: int) -> bool:
+        levels = sorted(set(fresh), key=lambda level: -level.rank)
+        parts = [f"{fresh.count(level)} {level}" for level in levels] + [f"{over} resolved"] * bool(over)
+        kind = _KINDS[levels[0]] if levels else "success"
         try:
-            if self._send(f"qlib-crypto: {', '.join(parts)}", "\n".join(lines)):
+            if self._send(f"qlib-crypto on {socket.gethostname()}: {', '.join(parts)}", "\n".join(lines), kind):
                 return True
             why = "an address refused it"
         except Exception as error:  # noqa: BLE001 - whatever a notification service does, the daemon goes on
@@ -122,7 +126,7 @@ class Alerts:
         return False
 
 
-def to_log(_title: str, body: str) -> bool:
+def to_log(_title: str, body: str, _kind: str) -> bool:
     """Every line of an alert in the log; always True."""
     for line in body.splitlines():
         tell = log.info if line.startswith("resolved") else log.warning
@@ -147,12 +151,12 @@ def sender(urls: str) -> Send:
         service = _service(addresses)
     logged: set[str] = set()
 
-    def send(title: str, body: str) -> bool:
+    def send(title: str, body: str, kind: str) -> bool:
         if body not in logged:  # once, however often sending is tried
             logged.clear()
             logged.add(body)
-            to_log(title, body)
-        return bool(service.notify(body=body, title=title))
+            to_log(title, body, kind)
+        return bool(service.notify(body=body, title=title, notify_type=kind))
 
     return send
 

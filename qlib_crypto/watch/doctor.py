@@ -18,6 +18,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from qlib_crypto.daemon.schedule import missing_workflows, scheduled
 from qlib_crypto.errors import QlibCryptoError, counted
 from qlib_crypto.feeds.probe import looking, venue_time_ms
 from qlib_crypto.settings import Settings
@@ -47,6 +48,7 @@ def diagnose(
         ("packages", _packages),
         ("libraries", _libraries),
         ("settings", lambda: _settings(settings, venues, config)),
+        ("schedule", lambda: _schedule(settings, venues)),
         ("alerts", lambda: _alerts(settings)),
         ("lake", lambda: doctor_lake.folders(settings, venues)),
         ("disk", lambda: doctor_lake.disks(settings)),
@@ -128,7 +130,7 @@ def _libraries() -> Iterator[Finding]:
 
 def _settings(settings: Settings, venues: Sequence[Venue], config: Path | None) -> Iterator[Finding]:
     file = config or Path("config.yaml")
-    names = sorted(n for n in os.environ if n.startswith("QLIB_CRYPTO_"))
+    names = sorted(n for n, value in os.environ.items() if n.startswith("QLIB_CRYPTO_") and value)
     where = f"{file.absolute()}" if file.is_file() else f"defaults, no {file.absolute()}"
     seen = f"{where}; {', '.join(names)} in the environment" if names else where
     yield Finding("settings", Level.OK, seen)
@@ -160,6 +162,16 @@ def _universe(settings: Settings, venue: Venue) -> Finding:
     return Finding(f"{venue} universe", Level.OK, f"{counted(len(members), 'member')}, written {hours:.0f} h ago")
 
 
+def _schedule(settings: Settings, venues: Sequence[Venue]) -> Iterator[Finding]:
+    workflows = settings.schedule.workflows
+    scheduled(settings.schedule, venues)  # refuses a cron expression that cannot be read
+    if missing := missing_workflows(settings.schedule):
+        yield Finding("schedule", Level.FAIL, f"{', '.join(missing)} does not exist in {Path.cwd()}",
+                      "correct schedule.workflows in the settings")  # fmt: skip
+    else:
+        yield Finding("schedule", Level.OK, f"{counted(len(workflows), 'workflow')} beside the daemon's own jobs")
+
+
 def _alerts(settings: Settings) -> Iterator[Finding]:
     urls = settings.alert_urls.get_secret_value()
     sender(urls)
@@ -179,7 +191,9 @@ def _rest(settings: Settings, venue: Venue) -> Iterator[Finding]:
     offset = theirs - (ours + took / 2) * 1e3
     beyond = max(0.0, abs(offset) - took * 500)
     level = Level.FAIL if beyond > _CLOCK_FAIL_MS else Level.WARN if beyond > _CLOCK_WARN_MS else Level.OK
-    advice = "set this machine's clock by NTP (timedatectl set-ntp true); against a sandbox: --clock venue"
+    advice = "set this machine's clock by NTP (timedatectl set-ntp true)"
+    if level is Level.FAIL and "127.0.0.1" in part.rest_url:  # a sandbox has a time of its own
+        level, advice = Level.WARN, "against a sandbox give collect and daemon --clock venue"
     apart = f"{offset / 1e3:+,.2f} s from this machine's"
     if abs(offset) > 2 * _CLOCK_FAIL_MS:
         apart = f"{ago(abs(offset) / 1e3)} {'behind' if offset < 0 else 'ahead of'} this machine's"

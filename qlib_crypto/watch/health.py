@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, day_start, iso
+from qlib_crypto.collect.repair import WINDOW_MS
 from qlib_crypto.errors import counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.coverage import NOT_COLLECTED, NOT_LISTED, DayCoverage, coverage
-from qlib_crypto.lake.paths import dated_files, kline_dataset
+from qlib_crypto.lake.paths import kline_dataset
 from qlib_crypto.lake.tables import dataset_table
 from qlib_crypto.settings import Settings
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -23,8 +24,8 @@ from qlib_crypto.watch.observe import VenueView, View, latest, observe
 _GRACE_MS = 3 * MINUTE_MS
 #: Rows missing for no reason: above this share it is no slip.
 _MUCH = 0.01
-#: So far back we look for rows before the span.
-_BEFORE_MS = 30 * DAY_MS
+#: So far back we look for rows before the span, as `repair` does; and so much of it tells at a glance that there are.
+_BEFORE_MS, _FIRST_MS = 30 * DAY_MS, 30 * MINUTE_MS
 _GRIDDED = {"mark": "mark_1m", "open_interest": "open_interest", "long_short_ratio": "long_short_ratio"}
 
 
@@ -122,7 +123,7 @@ def examine(settings: Settings, venues: Sequence[Venue], *, days: int, wall_ms: 
             now = view.venues[venue].now_ms
             spans[venue] = (day_start(now) - (days - 1) * DAY_MS, now - now % MINUTE_MS - _GRACE_MS)
             covered[venue] = _cover(lake, settings, view.venues[venue], spans[venue])
-            findings += _complete(venue, covered[venue])
+            findings += _complete(venue, covered[venue], now)
     finally:
         lake.close()
     return Health(view, spans, covered, findings)
@@ -138,31 +139,42 @@ def _cover(lake: Lake, settings: Settings, view: VenueView, span: tuple[int, int
     else:
         instruments = lake.instruments(view.venue, interval)
     wanted = [kline_dataset(interval), "funding", *(_GRIDDED[name] for name in part.datasets if name in _GRIDDED)]
-    return [Covered(name, _covered(lake, view.venue, name, instruments, span)) for name in wanted]
+    return [Covered(name, _covered(lake, view.venue, name, interval, instruments, span)) for name in wanted]
 
 
 def _covered(
-    lake: Lake, venue: Venue, dataset: str, instruments: Sequence[Instrument], span: tuple[int, int]
+    lake: Lake, venue: Venue, dataset: str, interval: Interval, instruments: Sequence[Instrument], span: tuple[int, int]
 ) -> list[DayCoverage]:
-    """The coverage from where the dataset begins: before a beginning there is no gap."""
-    begin = _begin(lake, venue, dataset, instruments, span)
-    return [] if begin is None else coverage(lake, venue, dataset, instruments, begin, span[1], now_ms=span[1])
+    """The coverage of each instrument from where its collection begins: before a beginning there is no gap."""
+    found = {instrument: _begin(lake, dataset, instrument, span) for instrument in instruments}
+    first = min((at for at in found.values() if at is not None), default=None)
+    if first is None:
+        return []
+    groups: dict[int, list[Instrument]] = {}
+    for instrument, at in found.items():
+        mark = lake.mark(instrument, interval)  # what a collector has begun to fetch is wanted, though nothing came
+        known = [begin for begin in (at, mark) if begin is not None] or [first]
+        groups.setdefault(max(span[0], min(known)), []).append(instrument)
+    days = [
+        day
+        for begin, those in groups.items()
+        for day in coverage(lake, venue, dataset, those, begin, span[1], now_ms=span[1])
+    ]
+    place = {instrument: at for at, instrument in enumerate(instruments)}
+    return sorted(days, key=lambda day: (place[day.instrument], day.day_ms))
 
 
-def _begin(
-    lake: Lake, venue: Venue, dataset: str, instruments: Sequence[Instrument], span: tuple[int, int]
-) -> int | None:
-    """The span's start, or the first row or known hole in it where there is none before; None without any."""
-    if dated_files(lake.folder(venue), dataset, end_ms=span[0]):
-        return span[0]
+def _begin(lake: Lake, dataset: str, instrument: Instrument, span: tuple[int, int]) -> int | None:
+    """The span's start when there are rows before it, else the first row or known hole in it; None without any."""
     table, interval = dataset_table(dataset)
-    found = [hole.start_ms for hole in lake.holes(venue, dataset, None, *span)]
-    for instrument in instruments:  # no file is older: only rows not yet sealed can be
-        found += lake.times(table, instrument, span[0] - _BEFORE_MS, span[1], interval=interval)[:1].tolist()
+    if len(lake.times(table, instrument, span[0], span[0] + _FIRST_MS, interval=interval)):
+        return span[0]
+    found = [hole.start_ms for hole in lake.holes(instrument.venue, dataset, instrument, *span)]
+    found += lake.times(table, instrument, span[0] - _BEFORE_MS, span[1], interval=interval)[:1].tolist()
     return max(span[0], min(found)) if found else None
 
 
-def _complete(venue: Venue, covered: Sequence[Covered]) -> list[Finding]:
+def _complete(venue: Venue, covered: Sequence[Covered], now_ms: int) -> list[Finding]:
     """What the coverage says; nothing where nothing was expected."""
     key, known = f"{venue} coverage", [one for one in covered if one.expected]
     lacking = [one for one in known if one.missing[NOT_COLLECTED]]
@@ -178,9 +190,12 @@ def _complete(venue: Venue, covered: Sequence[Covered]) -> list[Finding]:
     share = {one.dataset: one.missing[NOT_COLLECTED] / one.expected for one in lacking}
     told = ", ".join(f"{one.missing[NOT_COLLECTED]:,} of {one.dataset} ({share[one.dataset]:.2%})" for one in lacking)
     level = Level.FAIL if max(share.values()) > _MUCH else Level.WARN
-    advice = (
-        f"the hourly repair asks for them; now: qlib-crypto repair --venue {venue}, older ones: qlib-crypto backfill"
-    )
+    first = min(day.day_ms for one in lacking for day in one.days if not day.explained)
+    command = f"qlib-crypto repair --venue {venue}"
+    if now_ms - first < WINDOW_MS - DAY_MS:
+        advice = f"the hourly repair asks for them; now: {command}"
+    else:
+        advice = f"they are older than what the hourly repair looks at: {command} --since {iso(first)[:10]}"
     return [Finding(key, level, f"rows not collected: {told}", advice)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from qlib_crypto.clock import SECOND_MS
 from qlib_crypto.daemon.job import State
 from qlib_crypto.errors import counted
@@ -14,6 +16,7 @@ _SETTLEMENT_S = 8 * 3_600 + 900
 #: A job that waits or runs longer is told, wall seconds.
 _WAITING_S, _RUNNING_S = 2 * 3_600, 12 * 3_600
 _GB = 1e9
+_UNTIMED, _UNTIMED_DO = "unknown: the market's time is only known while a collector runs", "start the collector"
 _NAMED = 3
 
 
@@ -45,6 +48,9 @@ def _collector(view: VenueView) -> Finding:
         )
     if not status.running:
         return Finding(key, Level.FAIL, f"was stopped {ago(view.silent_s)} ago", f"{start}, or the daemon")
+    if view.killed:
+        return Finding(key, Level.FAIL, f"process {status.pid} was killed: its last status says that it runs, but "
+                       "nobody holds its lock", f"{start}, or the daemon")  # fmt: skip
     if not view.up:
         return Finding(key, Level.FAIL, f"process {status.pid} says nothing since {ago(view.silent_s)}",
                        f"look at its log; if it hangs, end it, then {start}")  # fmt: skip
@@ -64,6 +70,8 @@ def _lag(view: VenueView, limit_s: float) -> Finding:
     known = {symbol: lag for symbol, lag in view.lag_s.items() if lag is not None}
     if not view.lag_s:
         return Finding(key, Level.WARN, "no instrument is followed", f"qlib-crypto rank --venue {view.venue}")
+    if not view.timed:
+        return Finding(key, Level.WARN, _UNTIMED, _UNTIMED_DO)
     if not known:
         return Finding(key, Level.WARN, f"none of {counted(len(view.lag_s), 'instrument')} has a bar yet",
                        "wait for the first minute; then look at the collector's log")  # fmt: skip
@@ -78,6 +86,8 @@ def _lag(view: VenueView, limit_s: float) -> Finding:
 
 def _settlement(view: VenueView) -> Finding:
     key = f"{view.venue} settlement"
+    if not view.timed:
+        return Finding(key, Level.WARN, _UNTIMED, _UNTIMED_DO)
     if view.settlement_s is None:
         return Finding(key, Level.WARN, "no settled funding stored", "it comes with the next settlement, or: backfill")
     seen = f"the newest was {ago(view.settlement_s)} ago"
@@ -105,9 +115,9 @@ def _jobs(view: View) -> list[Finding]:
     for (kind, subject), job in sorted(last.items()):
         if job.state is State.FAILED:
             why = (job.error or "no reason told").rstrip(".")
-            again = " ".join(
-                ["qlib-crypto jobs submit", kind, *(["--venue", subject] if "venue" in job.arguments else [])]
-            )
+            venue = ["--venue", subject] if "venue" in job.arguments else []
+            given = [shlex.quote(f"{key}={value}") for key, value in job.arguments.items() if key != "venue"]
+            again = " ".join(["qlib-crypto jobs submit", kind, *venue, *given])
             when = ago((view.wall_ms - (job.ended_ms or job.submitted_ms)) / SECOND_MS)
             out.append(Finding(f"job {kind} {subject}".strip(), Level.FAIL, f"failed {when} ago: {why}", again))
     for job in view.jobs:

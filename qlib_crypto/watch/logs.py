@@ -20,8 +20,10 @@ _FORMATS = ("json", "text", "")
 _QUIET = ("apscheduler", "apprise", "urllib3", "requests", "feedhandler", "asyncio")
 
 
-def configure_logs(stream: TextIO | None = None, *, form: str | None = None) -> None:
-    """Let structlog and the standard library write the same lines to `stream` (stderr); may be called again.
+def configure_logs(stream: TextIO | None = None, *, form: str | None = None) -> str:
+    """Let structlog and the standard library write the same lines to `stream` (stderr): `json` or `text`, as chosen.
+
+    May be called again.
 
     Parameters
     ----------
@@ -75,3 +77,4 @@ def configure_logs(stream: TextIO | None = None, *, form: str | None = None) -> 
     root.setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+    return "json" if as_json else "text"

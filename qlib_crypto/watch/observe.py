@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
-from qlib_crypto.collect.status import CollectorStatus, read_status
+from qlib_crypto.collect.status import LOCK_FILE, CollectorStatus, pid_namespace, read_status
 from qlib_crypto.daemon.job import Job, State
 from qlib_crypto.daemon.jobs import FILE, JobTable
 from qlib_crypto.lake import Lake
@@ -47,10 +47,15 @@ class VenueView:
         Market time now.
     silent_s
         Wall seconds since the status was written, None without one.
+    killed
+        Whether its collector's last word is that it runs, though it is gone.
+    timed
+        Whether market time is known: by the wall, or by a collector that runs.
     lag_s
-        By symbol that is not delisted: market seconds since the close of its newest bar; None when it has none yet.
+        By symbol that is not delisted: market seconds since the close of its newest bar; None when it has none yet, or
+        market time is not known.
     settlement_s
-        Market seconds since the newest settlement, None when there is none.
+        Market seconds since the newest settlement, None when there is none or market time is not known.
     holes
         Spans of the last month that the venue itself does not have, by dataset and cause.
     repairs
@@ -66,6 +71,8 @@ class VenueView:
     silent_s: float | None
     lag_s: dict[str, float | None]
     settlement_s: float | None
+    killed: bool = False
+    timed: bool = True
     holes: Counter[tuple[str, str]] = field(default_factory=Counter)
     repairs: Counter[str] = field(default_factory=Counter)
     quarantined: tuple[int, int] = (0, 0)
@@ -73,7 +80,7 @@ class VenueView:
     @property
     def up(self) -> bool:
         """Whether a collector runs and says so."""
-        alive = self.status is not None and self.status.running
+        alive = self.status is not None and self.status.running and not self.killed
         return alive and self.silent_s is not None and self.silent_s < HEARTBEAT_S
 
 
@@ -123,6 +130,10 @@ def observe_venue(lake: Lake, venue: Venue, wall_ms: int) -> VenueView:
     """One venue; a lake that holds nothing of it gives an empty view."""
     status = read_status(lake, venue)
     now_ms = market_now(status, wall_ms)
+    silent_s = None if status is None else max(0.0, (wall_ms - status.wall_ms) / SECOND_MS)
+    killed = status is not None and _killed(lake, venue, status)
+    runs = status is not None and status.running and not killed and (silent_s or 0) < HEARTBEAT_S
+    timed = status is None or runs or _by_wall(status)
     known = lake.folder(venue).is_dir()
     quarantined = lake.quarantined(venue) if known else []
     repairs: Counter[str] = Counter()
@@ -132,9 +143,11 @@ def observe_venue(lake: Lake, venue: Venue, wall_ms: int) -> VenueView:
         venue=venue,
         status=status,
         now_ms=now_ms,
-        silent_s=None if status is None else max(0.0, (wall_ms - status.wall_ms) / SECOND_MS),
-        lag_s={} if status is None else _lags(status, now_ms, _delisted(lake, venue, now_ms)),
-        settlement_s=_settlement_age_s(lake, status, venue, now_ms) if known else None,
+        silent_s=silent_s,
+        lag_s={} if status is None else _lags(status, now_ms if timed else None, _delisted(lake, venue, now_ms)),
+        settlement_s=_settlement_age_s(lake, status, venue, now_ms) if known and timed else None,
+        killed=killed,
+        timed=timed,
         holes=Counter((h.dataset, h.cause) for h in lake.holes(venue, start_ms=now_ms - _RECENT_MS))
         if known
         else Counter(),
@@ -145,9 +158,19 @@ def observe_venue(lake: Lake, venue: Venue, wall_ms: int) -> VenueView:
 
 def market_now(status: CollectorStatus | None, wall_ms: int) -> int:
     """Market time now: the wall, or, where a collector follows another clock, its last word and the wall since."""
-    if status is None or abs(status.market_ms - status.wall_ms) < _SAME_CLOCK_MS:
+    if status is None or _by_wall(status):
         return wall_ms
     return status.market_ms + max(0, wall_ms - status.wall_ms)
+
+
+def _by_wall(status: CollectorStatus) -> bool:
+    return abs(status.market_ms - status.wall_ms) < _SAME_CLOCK_MS
+
+
+def _killed(lake: Lake, venue: Venue, status: CollectorStatus) -> bool:
+    """Whether it says that it runs and holds no lock; of another container's nobody here can see that."""
+    seen = status.running and status.namespace != "" and status.namespace == pid_namespace()
+    return seen and holder(lake.folder(venue) / LOCK_FILE) is None
 
 
 def disk(path: Path) -> tuple[int, int]:
@@ -189,10 +212,10 @@ def name(job: Job) -> tuple[str, str]:
     return job.kind, str(subject)
 
 
-def _lags(status: CollectorStatus, now_ms: int, delisted: frozenset[str]) -> dict[str, float | None]:
+def _lags(status: CollectorStatus, now_ms: int | None, delisted: frozenset[str]) -> dict[str, float | None]:
     step = Interval.parse(status.interval).ms
     return {
-        symbol: None if opened is None else max(0.0, (now_ms - opened - step) / SECOND_MS)
+        symbol: None if opened is None or now_ms is None else max(0.0, (now_ms - opened - step) / SECOND_MS)
         for symbol, opened in status.newest.items()
         if symbol not in delisted
     }

@@ -121,7 +121,8 @@ def _check_calendar(workflow: Workflow, manifest: Manifest) -> None:
             if not first <= at <= last:
                 raise ConfigError(
                     f"{workflow.path}: segment {name} reaches {iso(at)}, but {workflow.provider} has "
-                    f"{workflow.interval.qlib} bars from {iso(first)} to {iso(last)}; change the segment"
+                    f"{workflow.interval.qlib} bars from {iso(first)} to {iso(last)}; change the segment, "
+                    "or cut all from what there is: --fit-segments (in a schedule or job: fit_segments)"
                 )
 
 

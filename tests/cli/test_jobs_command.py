@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 
@@ -49,6 +50,39 @@ def test_submit_list_and_cancel(run, tmp_path):
     table.close()
 
 
+def test_a_result_is_listed_in_a_few_words(run, tmp_path):
+    table = JobTable(tmp_path / "jobs.sqlite")
+    for result in (
+        {"said": "10 stored"},
+        {"instruments": 3, "bars": {"day": 9, "60min": 1}, "skipped": [], "notes": []},
+    ):
+        table.submit("convert", {}, by="test")
+        table.complete(table.claim(["convert"], 7).id, result)
+    table.close()
+    _, words, numbers = run("list").out.splitlines()
+    assert words.rstrip().endswith("s  10 stored"), "nothing before"
+    assert "instruments 3, bars 10" in numbers
+    assert "skipped" not in numbers
+
+
+def test_the_version_is_said(capsys):
+    assert app(args=["--version"], standalone_mode=False) == 0
+    assert capsys.readouterr().out == f"qlib-crypto {metadata.version('qlib-crypto')}\n"
+
+
+@pytest.mark.parametrize("words", [["jobs", "list"], ["jobs", "cancel", "5"]])
+def test_where_the_log_is_json_every_line_of_a_command_is_too(words, tmp_path):
+    done = subprocess.run(
+        [*LINE, *words, "--lake", str(tmp_path)],
+        check=False, capture_output=True, text=True, env={**os.environ, "LOG_FORMAT": "json"},
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    told = json.loads(line)
+    assert told["level"] == ("error" if done.returncode else "info")
+    assert "qlib-crypto: " not in told["event"]
+    assert told["time"].endswith("Z")
+
+
 def test_an_empty_list_is_said_and_makes_no_file(run, tmp_path):
     assert "no jobs" in run("list").err
     assert list(tmp_path.iterdir()) == []
@@ -82,9 +116,9 @@ def test_wrong_settings_end_the_daemon_with_one_line(tmp_path):
     def once(*words):
         line = [*LINE, "daemon", "--lake", str(tmp_path), *words]
         done = subprocess.run(line, check=False, capture_output=True, text=True)
-        return done.returncode, done.stderr.strip().splitlines()[-1]
+        return done.returncode, json.loads(done.stderr.splitlines()[-1])["event"]
 
-    assert once("--clock", "sun") == (2, "qlib-crypto: --clock 'sun': write wall or venue")
+    assert once("--clock", "sun") == (2, "--clock 'sun': write wall or venue")
     (tmp_path / "c.yaml").write_text("schedule: {workflows: [{workflow: w.yaml, cron: '0 0 1 * 1'}]}\n")
     code, said = once("--config", str(tmp_path / "c.yaml"))
     assert code == 2

@@ -52,7 +52,7 @@ def test_rows_older_than_rest_reaches_say_so(capsys):
     missing = {Instrument.parse("BTC_USDT", Venue.OKX): spans}
     for reached in ("2025-02-28", "2025-01-29"):
         plan = BackfillPlan("funding", 1, 9, 0, 0, 0.0, 0.0, "nothing", 9, parse_utc(reached), {})
-        _say_missing("settlements", BackfillSummary(1, plan, 0, missing, ()))
+        _say_missing("settlements", BackfillSummary(1, plan, 0, missing, {}, ()))
     old, new = capsys.readouterr().err.splitlines()
     assert old.endswith("; REST ends at 2025-02-28 00:00:00")
     assert new.endswith("→ 2025-02-28 00:00:00")

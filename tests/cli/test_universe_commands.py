@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 from support_lake import BTC, ETH, T0, settlement, spec
 
@@ -9,6 +10,7 @@ from qlib_crypto.cli.universe import members
 from qlib_crypto.clock import DAY_MS, HOUR_MS
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.lake import Lake
+from qlib_crypto.schemas import MEMBERSHIP
 from qlib_crypto.symbols import Venue
 
 
@@ -35,8 +37,26 @@ def test_members_of_a_past_time_are_rebuilt_and_shown(folder, capsys):
     assert (shown.out, shown.err) == ("ETH_USDT\nBTC_USDT\n", "okx: 2 members at 2025-04-01 12:00:00\n")
     members("okx", as_json=True, lake=folder)
     assert json.loads(capsys.readouterr().out) == {
-        "venue": "okx", "at": "2025-04-01 16:05:00", "members": ["ETH_USDT", "BTC_USDT"],
+        "venue": "okx", "at": "2025-04-01 16:05:00", "ranked": "2025-04-01 16:05:00",
+        "members": ["ETH_USDT", "BTC_USDT"],
     }  # fmt: skip
+
+
+def test_a_time_far_from_any_ranking_is_answered_with_the_rankings_own(tmp_path, capsys):
+    lake = Lake(tmp_path)
+    row = dict.fromkeys(MEMBERSHIP.names) | {
+        "timestamp": T0, "symbol": "BTC_USDT", "rank": 1, "member": True, "funding_rate": 1e-4,
+    }  # fmt: skip
+    lake.store_membership(Venue.OKX, pa.Table.from_pylist([row], MEMBERSHIP), T0)
+    lake.close()
+    for at, words in (
+        ("2025-04-02", ""),
+        ("2026-01-01", ", by the ranking of 2025-04-01 00:00:00: none was made nearer"),
+    ):
+        members("okx", at=at, lake=tmp_path)
+        assert capsys.readouterr().err.startswith(f"okx: 1 member at {at} 00:00:00{words}")
+    members("okx", at="2026-01-01", as_json=True, lake=tmp_path)
+    assert json.loads(capsys.readouterr().out)["ranked"] == "2025-04-01 00:00:00"
 
 
 def test_what_was_left_out_is_told(folder, capsys):

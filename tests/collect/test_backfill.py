@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_lake import BTC, ETH, H1, M1, T0, FakeVenue, bar, settlement, spec
+from support_lake import BTC, ETH, H1, M1, PEPE, T0, FakeVenue, bar, settlement, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect import backfill, backfill_funding
-from qlib_crypto.collect.backfill import funding_holes
+from qlib_crypto.collect.settled import funding_holes
 from qlib_crypto.errors import ConfigError, VenueError
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.tables import BARS
@@ -93,14 +93,54 @@ def test_the_range_is_clipped_to_listing_and_delisting(lake):
     assert client.log == [("bars", BTC, T0 + 5 * MINUTE_MS, T0 + 20 * MINUTE_MS)]
 
 
-def test_a_hole_that_the_venue_has_too_is_asked_once_a_call_and_told(lake):
-    client = venue([bar(k) for k in range(1000) if k not in {100, 101, 350}])
-    summary = backfill(lake, client, [BTC], M1, T0, T0 + 1000 * MINUTE_MS)
-    hole = [(T0 + 100 * MINUTE_MS, T0 + 102 * MINUTE_MS), (T0 + 350 * MINUTE_MS, T0 + 351 * MINUTE_MS)]
-    assert summary.missing == {BTC: hole}
+def test_a_hole_that_the_venue_has_too_gets_its_cause_and_is_told_and_asked_no_more(lake):
+    gaps = {0, 1, 100, 101, 350, 620, 999}
+    client = venue(
+        [*(bar(k) for k in range(1000) if k not in gaps), *(bar(k, of=ETH) for k in range(1000) if k != 620)]
+    )
+    run = lambda: backfill(lake, client, [BTC, ETH], M1, T0, T0 + 1000 * MINUTE_MS)  # noqa: E731 - shorter
+    at = lambda *ks: [(T0 + a * MINUTE_MS, T0 + b * MINUTE_MS) for a, b in ks]  # noqa: E731 - shorter
+    summary = run()
+    told = {BTC: at((0, 2), (100, 102), (350, 351), (620, 621), (999, 1000)), ETH: at((620, 621))}
+    assert (summary.missing, summary.stored) == (told, 993 + 999)
+    assert summary.holes == {"no_trade": 3, "venue_down": 2}
+    holes = [(h.instrument, h.start_ms, h.end_ms, h.cause) for h in lake.holes(Venue.OKX)]
+    assert sorted(holes) == [
+        *((BTC, *span, "no_trade") for span in told[BTC][1:3]),
+        (BTC, *told[BTC][3], "venue_down"),
+        (ETH, *at((620, 621))[0], "venue_down"),
+    ], "only between rows"
     client.log.clear()
-    assert backfill(lake, client, [BTC], M1, T0, T0 + 1000 * MINUTE_MS).missing == {BTC: hole}
-    assert client.log == [("bars", BTC, hole[0][0], hole[1][1])]  # within a page of each other: one request
+    again = run()
+    assert (again.missing, again.stored, again.holes) == (told, 0, {})
+    assert client.log == [("bars", BTC, *at((0, 2))[0]), ("bars", BTC, *at((999, 1000))[0])]
+
+
+def test_a_cut_answer_gives_no_cause_and_what_comes_at_the_second_asking_is_counted(lake):
+    client = venue([bar(k) for k in range(600)])
+    client.add_bars(*(bar(k, of=ETH) for k in range(600)))
+    hidden = {k: client.bar_rows[BTC, M1].pop(T0 + k * MINUTE_MS) for k in (50, 51)}
+
+    ask = client.bars
+
+    def late(*span):
+        if len(client.log) == 2:  # BTC and ETH were asked: now BTC once more
+            client.add_bars(*hidden.values())
+        return ask(*span)
+
+    client.bars = late
+    summary = backfill(lake, client, [BTC, ETH], M1, T0, T0 + 600 * MINUTE_MS)
+    assert (summary.missing, summary.stored, summary.holes) == ({}, 1200, {})
+    lake.store([bar(k, of=PEPE) for k in (0, 400, 800)])
+    cut = FakeVenue(Venue.BINANCE)
+    cut.list(spec(PEPE))
+    cut.add_bars(*(bar(k, of=PEPE) for k in range(300)))
+    found = backfill(lake, cut, [PEPE], M1, T0, T0 + 800 * MINUTE_MS)
+    assert found.missing == {
+        PEPE: [(T0 + 300 * MINUTE_MS, T0 + 400 * MINUTE_MS), (T0 + 401 * MINUTE_MS, T0 + 800 * MINUTE_MS)]
+    }
+    assert found.holes == {}
+    assert lake.holes(Venue.BINANCE) == []
 
 
 def test_dry_run_plans_and_asks_for_no_bar(lake):

@@ -19,6 +19,7 @@ from qlib_crypto.collect.import_holes import bar_holes
 from qlib_crypto.collect.import_rates import check_rates
 from qlib_crypto.collect.import_times import Prices, hours_of
 from qlib_crypto.errors import ConfigError, SchemaError
+from qlib_crypto.lake import Lake
 from qlib_crypto.lake.quality import Flag
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -160,6 +161,9 @@ def test_wrong_use(lake, tmp_path):
     (tmp_path / "BTC-USDT-SWAP.parquet").write_bytes(b"torn")
     with pytest.raises(SchemaError, match="torn or no Parquet"):
         import_parquet(lake, [tmp_path / "BTC-USDT-SWAP.parquet"], Venue.OKX, "kline", M1)
+    (tmp_path / "BTC_USDT.csv").write_text("timestamp,open\n")
+    with pytest.raises(SchemaError, match=r"is no Parquet, which is all that is read; from CSV: pandas\.read_csv"):
+        import_parquet(lake, [tmp_path / "BTC_USDT.csv"], Venue.OKX, "kline", M1)
 
 
 def test_real_files(lake, real_data):
@@ -291,7 +295,7 @@ def test_against_gives_the_prices_and_then_every_file_is_checked(lake, tmp_path)
     known = put(tmp_path / "known", "BTCUSDT", walk(1500, tz=None))
     with pytest.raises(SchemaError, match=r"BTCUSDT.parquet: to compare with.*time zone"):
         import_parquet(lake, [right], Venue.OKX, "kline", five, against=[known])
-    with pytest.raises(ConfigError, match="no Parquet file at"):
+    with pytest.raises(ConfigError, match=r"no Parquet file at.*read_csv"):
         import_parquet(lake, [right], Venue.OKX, "kline", five, against=[tmp_path / "none"])
 
 
@@ -465,9 +469,33 @@ def test_a_lake_that_is_wrong_is_corrected_when_asked_for(lake, tmp_path):
 
     import_parquet(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(1500, shift_h=8))], Venue.OKX, "kline", M1)
     right = put(tmp_path / "b", "BTC-USDT-SWAP", walk(1500))
-    with pytest.raises(SchemaError, match="clock at UTC-08:00"):
+    with pytest.raises(SchemaError, match=r"clock at UTC-08:00.*; those bars were imported: if they .* give --replace"):
         import_parquet(lake, [right], Venue.OKX, "kline", M1)
-    assert import_parquet(lake, [right], Venue.OKX, "kline", M1, replace=True).rows == 1500
+    result = import_parquet(lake, [right], Venue.OKX, "kline", M1, replace=True)
+    assert (result.rows, len(lake.bars(BTC, M1))) == (1500, 1500)
+    assert result.messages[0].startswith("BTC-USDT-SWAP.parquet: 480 bars of an earlier import that it does not have")
+    assert len(lake.quarantined(Venue.OKX)) == 480
+    clean = Lake(tmp_path / "clean")
+    import_parquet(clean, [right], Venue.OKX, "kline", M1)
+    told = ("timestamp", "close", "source")
+    assert lake.bars(BTC, M1).select(told).equals(clean.bars(BTC, M1).select(told))
+
+
+def test_a_file_that_replaces_a_part_of_an_import_leaves_the_rest(lake, tmp_path):
+    import_parquet(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(3000))], Venue.OKX, "kline", M1)
+    lake.store([bar(-3), bar(3001)])
+    part = put(tmp_path / "b", "BTC-USDT-SWAP", walk(1500))
+    assert import_parquet(lake, [part], Venue.OKX, "kline", M1, replace=True).messages == []
+    assert (len(lake.bars(BTC, M1)), lake.quarantined(Venue.OKX)) == (3002, [])
+
+
+def test_bars_of_the_venue_tell_the_hour_before_imported_ones(lake, tmp_path):
+    import_parquet(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(3000, shift_h=8))], Venue.OKX, "kline", M1)
+    known = walk(1500, scale=1.0002)
+    rows = [bar(k, of=BTC, close=close) for k, close in enumerate(known.column("close").to_pylist()[:480])]
+    lake.store(rows)  # what the wrong import has not replaced
+    right = put(tmp_path / "b", "BTC-USDT-SWAP", walk(1500))
+    assert "its hours agree" in import_parquet(lake, [right], Venue.OKX, "kline", M1).messages[0]
 
 
 def test_some_settlements_that_are_stated_anew_are_no_other_unit_or_hour(lake, tmp_path):

@@ -138,6 +138,22 @@ def test_a_venue_that_does_not_answer_ends_it_and_a_refused_instrument_does_not(
         run(lake, client)
 
 
+def test_what_was_missing_is_fetched_lacked_or_left(lake):
+    client = venue(*(bar(k) for k in range(120) if k not in {30, 50}), *(bar(k, of=ETH) for k in range(120)))
+    lake.store([bar(k) for k in range(115) if not 20 <= k < 60] + [bar(k, of=ETH) for k in range(120)])
+    ask = client.bars
+
+    def late(*span):
+        if sum(asked[1] == BTC for asked in client.log) == 1:
+            client.add_bars(bar(50))  # comes at the second asking
+        return ask(*span)
+
+    client.bars = late
+    done = run(lake, client)
+    assert sum(done.missing.values()) == sum([*done.stored.values(), *done.holes.values(), *done.left.values()])
+    assert (dict(done.stored), done.holes, dict(done.left)) == ({"kline_1m": 39}, {"no_trade": 1}, {"kline_1m": 0})
+
+
 def test_polled_series_are_repaired_too(lake):
     client = venue()
     client.add(*(mark(k) for k in range(120)))
@@ -154,7 +170,7 @@ def test_settlements_are_repaired_and_what_the_venue_lacks_is_asked_once(lake):
     lake.store([settlement(t) for t in (times[0], times[1], times[3], times[5], *times[6:])])
     done = run(lake, client, of=[BTC], now_ms=now)
     assert done.stored["funding"] == 1  # times[2]
-    assert done.holes == {"no_trade": 1}  # times[4], between two that came
+    assert done.holes == {}, "a span without a settlement is no row"
     (hole,) = lake.holes(Venue.OKX, "funding")
     assert hole.start_ms <= times[4] < hole.end_ms
     lake.seal(Venue.OKX)

@@ -2,7 +2,7 @@
 
 `fail.KIND` holds how many attempts still fail, `wrong.KIND` makes it an error of usage, `hang.KIND` never ends while it
 exists, `deaf.KIND` ignores SIGTERM too. `mute` makes collectors write no status, `stale` lets no bar become newer,
-`crash` ends the next collector at once.
+`crash` ends the next collector at once, `slow` holds the seconds that collectors take to end.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def collect(venue: str) -> None:
         sys.exit(1)
 
     def stop(*_):
+        if (HERE / "slow").exists():
+            time.sleep(float((HERE / "slow").read_text()))
         note("stopped")
         sys.exit(0)
 

@@ -99,6 +99,22 @@ def test_ranks_before_it_collects_and_stops_every_child(stand_in, start, table):
     assert {job.period_ms for job in table.list()} == {parse_utc("2025-04-17 08:05")}
 
 
+def test_a_collector_has_longer_than_a_job_to_end_and_not_for_ever(stand_in, start, capsys):
+    stand_in.set("slow", "1.5")
+    daemon, thread = start(MovedClock(NOON), grace_s=0.1)
+    wait_for(lambda: "collect" in stand_in.names())
+    stop(daemon, thread)
+    assert "stopped" in stand_in.names()
+    stand_in.set("slow", "600")
+    daemon, thread = start(MovedClock(NOON))
+    daemon.collector_grace_s = 0.3
+    wait_for(lambda: stand_in.names().count("collect") == 2)
+    stop(daemon, thread)
+    assert stand_in.names().count("stopped") == 1
+    assert "did not end in time" in capsys.readouterr().out
+    assert all(gone(pid) for pid in stand_in.pids())
+
+
 def test_every_period_is_completed_once_while_days_pass(start, table):
     clock = MovedClock(NOON)
     start(clock)

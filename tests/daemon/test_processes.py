@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support_daemon import gone, wait_for
 
 from qlib_crypto.daemon.child import Child
 from qlib_crypto.daemon.kinds import KINDS, checked, command_line
+from qlib_crypto.daemon.lane import _verdict
 from qlib_crypto.daemon.lock import daemon_lock
 from qlib_crypto.daemon.worker import Request, read_answer
 from qlib_crypto.errors import ConfigError, StorageError
@@ -187,6 +189,7 @@ def test_a_lake_that_cannot_be_written_is_a_line(tmp_path):
         ("run", {"workflow": "w.yaml", "TOPK": "3"}, "var.NAME="),
         ("backfill", {"venue": "okx"}, "needs start"),
         ("convert", {"full": "maybe"}, "full=true"),
+        ("run", {"workflow": "w.yaml", "fit_segments": "yes"}, "fit_segments=true"),
         ("health", {"venue": "okx", "days": "few"}, "number of days"),
     ],
 )
@@ -213,7 +216,9 @@ def test_command_lines_are_what_the_command_line_takes():
         "--",
         "w.yaml",
     ]
-    assert command_line("convert", {"full": "true"}, []) == ["convert", "--full"]
+    fitted = checked("run", {"workflow": "w.yaml", "fit_segments": "true"})
+    assert command_line("run", fitted, []) == ["run", "--json", "--fit-segments", "--", "w.yaml"]
+    assert command_line("convert", {"full": "true"}, []) == ["convert", "--json", "--full"]
     fill = checked("backfill", {"venue": "okx", "start": "2025-04-01", "symbols": "BTC_USDT"})
     assert command_line("backfill", fill, []) == [
         "backfill", "--venue", "okx", "--start", "2025-04-01", "--symbols", "BTC_USDT",
@@ -222,6 +227,12 @@ def test_command_lines_are_what_the_command_line_takes():
         "health", "--venue", "okx", "--days", "2", "--json",
     ]  # fmt: skip
     assert [kind for kind, of in KINDS.items() if of.command] == ["health", "convert", "run", "backfill"]
+
+
+@pytest.mark.parametrize("said", ["it broke", '{"event": "it broke", "level": "error"}'])
+def test_the_last_words_of_a_command_are_its_error_however_the_log_is_written(said):
+    ended = SimpleNamespace(exit_code=2, said=said)
+    assert _verdict(ended, "", KINDS["run"]) == (None, "it broke", True)
 
 
 def test_a_summary_becomes_plain_numbers_and_names():

@@ -12,6 +12,7 @@ from qlib_crypto.daemon.schedule import (
     Scheduled,
     Together,
     convert_period,
+    missing_workflows,
     rank_period,
     repair_period,
     scheduled,
@@ -190,6 +191,18 @@ def test_a_workflow_of_several_expressions_is_one_entry():
     span = parse_utc("2026-05-30"), parse_utc("2026-06-02")
     assert [iso(at) for at in of["a.yaml"].between(*span)] == ["2026-06-01 06:00:00", "2026-06-01 12:00:00"]
     assert [iso(at)[11:] for at in of["b.yaml"].between(*span)] == ["07:00:00"] * 3
+
+
+def test_a_workflow_with_other_options_is_another_entry(tmp_path):
+    here = tmp_path / "w.yaml"
+    here.write_text("")
+    runs = [{"workflow": str(here), "cron": "0 6 * * *", "vars": {"TOPK": k}} for k in (3, 5, 3)]
+    settings = ScheduleSettings(workflows=[*runs, {"workflow": "gone.yaml", "cron": "0 7 * * *"}])
+    entries = [e.arguments for e in scheduled(settings, []) if e.kind == "run"]
+    assert entries == [
+        {"workflow": str(here), "var.TOPK": "3"}, {"workflow": str(here), "var.TOPK": "5"}, {"workflow": "gone.yaml"},
+    ]  # fmt: skip
+    assert missing_workflows(settings) == ["gone.yaml"]
 
 
 def test_the_settings_schedule_every_kind_for_every_venue_and_conversion_once():

@@ -21,6 +21,7 @@ from qlib_crypto.lake.doubts import flag_bars
 from qlib_crypto.lake.files import read_table, write_table
 from qlib_crypto.lake.inspect import check
 from qlib_crypto.lake.quality import Flag
+from qlib_crypto.lake.sql import query
 from qlib_crypto.lake.tables import BARS
 from qlib_crypto.schemas import Bar
 from qlib_crypto.symbols import Instrument, Venue
@@ -135,6 +136,27 @@ def test_rows_out_of_order_or_twice_are_put_right(sealed):
     assert read_table(path, schemas.KLINE).equals(table)
 
 
+def test_every_row_that_leaves_a_file_is_in_the_quarantine_as_it_was(sealed):
+    path = file_of(sealed, "kline_1m/BTC_USDT_20250401.parquet")
+    table = read_table(path, schemas.KLINE)
+    rows = table.to_pylist()
+    foreign = [rows[1] | {"symbol": "ETH_USDT", "close": close} for close in (2000.0, 2001.0, 2001.0)]
+    unreadable = [rows[2] | {"symbol": symbol} for symbol in ("???a", "???b")]
+    twice = [rows[3] | {"close": 100.5, "source": "rest"}, rows[4] | {"close": 100.7}, rows[5]]
+    write_table(path, pa.Table.from_pylist(rows + foreign + unreadable + twice, schema=table.schema))
+    report = check(sealed, BTC.venue)
+    told = [json.loads(line.row) | {"symbol": line.symbol} for line in sealed.quarantined(BTC.venue)]
+    assert report.quarantined == len(report.bad_rows) == len(told) == 6
+    assert [(row["symbol"], row["instrument"], row["close"]) for row in told] == [
+        ("ETH_USDT", ETH.qlib, 2000.0), ("ETH_USDT", ETH.qlib, 2001.0),
+        ("???a", "???a", 100.0), ("???b", "???b", 100.0),
+        ("BTC_USDT", BTC.qlib, 100.0), ("BTC_USDT", BTC.qlib, 100.0),
+    ]  # fmt: skip
+    left = read_table(path, schemas.KLINE).to_pylist()
+    assert left == [*rows[:3], twice[0], twice[1], *rows[5:]]
+    assert check(sealed, BTC.venue).good
+
+
 def test_a_crash_between_quarantine_and_file_is_repaired_by_the_next_check(sealed, monkeypatch):
     damage(file_of(sealed, "kline_1m/BTC_USDT_20250401.parquet"), close={2: -5.0})
 
@@ -175,6 +197,55 @@ def test_doubtful_bars_are_flagged_and_stay(lake):
         3: Flag.GAP_BEFORE, 4: Flag.HIGH_BELOW_LOW, 5: Flag.UNIT_MISMATCH, 1445: Flag.GAP_BEFORE,
     }  # fmt: skip
     assert len(lake.bars(BTC, M1)) == 6
+
+
+def test_flags_are_those_of_what_is_stored_now(lake):
+    """Repaired gaps and corrected bars are doubtful no more, once they are judged; what else was found stays."""
+    lake.admit([bar(k) for k in range(10) if k not in {4, 5}])
+    lake.admit([bar(8, high=50.0, low=200.0, received_ms=RECEIVED + 1), bar(20, high=50.0, low=200.0)])
+    check(lake, BTC.venue)
+    doubtful = {6: Flag.GAP_BEFORE, 8: Flag.HIGH_BELOW_LOW, 20: Flag.GAP_BEFORE | Flag.HIGH_BELOW_LOW}
+    assert flags_of(lake) == doubtful
+    lake.seal(BTC.venue)
+    lake.admit([bar(k, source="rest") for k in (4, 5, 8)])
+    check(lake, BTC.venue, T0 + 5 * MINUTE_MS, T0 + 8 * MINUTE_MS)
+    assert flags_of(lake) == {k: mask for k, mask in doubtful.items() if k != 6}
+    check(lake, BTC.venue)
+    assert flags_of(lake) == {20: doubtful[20]}
+    assert query(lake, "select mask from flags")["mask"].tolist() == [3]
+
+
+def test_a_bar_that_is_replaced_takes_its_own_flags_with_it(lake):
+    lake.admit([bar(0), bar(3, high=50.0, low=200.0), bar(4, high=50.0, low=200.0)])
+    check(lake, BTC.venue)
+    lake.admit([bar(3, source="rest"), bar(4, source="rest", volume_quote=1.0)])
+    assert flags_of(lake) == {3: Flag.GAP_BEFORE, 4: Flag.UNIT_MISMATCH}
+
+
+def test_flags_that_come_while_others_are_judged_stay(lake, monkeypatch):
+    lake.admit([bar(0), bar(1, high=50.0, low=200.0)])
+    real = Lake.bars
+
+    def bars(self, *args):
+        found = real(self, *args)
+        self.admit([bar(2, high=50.0, low=200.0)])
+        return found
+
+    monkeypatch.setattr(Lake, "bars", bars)
+    flag_bars(lake, BTC, M1)
+    assert flags_of(lake) == {1: Flag.HIGH_BELOW_LOW, 2: Flag.HIGH_BELOW_LOW}
+
+
+def test_a_gap_after_bars_that_wait_in_the_hot_store_stays_flagged(lake):
+    lake.store([bar(0), bar(1440 * 3)])
+    for days in (None, T0 + 3 * DAY_MS):
+        check(lake, BTC.venue, days)
+        assert flags_of(lake) == {1440 * 3: Flag.GAP_BEFORE}
+
+
+def flags_of(lake):
+    opens, masks = lake.flags(BTC, M1)
+    return dict(zip(((opens - T0) // MINUTE_MS).tolist(), masks.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("first", "gap"), [(0, False), (1440 * 2 - 1, False), (1440 * 2 - 2, True), (3, True)])

@@ -171,6 +171,36 @@ def test_a_better_source_that_says_the_same_restates_nothing_and_keeps_the_time_
     assert not (lake.folder(BTC.venue) / "restated").exists()
 
 
+@pytest.mark.parametrize("sealing", [(), (1,), (1, 2), (2, 3), (1, 2, 3)])
+def test_a_value_that_was_outranked_is_not_known_before_a_better_source_confirms_it(lake, sealing):
+    steps = [("archive", 12.0), ("ws", 11.0), ("archive", 11.0), ("import", 11.0)]
+    lake.store([bar(0, close=12.0, source="archive", received_ms=FIRST)])
+    lake.seal(BTC.venue)
+    for k, (source, close) in enumerate(steps[1:], 1):
+        lake.store([bar(0, close=close, source=source, received_ms=FIRST + k)])
+        if k in sealing:
+            lake.seal(BTC.venue)
+    for _ in range(2):
+        known = [lake.read(BARS, BTC.venue, BTC, interval=M1, known_ms=FIRST + k) for k in range(4)]
+        assert [table.column("close").to_pylist() for table in known] == [[12.0], [12.0], [11.0], [11.0]]
+        lake.seal(BTC.venue)
+
+
+@pytest.mark.parametrize("sealed_first", [False, True])
+def test_sources_that_say_the_same_one_after_another_restate_nothing(lake, sealed_first):
+    """Also not while they wait in the hot store; what said something else before them does."""
+    for k, source in enumerate(("ws", "rest", "archive")):
+        lake.store([bar(0, source=source, received_ms=FIRST + k)])
+        if sealed_first and source == "ws":
+            lake.seal(BTC.venue)
+        lake.store([bar(1, source=source, close=90.0 if source == "ws" else 100.0, received_ms=FIRST + k)])
+    for _ in range(2):
+        assert query(lake, "select close from restated_kline_1m")["close"].tolist() == [90.0]
+        lake.seal(BTC.venue)
+    received = [row["received_at"].timestamp() * 1000 - FIRST for row in lake.bars(BTC, M1).to_pylist()]
+    assert received == [0, 1]
+
+
 def test_samples_without_a_source_count_from_the_time_they_came(lake):
     lake.store([estimate(T0), estimate(T0 + MINUTE_MS)])
     for _ in range(2):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
@@ -130,6 +132,49 @@ def test_admitting_keeps_the_good_names_the_bad_and_flags_the_doubtful(lake):
         assert len(lake.quarantined(Venue.BINANCE)) == 1
         times, masks = lake.flags(BTC, M1)
         assert (times.tolist(), masks.tolist()) == ([T0 + 2 * MINUTE_MS], [int(Flag.HIGH_BELOW_LOW)])
+
+
+def test_rows_of_one_time_and_reason_are_all_kept_each_once(lake):
+    rows = [bar(1, close=-1.0), bar(1, close=-1.0, volume_base=7.0), bar(1, close=-1.0, source="rest")]
+    for later in (0, 9):
+        lake.admit([row._replace(received_ms=row.received_ms + later) for row in rows])
+        told = [json.loads(line.row) for line in lake.quarantined(BTC.venue)]
+        assert [(row["volume_base"], row["source"]) for row in told] == [(2.5, "ws"), (7.0, "ws"), (2.5, "rest")]
+
+
+def test_a_file_of_the_version_before_keeps_its_lines_and_takes_new_ones(lake):
+    """As version 2 made it: one quarantined row a time and reason, and of replaced rows those that said otherwise."""
+    lake.admit([bar(0), bar(1, close=-1.0)])
+    before = lake.quarantined(BTC.venue)
+    lake.close()
+    with closing(sqlite3.connect(lake.folder(BTC.venue) / "hot.sqlite")) as file, file:
+        file.execute("ALTER TABLE quarantine RENAME TO now")
+        file.execute(
+            "CREATE TABLE quarantine (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, dataset TEXT NOT NULL, symbol "
+            "TEXT NOT NULL, time_ms INTEGER NOT NULL, reason TEXT NOT NULL, row TEXT NOT NULL, "
+            "UNIQUE (dataset, symbol, time_ms, reason))"
+        )
+        file.execute("INSERT INTO quarantine SELECT * FROM now")
+        file.execute("DROP TABLE now")
+        file.execute("DROP TRIGGER bars_flags")
+        file.execute("DROP TRIGGER bars_restated")
+        file.execute("CREATE TRIGGER bars_restated AFTER UPDATE ON bars WHEN 0 BEGIN SELECT 1; END")
+        file.execute("PRAGMA user_version=2")
+    with closing(sqlite3.connect(lake.folder(BTC.venue) / "hot.sqlite")) as older:  # a process that goes on
+        insert = (
+            "INSERT OR IGNORE INTO quarantine (at_ms, dataset, symbol, time_ms, reason, row) VALUES (?, ?, ?, ?, ?, ?)"
+        )
+        with older:
+            older.execute(insert, before[0])
+        assert lake.quarantined(BTC.venue) == before
+        lake.admit([bar(1, close=-1.0, volume_base=7.0), bar(0, close=5.0, source="rest")])
+        with older:
+            older.executemany(insert, [before[0], before[0]._replace(symbol="LATE")])
+    assert [line.symbol for line in lake.quarantined(BTC.venue)] == ["BTC_USDT", "BTC_USDT", "LATE"]
+    assert lake.quarantined(BTC.venue)[0] == before[0]
+    assert query(lake, "select close from restated_kline_1m")["close"].tolist() == [100.0]
+    lake.close()
+    assert len(Lake(lake.root).quarantined(BTC.venue)) == 3
 
 
 @pytest.mark.parametrize("at", [float("nan"), None, "soon", 10**30, -5])

@@ -144,6 +144,18 @@ def lake(tmp_path, year):
     store.close()
 
 
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(small):
+    folder = small.folder(BTC.venue)
+    before = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+    plan = retain(small, BTC.venue, KEEP, NOW, dry_run=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*.parquet")} == before
+    done = retain(small, BTC.venue, KEEP, NOW)
+    assert done.dropped
+    assert done.compacted
+    for name in ("dropped", "compacted", "removed", "problems"):
+        assert sorted(getattr(plan, name)) == sorted(getattr(done, name))
+
+
 def test_months_take_the_place_of_days_and_every_answer_stays(lake):
     before, identity = answers(lake), lake.content_hash()
     known = answers(lake, known_ms=RECEIVED + 5)

@@ -14,6 +14,7 @@ from sandbox_support import HOURS, START, Socket, close_code, get, read, silent
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, iso
 from qlib_crypto.errors import ConfigError
+from qlib_crypto.sandbox.series import take
 from qlib_crypto.sandbox.serve import _banner, running, serve
 from qlib_crypto.sandbox.server import Sandbox, SandboxOptions
 from qlib_crypto.sandbox.tape_files import FileTape
@@ -179,7 +180,7 @@ def test_serve_prints_its_address_and_stops_on_a_signal(folder, number):
         assert "http://127.0.0.1:" in line
         url = next(word for word in line.split() if word.startswith("http"))
         assert get(f"{url}/sandbox/status").status == 200
-        told = "".join(server.stdout.readline() for _ in range(5))
+        told = "".join(server.stdout.readline() for _ in range(7))
         server.send_signal(number)
         out, problems = server.communicate(timeout=20)
     assert (server.returncode, out, problems) == (0, "", "")
@@ -255,6 +256,23 @@ def test_the_start_lines_warn_of_a_clock_outside_a_tape_and_name_what_works(fold
     assert f"okx: the tape ends {iso(END - DAY_MS)}, nothing moves; give --venue okx or an --at inside" in told
     assert "binance: the tape" not in told
     assert "rank --venue binance" in told
+
+
+def test_the_start_lines_say_from_when_on_there_are_minutes_and_what_there_is_not(folder):
+    first = END - HOUR_MS
+
+    class Late(FileTape):
+        def bars(self, instrument, interval):
+            bars = super().bars(instrument, interval)
+            return take(bars, bars.open_ms >= first) if interval.ms < HOUR_MS else bars
+
+    told = _banner(Sandbox([Late(folder, Venue.OKX)], SandboxOptions(at=first - HOUR_MS)), "127.0.0.1", 1)
+    assert f"no 1m bars before {iso(first)}: give such an --at" in told
+    assert "--clock venue --interval 1h\n" in told
+    assert "no open_interest, long_short_ratio, liquidations: take them out of datasets" in told
+    told = _banner(Sandbox([Late(folder, Venue.OKX)], SandboxOptions(at=first)), "127.0.0.1", 1)
+    assert "bars before" not in told
+    assert "--interval" not in told
 
 
 def test_the_start_lines_collect_bars_that_the_tape_still_has(folder):

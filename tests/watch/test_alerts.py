@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -36,9 +37,9 @@ class Site:
     def restart(self):
         self.alerts = Alerts(self.send, self.path, repeat_s=self.repeat_s, settle_s=300.0, wall=lambda: self.now)
 
-    def send(self, title, body):
+    def send(self, title, body, kind):
         if self.reachable:
-            self.sent.append((title, body.splitlines()))
+            self.sent.append((title, body.splitlines(), kind))
         return self.reachable
 
     def look(self, *findings, after=60.0):
@@ -81,11 +82,17 @@ def test_worse_is_told_at_once_and_better_is_not(site):
     assert site.look(LATE) == []
 
 
-def test_several_come_in_one_message_with_a_title_that_counts_them(site):
+def test_several_come_in_one_message_with_a_title_that_says_where_and_how_bad(site):
     site.look(FULL, LATE)
     site.look(LATE)
-    site.look(LATE, Finding("daemon", Level.FAIL, "dead"), after=400)
-    assert [title for title, _ in site.sent] == ["qlib-crypto: 2 alerts", "qlib-crypto: 1 alert, 1 resolved"]
+    site.look(LATE, after=400)
+    site.look(Finding("daemon", Level.WARN, "slow"))
+    host = socket.gethostname()
+    assert [(title, kind) for title, _, kind in site.sent] == [
+        (f"qlib-crypto on {host}: 1 fail, 1 warn", "failure"),
+        (f"qlib-crypto on {host}: 1 resolved", "success"),
+        (f"qlib-crypto on {host}: 1 warn", "warning"),
+    ]
 
 
 def test_what_could_not_be_sent_is_sent_later(site):
@@ -96,7 +103,7 @@ def test_what_could_not_be_sent_is_sent_later(site):
 
 
 def test_a_sender_that_raises_costs_nothing_and_its_text_is_not_logged(tmp_path, caplog):
-    def send(_title, _body):
+    def send(_title, _body, _kind):
         raise OSError("https://token@example.invalid refused")
 
     told = Alerts(send, tmp_path / "alerts.json", repeat_s=HOUR)
@@ -164,8 +171,9 @@ def mailbox(monkeypatch):
 def test_apprise_takes_it_to_every_address_and_the_log_has_no_secret(mailbox, caplog):
     address, came = mailbox
     with caplog.at_level(logging.DEBUG):
-        assert sender(f"{address} {address}")("qlib-crypto: 1 alert", "fail: disk lake: 1.0 GB free")
-    assert [c["title"] for c in came] == ["qlib-crypto: 1 alert"] * 2
+        assert sender(f"{address} {address}")("qlib-crypto: 1 fail", "fail: disk lake: 1.0 GB free", "failure")
+    assert [c["title"] for c in came] == ["qlib-crypto: 1 fail"] * 2
+    assert [c["type"] for c in came] == ["failure"] * 2
     assert came[0]["message"] == "fail: disk lake: 1.0 GB free"
     assert "secret" not in caplog.text
 

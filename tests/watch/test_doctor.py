@@ -25,7 +25,7 @@ from qlib_crypto.collect.status import write_status
 from qlib_crypto.feeds import rest_client
 from qlib_crypto.lake import Lake
 from qlib_crypto.sandbox.serve import running
-from qlib_crypto.settings import BinanceSettings, OkxSettings, Settings, WatchSettings
+from qlib_crypto.settings import BinanceSettings, OkxSettings, ScheduleSettings, Settings, WatchSettings
 from qlib_crypto.symbols import Interval, Venue
 from qlib_crypto.watch import doctor, doctor_lake
 from qlib_crypto.watch.findings import Level
@@ -216,8 +216,26 @@ def test_a_venue_that_answers_is_good_and_its_other_clock_is_told(venue, tmp_pat
         found = list(doctor.diagnose(at(venue, sandbox.url, tmp_path), [venue], config=None))
     assert only(found, f"{venue} REST").level is Level.OK
     assert only(found, f"{venue} websocket").level is Level.OK
-    assert only(found, f"{venue} clock").level is Level.FAIL, "the tape is of another year"
-    assert "--clock venue" in only(found, f"{venue} clock").do
+    assert only(found, f"{venue} clock").level is Level.WARN, "the tape is of another year"
+    assert "daemon --clock venue" in only(found, f"{venue} clock").do
+
+
+def test_a_machine_whose_clock_is_wrong_fails(monkeypatch):
+    monkeypatch.setattr(doctor, "venue_time_ms", lambda *_: 0)
+    assert only(doctor._rest(Settings(), Venue.OKX), "okx clock").level is Level.FAIL
+
+
+@pytest.mark.parametrize(
+    ("workflow", "cron", "level", "seen"),
+    [("w.yaml", "0 6 * * *", "ok", "1 workflow"), ("gone.yaml", "0 6 * * *", "fail", "gone.yaml"),
+     ("w.yaml", "x", "fail", "cron 'x'")],
+)  # fmt: skip
+def test_a_schedule_that_cannot_be_kept_is_found(workflow, cron, level, seen, tmp_path, monkeypatch, no_libraries):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.yaml").write_text("")
+    settings = watched_settings(tmp_path, schedule=ScheduleSettings(workflows=[{"workflow": workflow, "cron": cron}]))
+    finding = only(doctor.diagnose(settings, OKX, config=None, offline=True), "schedule")
+    assert (finding.level, seen in finding.seen) == (level, True)
 
 
 def test_a_blocked_address_is_named(tmp_path, no_libraries):

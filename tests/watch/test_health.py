@@ -19,7 +19,7 @@ from support_watch import FIRST, NOW, coin, gappy_lake, status, watched_settings
 from qlib_crypto.cli import health_page
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect.market_time import MarketTime
-from qlib_crypto.collect.status import write_status
+from qlib_crypto.collect.status import only_collector, pid_namespace, write_status
 from qlib_crypto.lake import Lake
 from qlib_crypto.settings import OkxSettings, WatchSettings
 from qlib_crypto.symbols import Interval, Venue
@@ -88,6 +88,25 @@ def test_days_of_an_outage_are_a_gap_when_there_is_data_before(tmp_path):
     write_status(store, status())
     missing = examine(watched_settings(tmp_path), OKX, days=3, wall_ms=NOW).covered[Venue.OKX][0].missing
     assert missing["not_collected"] == 2 * 24 + 13
+    do = by_key(examine(watched_settings(tmp_path), OKX, days=4, wall_ms=NOW).findings)["okx coverage"].do
+    assert do.endswith("qlib-crypto repair --venue okx --since 2026-11-18"), do
+
+
+def test_a_newcomers_past_is_no_gap_of_the_first_members(tmp_path):
+    """The first members begin with the ranking, those of later rankings some days before it."""
+    store, began = Lake(tmp_path), NOW - 6 * HOUR_MS
+    first, newcomer, silent = coin("BTC"), coin("ETH"), coin("SOL")
+    store.store_marks({first: began, newcomer: FIRST, silent: began}, H1)
+    store.store([bar(of=first, interval=H1, open_ms=t) for t in range(began, NOW, H1.ms)])
+    store.store([bar(of=newcomer, interval=H1, open_ms=t) for t in range(FIRST, NOW, H1.ms)])
+    write_status(store, status(newest={c.symbol: NOW - H1.ms for c in (first, newcomer, silent)}))
+    found = examine(okx_only(watched_settings(tmp_path)), OKX, days=4, wall_ms=NOW)
+    candles = found.covered[Venue.OKX][0]
+    assert [d.instrument for d in candles.days] == [first, *[newcomer] * 4, silent]
+    assert candles.missing == {"not_collected": 5}, "of the one that never came, since it was wanted"
+    assert by_key(found.findings)["okx coverage"].do == (
+        "the hourly repair asks for them; now: qlib-crypto repair --venue okx"
+    )
 
 
 def test_a_dataset_that_began_later_has_no_gap_before_its_beginning(tmp_path):
@@ -143,6 +162,31 @@ def test_each_trouble_of_a_collector_is_a_finding(tmp_path, changes, key, level,
     finding = by_key(judge(observe(settings, OKX, wall_ms=NOW), settings))[f"okx {key}"]
     assert (str(finding.level), words in finding.seen) == (level, True), finding
     assert bool(finding.do) == (level != "ok")
+
+
+@pytest.mark.parametrize("market_ms", [NOW - 4_000, NOW - 400 * DAY_MS])
+def test_a_killed_collector_is_told_at_once_and_what_nobody_knows_then(tmp_path, market_ms):
+    store, settings = Lake(tmp_path), watched_settings(tmp_path)
+
+    def told(namespace):
+        newest = {"BTC_USDT": market_ms - HOUR_MS}
+        write_status(store, status(namespace=namespace, market_ms=market_ms, newest=newest,
+                                   last_settlement_ms=market_ms))  # fmt: skip
+        view = observe(settings, OKX, wall_ms=NOW)
+        return view.venues[Venue.OKX], by_key(judge(view, settings))
+
+    with only_collector(store, Venue.OKX):
+        assert told(pid_namespace())[1]["okx collector"].level is Level.OK
+    view, found = told("pid:[1]")  # another container's lock is not seen here
+    assert (view.up, found["okx collector"].level) == (True, Level.OK)
+    view, found = told(pid_namespace())
+    assert (view.up, found["okx collector"].level) == (False, Level.FAIL)
+    assert "was killed" in found["okx collector"].seen
+    same_clock = market_ms > NOW - DAY_MS
+    assert (view.lag_s["BTC_USDT"] is None, view.settlement_s is None) == (not same_clock, not same_clock)
+    for key in ("okx lag", "okx settlement"):
+        assert found[key].seen.startswith("unknown") != same_clock
+        assert found[key].level is (Level.OK if same_clock else Level.WARN)
 
 
 def test_a_settlement_of_the_lake_counts_when_the_collector_has_seen_none(tmp_path):

@@ -38,7 +38,7 @@ def say_something():
 
 def test_without_a_terminal_every_line_is_an_object():
     out = io.StringIO()
-    configure_logs(out, form="")
+    assert configure_logs(out, form="") == "json"
     say_something()
     first, second, third = map(json.loads, out.getvalue().splitlines())
     assert {k: first[k] for k in ("event", "level", "job", "venue", "seconds")} == {

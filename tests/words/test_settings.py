@@ -1,7 +1,9 @@
 import pytest
+import yaml
 
+from qlib_crypto.daemon.schedule import scheduled
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.settings import Settings, load_settings
+from qlib_crypto.settings import ScheduleSettings, Settings, load_settings
 from qlib_crypto.symbols import Venue
 
 
@@ -59,6 +61,49 @@ def test_a_wrong_key_or_value_names_file_and_key(tmp_path, text, match):
     with pytest.raises(ConfigError, match=match) as error:
         load_settings()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("univers: {size: 3}", "setting univers is unknown; did you mean universe?"),
+        ("okx: {intervall: 1m}", "setting okx.intervall is unknown; did you mean interval?"),
+        (
+            "schedule: {workflows: [{workflow: a, cron: b, fit_segment: true}]}",
+            "setting schedule.workflows.0.fit_segment is unknown; did you mean fit_segments?",
+        ),
+        ("universe: {zzz: 1}", "setting universe.zzz is unknown; known here: size, per_8h;"),
+        ("okx: {interval: 7m}", "setting okx.interval: interval '7m'"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_one_that_is_near(tmp_path, text, said):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_settings()
+    assert str(error.value).startswith(said)
+
+
+def test_a_misspelt_name_in_dotenv_is_told_with_the_one_that_is_near(tmp_path):
+    (tmp_path / ".env").write_text("QLIB_CRYPTO_ALERT_URL=x\n")
+    with pytest.raises(ConfigError, match=r"did you mean alert_urls\?"):
+        load_settings()
+
+
+def test_an_empty_variable_leaves_dotenv_in_force(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("QLIB_CRYPTO_ALERT_URLS=json://127.0.0.1:1\n")
+    monkeypatch.setenv("QLIB_CRYPTO_ALERT_URLS", "")
+    assert load_settings().alert_urls.get_secret_value() == "json://127.0.0.1:1"
+
+
+def test_the_example_of_a_scheduled_workflow_is_one_that_works(root):
+    lines = (root / "config.yaml").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.strip().startswith("# workflows:"))
+    text = "\n".join(line.replace("#", " ", 1) for line in lines[first : first + 2])
+    schedule = ScheduleSettings(**yaml.safe_load(text))
+    assert scheduled(schedule, [])[-1].arguments == {
+        "workflow": "workflows/lightgbm_60min.yaml", "fit_segments": "true", "var.MISSING_FUNDING": "untradable",
+    }  # fmt: skip
+    assert (root / schedule.workflows[0].workflow).is_file()
 
 
 def test_bytes_that_are_no_text_and_a_variable_that_is_no_json_are_told(tmp_path, monkeypatch):

@@ -1,0 +1,31 @@
+"""What is wrong with a setting, in one line that people understand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def told(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first of what is wrong, with the known key that is nearest to an unknown one."""
+    first = error.errors()[0]
+    *place, name = map(str, first["loc"])
+    key = ".".join([*place, name])
+    if first["type"] != "extra_forbidden":
+        return f"setting {key}: {first['msg'].removeprefix('Value error, ')} (value {first['input']!r})"
+    known = _keys(model, place)
+    near = get_close_matches(name.removeprefix("qlib_crypto_"), known, n=1)  # `.env` keeps the prefix
+    return f"setting {key} is unknown; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
+
+
+def _keys(model: type[BaseModel], place: Sequence[str]) -> list[str]:
+    """The names of the settings at a place, such as that of `schedule.workflows.0`."""
+    part: Any = model
+    for name in place:
+        if name in part.model_fields:
+            part = part.model_fields[name].annotation
+            part = (get_args(part) or (part,))[0]
+    return list(part.model_fields)
