@@ -35,7 +35,7 @@ LAG_MS = 3 * MINUTE_MS
 _LOOK_S = 0.2
 #: So many times as long as a look takes is waited before the next: looking is not the load.
 _SHARE = 4.0
-_STOP_S = 30.0
+_STOP_S = 120.0
 
 
 def market(venue: Venue, data: Path | None, symbols: int) -> tuple[Tape, list[Instrument]]:

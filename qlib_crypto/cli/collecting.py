@@ -167,7 +167,8 @@ def run_repair(venue: Venue, *, settings: Settings, symbols: str, interval: str,
     say(
         f"{venue}: {sum(done.missing.values()):,} rows of {counted(done.instruments, 'instrument')} missing, "
         f"{sum(done.stored.values()) - settled:,} fetched, {sum(done.holes.values()):,} that the venue lacks "
-        f"({_counts(done.holes)}), {sum(done.left.values()):,} without a cause; {counted(settled, 'settlement')} fetched"
+        f"({_counts(done.holes)}), {sum(done.left.values()):,} without a cause; "
+        f"{counted(settled, 'settlement')} fetched"
     )
 
 

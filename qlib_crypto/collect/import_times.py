@@ -35,7 +35,7 @@ _MS = pa.timestamp("ms")
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Closing prices at instants, ascending, Unix milliseconds UTC; `name` says whose, `imported` that a user gave them."""
+    """Closing prices at instants, ascending, Unix milliseconds UTC; `name` says whose; those `imported` a user gave."""
 
     name: str
     at_ms: NDArray[np.int64]

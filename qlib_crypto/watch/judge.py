@@ -48,12 +48,17 @@ def _collector(view: VenueView) -> Finding:
         )
     if not status.running:
         return Finding(key, Level.FAIL, f"was stopped {ago(view.silent_s)} ago", f"{start}, or the daemon")
-    if view.killed:
-        return Finding(key, Level.FAIL, f"process {status.pid} was killed: its last status says that it runs, but "
-                       "nobody holds its lock", f"{start}, or the daemon")  # fmt: skip
     if not view.up:
-        return Finding(key, Level.FAIL, f"process {status.pid} says nothing since {ago(view.silent_s)}",
-                       f"look at its log; if it hangs, end it, then {start}")  # fmt: skip
+        seen, do = (
+            f"process {status.pid} says nothing since {ago(view.silent_s)}",
+            "look at its log; if it hangs, end it",
+        )
+        if view.killed:
+            seen, do = (
+                f"process {status.pid} was killed: it said that it runs, but nobody holds its lock",
+                "look at its log",
+            )
+        return Finding(key, Level.FAIL, seen, f"{do}, then {start}")
     if status.trouble:
         return Finding(key, Level.FAIL, f"cannot store: {status.trouble}", "free disk space, check permissions")
     followed = counted(len(status.newest), "instrument")
