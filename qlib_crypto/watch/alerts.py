@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -117,7 +117,7 @@ class Alerts:
         parts = [f"{fresh.count(level)} {level}" for level in levels] + [f"{over} resolved"] * bool(over)
         kind = _KINDS[levels[0]] if levels else "success"
         try:
-            if self._send(f"qlib-crypto on {socket.gethostname()}: {', '.join(parts)}", "\n".join(lines), kind):
+            if self._send(f"qlib-crypto on {platform.node()}: {', '.join(parts)}", "\n".join(lines), kind):
                 return True
             why = "an address refused it"
         except Exception as error:  # noqa: BLE001 - whatever a notification service does, the daemon goes on
