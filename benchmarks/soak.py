@@ -1,11 +1,11 @@
 """A daemon for 24 simulated days with random faults and a restart each day: what is missing, which job did not run.
 
-The sandbox plays a generated market at 2,000 times real time; the daemon ranks, collects, repairs, converts and keeps
+The sandbox plays a generated market at 2,100 times real time; the daemon ranks, collects, repairs, converts and keeps
 up the lake by itself. Every day it is ended, by turns with SIGTERM and with SIGKILL, and started again
 at once; faults of the venue come at random instants between. At the end every bar of every contract in the universe is
 compared with the tape, and every period of every scheduled job must have exactly one completed row.
 
-    qlib-crypto bench soak [--days 24] [--speed 2000] [--json]
+    qlib-crypto bench soak [--days 24] [--speed 2100] [--json]
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run and print; the exit status is 0 when coverage is whole and no job was missed, else 3."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=float, default=24.0)
-    parser.add_argument("--speed", type=float, default=2_000.0)
+    parser.add_argument("--speed", type=float, default=2_100.0)
     parser.add_argument("--symbols", type=int, default=20)
     parser.add_argument("--venue", type=Venue, default=Venue.OKX)
     parser.add_argument("--seed", type=int, default=20250501)
