@@ -32,9 +32,9 @@ _BAR = ("open", "high", "low", "close", "volume", "quote_volume")
 
 
 def value_problems(lake: Lake, provider_dir: Path, manifest: Manifest, cells: Cells) -> list[str]:
-    """Fields whose values differ, and bars that the provider lacks, one line each.
+    """Fields whose values differ, and bars and values that the provider lacks, one line each.
 
-    When the lake changed since the conversion, bars that the provider lacks are no problem, other values are.
+    When the lake changed since the conversion, what the provider lacks is no problem, other values are.
     """
     check = _Check(lake, provider_dir, manifest, cells)
     in_lake = set()
@@ -82,7 +82,7 @@ class _Check:
             for target in self._targets(number):
                 self.lacking.extend(self._lacking(instrument, target, bars, window))
                 if target.qlib in self.manifest.instruments.get(instrument.qlib, {}):
-                    self.differing.extend(self._differing(instrument, target, bars, settlements, window))
+                    self._differ(instrument, target, bars, settlements, window)
 
     def _targets(self, number: int) -> list[Interval]:
         """The frequencies to compare: all, or of more instruments than a few every third, in turns."""
@@ -119,14 +119,14 @@ class _Check:
         if absent.len():
             yield f"{instrument} lacks {absent.len()} bars of {target.qlib}, the first at {iso(absent[0])}"
 
-    def _differing(
+    def _differ(
         self,
         instrument: Instrument,
         target: Interval,
         bars: Mapping[Interval, pl.DataFrame],
         settlements: pl.DataFrame,
         window: Window,
-    ) -> Iterator[str]:
+    ) -> None:
         first, last = self.manifest.span_ms(instrument.qlib, target.qlib)
         start, end = max(window[0], first), min(window[1], last + target.ms)
         if start >= end:
@@ -136,13 +136,14 @@ class _Check:
             path = feature_file(self.provider_dir, instrument, name, target)
             found = np.fromfile(path, dtype="<f4", count=expected.height, offset=4 * (1 + (start - first) // target.ms))
             right = expected[name].to_numpy().astype(np.float64)
-            wrong = np.flatnonzero(~_same(found.astype(np.float64), right))
-            if wrong.size:
-                at = int(wrong[0])
-                yield (
-                    f"{instrument} {name} of {target.qlib} differs in {wrong.size} bars, the first at "
-                    f"{iso(int(expected['t'][at]))}: provider {found[at]}, lake {np.float32(right[at])}"
-                )
+            other = ~_same(found.astype(np.float64), right)
+            for lines, wrong in ((self.lacking, other & np.isnan(found)), (self.differing, other & ~np.isnan(found))):
+                if wrong.any():
+                    at = int(np.argmax(wrong))
+                    lines.append(
+                        f"{instrument} {name} of {target.qlib} differs in {wrong.sum()} bars, the first at "
+                        f"{iso(int(expected['t'][at]))}: provider {found[at]}, lake {np.float32(right[at])}"
+                    )
 
 
 def _same(found: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.bool_]:

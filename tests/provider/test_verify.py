@@ -122,6 +122,12 @@ def test_bars_that_came_later_are_no_fault(provider):
     assert verify(lake_of(HOURS + 50), provider, cells="all") == []
 
 
+def test_a_hole_that_was_filled_later_is_no_fault_but_an_erased_value_is(provider):
+    rewrite(feature(provider), lambda data: data.__setitem__(9, np.nan))
+    assert any("close of 60min differs in 1 bars" in line for line in verify(lake_of(), provider, cells="all"))
+    assert verify(lake_of(HOURS + 50), provider, cells="all") == []  # the lake changed: it may have come since
+
+
 def test_bars_that_were_left_out_are_a_fault(provider):
     """The lake is as it was, but the provider lacks its last day."""
     lake = lake_of(HOURS + 24)
