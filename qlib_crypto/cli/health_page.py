@@ -27,7 +27,7 @@ _MARK = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL"}
 _STYLE = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 _OUTCOME = {Outcome.PASS: "green", Outcome.DIFFERS: "bold red", Outcome.UNKNOWN: "yellow"}
 #: A letter for each cause, so that a cell reads without colour.
-_LETTER = {NOT_COLLECTED: "!", "venue_down": "d", "no_trade": "t"}
+_LETTER = {NOT_COLLECTED: "!", "venue_down": "d", "no_trade": "t", "delisted": "x"}
 _NAME, _CELL, _GAP = 16, 5, 1
 #: Room for what is missing, in letters and in words.
 _BRIEF, _WORDS = 18, 34
@@ -134,13 +134,13 @@ def _coverage(
         console.print(Text(note, style="dim"))
     if named:
         console.print(Text("per cent of what the contract could have; ! not collected   d venue down   "
-                           "t no trade   - not listed", style="dim"))  # fmt: skip
+                           "t no trade   x gone with the contract   - not listed", style="dim"))  # fmt: skip
 
 
 def _by_dataset(covered: Sequence[Covered]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("dataset", no_wrap=True, min_width=len("long_short_ratio"))
-    for name in ("rows", "complete", "not collected", "venue down", "no trade", "not listed"):
+    for name in ("rows", "complete", "not collected", "venue down", "no trade", "delisted", "not listed"):
         table.add_column(name, justify="right")
     for one in covered:
         missing = one.missing
@@ -149,7 +149,7 @@ def _by_dataset(covered: Sequence[Covered]) -> Table:
             _percent(one.expected - lost, one.expected) if one.expected else "-", style="red" if lost else "green"
         )
         counts = [Text(f"{missing[c]:,}" if missing[c] else "·", style="dim" if not missing[c] else "")
-                  for c in ("venue_down", "no_trade", NOT_LISTED)]  # fmt: skip
+                  for c in ("venue_down", "no_trade", "delisted", NOT_LISTED)]  # fmt: skip
         told = Text(f"{lost:,}" if lost else "·", style="bold red" if lost else "dim")
         table.add_row(one.dataset, f"{one.have:,}", share, told, *counts)
     return table

@@ -71,15 +71,17 @@ class Filler:
         self._say, self.others, self._now_ms = say, others, now_ms
         self.tally = Tally()
 
-    def lacking(self, series: Series, instrument: Instrument, start_ms: int, end_ms: int) -> list[Span]:
-        """What neither the lake has nor the venue, as far as is known."""
+    def lacking(
+        self, series: Series, instrument: Instrument, start_ms: int, end_ms: int, *, but: str = ""
+    ) -> list[Span]:
+        """What the lake lacks, less what it has a cause for; holes of the cause `but` are lacking all the same."""
         missing = missing_ranges(
             series.times(self.lake, instrument, start_ms, end_ms), start_ms, end_ms, series.step_ms
         )
         if not missing:
             return []
         known = self.lake.holes(instrument.venue, series.dataset, instrument, start_ms, end_ms)
-        return minus(missing, [(hole.start_ms, hole.end_ms) for hole in known])
+        return minus(missing, [(hole.start_ms, hole.end_ms) for hole in known if hole.cause != but])
 
     def ask(
         self, source: History, name: str, series: Series, instrument: Instrument, spans: Sequence[Span], cause: str = ""

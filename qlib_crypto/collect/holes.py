@@ -1,4 +1,4 @@
-"""Why rows are missing that the venue was asked for twice: it was down, or nothing happened."""
+"""Why rows are missing: the venue was asked twice, and was down or saw nothing happen; or it serves them no more."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from qlib_crypto.collect.spans import Span, minus
 from qlib_crypto.lake import missing_ranges
 
 VENUE_DOWN, NO_TRADE = "venue_down", "no_trade"
+#: Not collected while the contract traded, and now the venue serves nothing of it; bulk files may still.
+DELISTED = "delisted"
 
 
 def typed(spans: list[Span], alive: NDArray[np.int64], step_ms: int) -> list[tuple[int, int, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
-from qlib_crypto.collect.holes import NO_TRADE
+from qlib_crypto.collect.holes import DELISTED, NO_TRADE
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.series import FUNDING, Series, candles, polled
 from qlib_crypto.collect.settled import funding_holes, settlement_times
@@ -21,7 +21,7 @@ from qlib_crypto.errors import DataError, VenueError
 from qlib_crypto.feeds import Archive, History, RestClient
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.ledger import Hole
-from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, snap_to_minute
+from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, due_times, snap_to_minute
 from qlib_crypto.schemas import Settlement
 from qlib_crypto.symbols import Instrument, Interval
 
@@ -148,25 +148,31 @@ class _Repair:
     def _ask(self, series: Series, instrument: Instrument, start_ms: int) -> list[Span]:
         """What is missing after asking once: REST as far as it reaches, the archive beyond."""
         start, end = self._listings.span(instrument, start_ms, series.floor(self._until[instrument]), series.step_ms)
-        spans = self._filler.lacking(series, instrument, self._collected_from(series, instrument, start, end), end)
+        begin = self._collected_from(series, instrument, start, end)
+        spans = self._filler.lacking(series, instrument, begin, end, but=DELISTED)
         if not spans:
             return []
-        self._done.missing[series.dataset] += length(spans) // series.step_ms
         try:
             for source, name, part in self._sources(series.dataset, instrument, spans):
                 with self._gently(name):
                     self._filler.ask(source, name, series, instrument, part, _CAUSE)
         finally:
+            named = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1], but=DELISTED)
             left = self._filler.lacking(series, instrument, spans[0][0], spans[-1][1])
-            self._done.stored[series.dataset] += (length(spans) - length(left)) // series.step_ms
+            stored = length(spans) - length(named)
+            self._done.missing[series.dataset] += (stored + length(left)) // series.step_ms
+            self._done.stored[series.dataset] += stored // series.step_ms
             self._done.left[series.dataset] += length(left) // series.step_ms
         return left
 
     def _conclude(self, series: Series, instrument: Instrument, spans: list[Span]) -> None:
-        """Ask REST once more, for the cause."""
-        recent = minus(spans, [(0, self._reached(series.dataset))])
+        """Give the spans their cause: REST is asked once more, or the contract is gone and all that it had."""
         if not self._listings.trades(instrument, self._now_ms):
-            return  # what a delisted contract lacks, nobody can tell any more
+            self._name_gone(instrument, series.dataset, spans)
+            self._done.left[series.dataset] -= length(spans) // series.step_ms
+            self._done.holes[DELISTED] += length(spans) // series.step_ms
+            return
+        recent = minus(spans, [(0, self._reached(series.dataset))])
         typed = self._filler.tally.holes.total()
         self._filler.conclude(series, instrument, recent, _CAUSE)
         typed = self._filler.tally.holes.total() - typed
@@ -174,6 +180,9 @@ class _Repair:
         settled = (length(spans) - length(still)) // series.step_ms
         self._done.left[series.dataset] -= settled
         self._done.stored[series.dataset] += settled - typed  # what came at the second asking
+
+    def _name_gone(self, instrument: Instrument, dataset: str, spans: Sequence[Span]) -> None:
+        self._lake.record_holes([Hole(instrument, dataset, *span, DELISTED, self._now_ms) for span in spans])
 
     def _sources(
         self, dataset: str, instrument: Instrument, spans: list[Span]
@@ -203,10 +212,10 @@ class _Repair:
         start, end = self._listings.span(instrument, start_ms - DAY_MS, until, MINUTE_MS)
         known = settlement_times(self._lake, instrument, start, end)
         first = int(known[0]) if len(known) else end
-        wanted = self._collected_from(bars, instrument, start, end)
-        found = funding_holes(known, wanted if first - wanted > LONGEST_INTERVAL_MS else first, end)
-        recorded = self._lake.holes(instrument.venue, FUNDING, instrument)
-        for first, last in minus(found, [(hole.start_ms, hole.end_ms) for hole in recorded]):
+        begin = self._collected_from(bars, instrument, start, end)
+        begin = begin if first - begin > LONGEST_INTERVAL_MS else first
+        recorded = [of for of in self._lake.holes(instrument.venue, FUNDING, instrument) if of.cause != DELISTED]
+        for first, last in minus(funding_holes(known, begin, end), [(of.start_ms, of.end_ms) for of in recorded]):
             for source, name, part in self._sources(FUNDING, instrument, [(first, last)]):
                 if not part:
                     continue
@@ -219,3 +228,8 @@ class _Repair:
                 minutes = snap_to_minute(np.asarray([row.time_ms for row in rows], dtype=np.int64)).tolist()
                 if not stored and sorted(minutes) == [first - MINUTE_MS, last]:
                     self._lake.record_holes([Hole(instrument, FUNDING, first, last, NO_TRADE, self._now_ms)])
+        if not self._listings.trades(instrument, self._now_ms):
+            known = settlement_times(self._lake, instrument, start, end)
+            due = int(due_times(known)[-1]) if len(known) else 0
+            spans = [span for span in funding_holes(known, begin, end) if span[1] < end or due < end]
+            self._name_gone(instrument, FUNDING, spans)

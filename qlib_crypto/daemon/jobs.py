@@ -169,8 +169,8 @@ class JobTable:
             ).fetchone()
             if row is not None and row["period_ms"] is not None and row["kind"] not in self._each:
                 at.execute(
-                    "UPDATE jobs SET state = 'completed', ended_ms = ?, result = ? WHERE (kind, arguments) = (?, ?) "
-                    "AND period_ms < ? AND state IN ('pending', 'failed')",
+                    "UPDATE jobs SET state = 'completed', ended_ms = ?, result = ?, error = NULL "
+                    "WHERE (kind, arguments) = (?, ?) AND period_ms < ? AND state IN ('pending', 'failed')",
                     (now, json.dumps({"covered_by": job_id}), row["kind"], row["arguments"], row["period_ms"]),
                 )
         return row is not None

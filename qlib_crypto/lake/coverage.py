@@ -34,9 +34,9 @@ class DayCoverage(NamedTuple):
     have
         Rows that are there.
     missing
-        The rest by cause: `no_trade` and `venue_down` (the venue itself has none), `not_listed` (before the listing,
-        after the delisting, or after the last row and the last sight of a contract that the venue lists no more),
-        `not_collected`. Only causes that occur.
+        The rest by cause: `no_trade` and `venue_down` (the venue itself has none), `delisted` (it serves none any
+        more), `not_listed` (before the listing, after the delisting, or after the last row and the last sight of a
+        contract that the venue lists no more), `not_collected`. Only causes that occur.
 
     """
 

@@ -69,7 +69,7 @@ class Sealed(NamedTuple):
 class Hole(NamedTuple):
     """What the venue itself does not have: no row of the dataset has its time in `[start_ms, end_ms)`.
 
-    `cause` is `venue_down` or `no_trade`; `found_ms` is market time.
+    `cause` is `venue_down`, `no_trade` or `delisted`; `found_ms` is market time.
     """
 
     instrument: Instrument

@@ -282,6 +282,36 @@ def test_the_bars_of_a_ticker_that_is_used_again_are_the_new_contracts(lake):
     assert lake.bar_times(luna, M1).tolist() == [at(k) for k in range(100)]
 
 
+def test_what_was_not_collected_of_a_contract_that_is_gone_is_named_and_filled_from_the_archive_later(lake):
+    ended, now = T0 + 10 * HOUR_MS, T0 + 11 * HOUR_MS
+    client = venue(now_ms=now)
+    client.list(spec(BTC, delisted_ms=ended))
+    bars, settled = [bar(k) for k in range(600)], [settlement(T0 + h * HOUR_MS) for h in range(10)]
+    lake.store([*bars[:590], *settled[:8]])
+    archive = Files(bars, settled, published=T0)
+    done = run(lake, client, archive, of=[BTC], now_ms=now)
+    assert (dict(done.missing), dict(done.holes), dict(done.left)) == (
+        {"kline_1m": 10}, {"delisted": 10}, {"kline_1m": 0},
+    )  # fmt: skip
+    assert [(hole.dataset, hole.cause) for hole in lake.holes(Venue.OKX)] == [
+        ("funding", "delisted"), ("kline_1m", "delisted"),
+    ]  # fmt: skip
+    assert dict(run(lake, client, archive, of=[BTC], now_ms=now).missing) == {"kline_1m": 0}
+    later = Files(bars, settled, published=now + DAY_MS)
+    assert dict(run(lake, client, later, of=[BTC], now_ms=now).stored) == {"kline_1m": 10, "funding": 2}
+    assert (len(lake.bars(BTC, M1)), len(lake.settlements(Venue.OKX))) == (600, 10)
+    assert [(hole.dataset, hole.start_ms) for hole in lake.holes(Venue.OKX) if hole.dataset != "funding"] == []
+
+
+def test_a_contract_that_ended_before_its_next_settlement_lacks_none(lake):
+    ended, now = T0 + 18 * HOUR_MS, T0 + 19 * HOUR_MS
+    client = venue(now_ms=now)
+    client.list(spec(BTC, delisted_ms=ended))
+    lake.store([*(bar(k) for k in range(18 * 60)), *(settlement(T0 + h * HOUR_MS) for h in (0, 8, 16))])
+    run(lake, client, of=[BTC], now_ms=now)
+    assert lake.holes(Venue.OKX) == []
+
+
 def test_it_stops_when_told(lake):
     client, stop = venue(*(bar(k) for k in range(120))), threading.Event()
     lake.store([bar(0), bar(109)])

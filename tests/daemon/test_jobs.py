@@ -169,7 +169,7 @@ def test_a_failed_period_is_covered_by_the_next_that_completes(table):
     assert table.fail(job.id, "venue down", attempts=1) == "failed"
     table.submit("repair", OKX, period_ms=20, by="schedule")
     table.complete(table.claim(KINDS, 1).id, {"rows": 9})
-    assert table.get(job.id).result == {"covered_by": 2}
+    assert (table.get(job.id).result, table.get(job.id).error) == ({"covered_by": 2}, None)
     assert table.last_done("repair", OKX, 99) == 20
     assert table.last_done("repair", OKX, 20) == 10
 
