@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # nothing is loaded before `main` minds signals
+    from typing import NoReturn
 
 __all__ = ["main"]
 
