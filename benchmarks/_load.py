@@ -31,7 +31,7 @@ _PATIENCE_S = 120.0
 def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:
     """Frames a second, rows lost and doubled, and the memory slope of the worse collector."""
     root.mkdir(parents=True, exist_ok=True)
-    hours = 3 + math.ceil(minutes * SPEED / 60)
+    hours = 12 + math.ceil(minutes * SPEED / 60)  # the start and the comparison at the end take some, too
     tapes = [EventTape(EventConfig(venue, hours=hours, n_symbols=SYMBOLS, events=False)) for venue in Venue]
     start = tapes[0].span_ms[0] + HOUR_MS
     with (
