@@ -75,9 +75,7 @@ class Filler:
         self, series: Series, instrument: Instrument, start_ms: int, end_ms: int, *, but: str = ""
     ) -> list[Span]:
         """What the lake lacks, less what it has a cause for; holes of the cause `but` are lacking all the same."""
-        missing = missing_ranges(
-            series.times(self.lake, instrument, start_ms, end_ms), start_ms, end_ms, series.step_ms
-        )
+        missing = self._absent(series, instrument, start_ms, end_ms)
         if not missing:
             return []
         known = self.lake.holes(instrument.venue, series.dataset, instrument, start_ms, end_ms)
@@ -92,7 +90,7 @@ class Filler:
         """
         if not spans:
             return set()
-        missing = self.lacking(series, instrument, spans[0][0], spans[-1][1]) if cause else []
+        missing = self._absent(series, instrument, spans[0][0], spans[-1][1]) if cause else []
         came: set[int] = set()
         for span in joined(spans, self.client.page_rows(series.dataset) * series.step_ms):
             for page in series.pages(source, instrument, *span):
@@ -153,6 +151,11 @@ class Filler:
                     answered += minus(left, [(at, at + step) for at in came])
             self._type(series, instrument, answered)
         return unclear
+
+    def _absent(self, series: Series, instrument: Instrument, start_ms: int, end_ms: int) -> list[Span]:
+        """What the lake lacks, for whatever cause."""
+        times = series.times(self.lake, instrument, start_ms, end_ms)
+        return missing_ranges(times, start_ms, end_ms, series.step_ms)
 
     def _around(self, series: Series, instrument: Instrument, start: int, end: int) -> tuple[list[int], list[int]]:
         """The times of the nearest row before and of the nearest after, as far as the lake has them."""

@@ -301,6 +301,9 @@ def test_what_was_not_collected_of_a_contract_that_is_gone_is_named_and_filled_f
     assert dict(run(lake, client, later, of=[BTC], now_ms=now).stored) == {"kline_1m": 10, "funding": 2}
     assert (len(lake.bars(BTC, M1)), len(lake.settlements(Venue.OKX))) == (600, 10)
     assert [(hole.dataset, hole.start_ms) for hole in lake.holes(Venue.OKX) if hole.dataset != "funding"] == []
+    assert [(r.dataset, r.rows, r.source) for r in lake.repairs(Venue.OKX)] == [
+        ("kline_1m", 10, "archive"), ("funding", 2, "archive"),
+    ]  # fmt: skip
 
 
 def test_a_contract_that_ended_before_its_next_settlement_lacks_none(lake):
