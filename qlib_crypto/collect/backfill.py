@@ -154,8 +154,9 @@ def fetch(
             if instrument in trading and how.get("source") != "archive":
                 outside = [(0, cost.reached_ms), *_edges(held(instrument), now_ms - SETTLED_MS)]
                 spans = filler.lacking(series, instrument, *ranges[instrument])
-                filler.conclude(series, instrument, minus(spans, outside))
-                sealed(instrument)
+                if between := minus(spans, outside):
+                    filler.conclude(series, instrument, between)
+                    sealed(instrument)
         return {i: missing_ranges(held(i), *span, series.step_ms) for i, span in ranges.items()}
 
     try:

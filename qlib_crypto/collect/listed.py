@@ -89,7 +89,9 @@ class Listings:
         announced = spec.delisted_ms if spec else None
         end = self._gone.get(instrument) if announced is None else announced
         again = self._again.get(instrument)
-        return end if again is None else min(again, again if end is None else end)
+        if end is None or again is None:
+            return again if end is None else end
+        return min(end, again)
 
     def span(self, instrument: Instrument, start_ms: int, end_ms: int, step_ms: int) -> Span:
         """The part of `[start_ms, end_ms)` in which the contract was listed, on the grid; empty when there is none."""
