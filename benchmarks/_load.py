@@ -49,6 +49,7 @@ def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:
                 on.begin(_PATIENCE_S)
             before, began = sandbox.status(), time.monotonic()
             seen = _watch(processes, minutes * 60)
+            _keep(root, seen)
             after, spent = sandbox.status(), time.monotonic() - began
             done = _until_complete(sites)
         finally:
@@ -91,6 +92,12 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> list
             samples.append((now, resident * page / 1e6))
         time.sleep(_LOOK_S)
     return seen
+
+
+def _keep(root: Path, seen: Sequence[Sequence[tuple[float, float]]]) -> None:
+    """The samples beside the logs: a slope that is too steep is looked at as a curve."""
+    rows = [f"{which},{at:.1f},{size:.1f}\n" for which, samples in enumerate(seen) for at, size in samples]
+    (root / "memory.csv").write_text("collector,s,mb\n" + "".join(rows))
 
 
 def _slope(samples: Sequence[tuple[float, float]]) -> float:
