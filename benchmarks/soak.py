@@ -87,9 +87,7 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]
     with running(
         [tape], process=True, speed=arguments.speed, at=start, until=stop, rate_scale=UNLIMITED, awkward=True
     ) as sandbox:
-        began = time.monotonic()
-        restarts, since = _days(root, sandbox, arguments, settings, stop)
-        spent = time.monotonic() - began
+        restarts, since, took, settled = _days(root, sandbox, arguments, settings, stop)
     found = _lake(root, tape, arguments.venue, (start, stop))
     missed = _missed(root, arguments.venue, settings, since, stop)
     told = f"  lake: {found}; jobs not done once: {', '.join(missed[:5]) or 'none'}"
@@ -101,14 +99,20 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]
         "soak_rows_named": measure(found.named, "rows", equal=found.equal),
         "soak_jobs_missed": measure(len(missed), "jobs", equal=not missed),
         "soak_restarts": measure(restarts, "restarts", equal=True),
-        "soak_speed": measure((stop - start) / 1_000 / spent, "x real time", equal=True),
+        "soak_speed": measure((stop - start) / 1_000 / took, "x real time", equal=True),
+        "soak_settle_s": measure(settled, "s", equal=True),
     }
 
 
 def _days(
     root: Path, sandbox: SandboxHandle, arguments: argparse.Namespace, settings: Settings, stop: int
-) -> tuple[int, dict[str, int]]:
-    """Live through the days; how often the daemon was ended and started again, and since when each job is due."""
+) -> tuple[int, dict[str, int], float, float]:
+    """Live through the days.
+
+    How often the daemon was ended and started again, since when each job is due, how many seconds the days took, and
+    how many more until nothing was left to do.
+    """
+    began = time.monotonic()
     draw = random.Random(arguments.seed)
     faults = [f for f in FAULTS if arguments.venue in f.venues]
     restarts, now = 0, sandbox.status()["market_ms"]
@@ -126,10 +130,11 @@ def _days(
                     restarts += 1
                     end(daemon, signal.SIGKILL if restarts % 2 else signal.SIGTERM)
                     daemon = _daemon(root, sandbox, arguments, log)
+            took = time.monotonic() - began
             _settle(root, daemon)
         finally:
             end(daemon)
-    return restarts, since
+    return restarts, since, took, time.monotonic() - began - took
 
 
 def _settle(root: Path, daemon: subprocess.Popen[bytes]) -> None:

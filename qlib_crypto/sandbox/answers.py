@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -66,8 +67,9 @@ async def send(request: web.Request, answer: Answer, faults: Faults) -> web.Stre
     response.content_length = len(answer.body)
     await response.prepare(request)
     size = max(1, -(-len(answer.body) // _PIECES))
-    for start in range(0, len(answer.body), size):
-        await response.write(answer.body[start : start + size])
-        await asyncio.sleep(seconds / _PIECES)
-    await response.write_eof()
+    with contextlib.suppress(ConnectionResetError):  # whoever asked has gone
+        for start in range(0, len(answer.body), size):
+            await response.write(answer.body[start : start + size])
+            await asyncio.sleep(seconds / _PIECES)
+        await response.write_eof()
     return response
