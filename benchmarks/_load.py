@@ -15,7 +15,7 @@ from _measures import measure
 from _site import M1, UNLIMITED, Site, end
 from _truth import Difference
 
-from qlib_crypto.clock import HOUR_MS
+from qlib_crypto.clock import DAY_MS, HOUR_MS, day_start
 from qlib_crypto.sandbox.events import EventConfig, EventTape
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.symbols import Venue
@@ -23,17 +23,18 @@ from qlib_crypto.symbols import Venue
 #: One more open frame a bar than the four that the load is stated with: above 4,000 frames a second, not at it.
 SYMBOLS, SPEED, OPEN_FRAMES = 400, 60.0, 5
 _LOOK_S = 1.0
-#: The first part of the run fills caches; the slope is that of the rest.
-_WARM = 0.3
+#: Three market hours fill what a collector remembers, and the seal of a day its largest buffers: what memory does after
+#: both is the slope.
+_WARM_S, _BEFORE_MIDNIGHT_MS = 300.0, 2 * HOUR_MS
 _PATIENCE_S = 120.0
 
 
 def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:
     """Frames a second, rows lost and doubled, and the memory slope of the worse collector."""
     root.mkdir(parents=True, exist_ok=True)
-    hours = 12 + math.ceil(minutes * SPEED / 60)  # the start and the comparison at the end take some, too
+    hours = 36 + math.ceil((minutes + _WARM_S / 60) * SPEED / 60)  # the comparison at the end takes some, too
     tapes = [EventTape(EventConfig(venue, hours=hours, n_symbols=SYMBOLS, events=False)) for venue in Venue]
-    start = tapes[0].span_ms[0] + HOUR_MS
+    start = day_start(tapes[0].span_ms[0] + HOUR_MS + DAY_MS) - _BEFORE_MIDNIGHT_MS
     with (
         running(tapes, process=True, speed=SPEED, at=start, rate_scale=UNLIMITED, open_frames=OPEN_FRAMES) as sandbox,
         (root / "log.txt").open("a") as log,
@@ -48,7 +49,7 @@ def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:
             for on in sites:
                 on.begin(_PATIENCE_S)
             before, began = sandbox.status(), time.monotonic()
-            seen = _watch(processes, minutes * 60)
+            seen = _watch(processes, _WARM_S + minutes * 60)
             _keep(root, seen)
             after, spent = sandbox.status(), time.monotonic() - began
             done = _until_complete(sites)
@@ -102,6 +103,6 @@ def _keep(root: Path, seen: Sequence[Sequence[tuple[float, float]]]) -> None:
 
 def _slope(samples: Sequence[tuple[float, float]]) -> float:
     """MB an hour: the median slope of all pairs (Theil-Sen) after the warm-up, so that one jump is not a leak."""
-    at, size = np.array(samples[int(len(samples) * _WARM) :]).T
+    at, size = np.array([sample for sample in samples if sample[0] >= _WARM_S]).T
     i, j = np.triu_indices(len(at), k=max(1, len(at) // 4))
     return float(np.median((size[j] - size[i]) / (at[j] - at[i]))) * 3_600
