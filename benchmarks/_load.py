@@ -26,7 +26,8 @@ _LOOK_S = 1.0
 #: Three market hours fill what a collector remembers, and the seal of a day its largest buffers: what memory does after
 #: both is the slope.
 _WARM_S, _BEFORE_MIDNIGHT_MS = 300.0, 2 * HOUR_MS
-_PATIENCE_S = 120.0
+#: One comparison of everything takes minutes beside the load.
+_PATIENCE_S = 600.0
 
 
 def load(root: Path, minutes: float) -> dict[str, dict[str, Any]]:

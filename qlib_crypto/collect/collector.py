@@ -20,6 +20,7 @@ from qlib_crypto.collect.following import Following, Membership, followed_from, 
 from qlib_crypto.collect.intake import WS, Intake
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.market_time import MarketTime
+from qlib_crypto.collect.memory import give_back
 from qlib_crypto.collect.parts import CollectSummary, Pace, Stream, StreamThread, stopped_by_signals
 from qlib_crypto.collect.report import Report
 from qlib_crypto.collect.series import FUNDING, STREAMED, candles, polled, time_of
@@ -221,6 +222,7 @@ class _Collector:
                 status = now
                 self._tasks.tell_lacking(at_once=False)
                 self._tell(running=True)
+                give_back()
 
     def _store(self, wait_s: float = 0.1) -> int:
         """Make what came durable, then see what it tells about missing bars and due settlements."""
