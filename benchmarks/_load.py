@@ -23,9 +23,9 @@ from qlib_crypto.symbols import Venue
 #: One more open frame a bar than the four that the load is stated with: above 4,000 frames a second, not at it.
 SYMBOLS, SPEED, OPEN_FRAMES = 400, 60.0, 5
 _LOOK_S = 1.0
-#: Three market hours fill what a collector remembers, and the seal of a day its largest buffers: what memory does after
-#: both is the slope.
-_WARM_S, _BEFORE_MIDNIGHT_MS = 300.0, 2 * HOUR_MS
+#: Three market hours fill what a collector remembers, the seal of a day and two settlements of all at once its largest
+#: buffers. What memory does after that is the slope; a third settlement is in it.
+_WARM_S, _BEFORE_MIDNIGHT_MS = 660.0, 2 * HOUR_MS
 #: One comparison of everything takes minutes beside the load.
 _PATIENCE_S = 600.0
 
