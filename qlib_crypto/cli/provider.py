@@ -24,13 +24,13 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    full: Annotated[bool, typer.Option("--full", help="Rebuild even when the lake has not changed.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Build everything anew, also from a shorter lake.")] = False,
     as_json: JsonOption = False,
     lake: LakeOption = None,
     provider: ProviderOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Lake → Qlib binary: every frequency, calendars, instruments; verified, then swapped in."""
+    """Lake → Qlib binary, every frequency: what changed is put in place, a full build is verified and swapped in."""
     from qlib_crypto.lake import Lake
     from qlib_crypto.provider import convert as run
     from qlib_crypto.universe import membership_spans

@@ -1,12 +1,19 @@
-"""The identity of a lake: what a run was made from, in one hash."""
+"""The identity of a lake: what a run was made from, in one hash; and which files changed since somebody looked.
+
+The hash is the sum of the hashes of what each file says, so that it costs what changed: a file of known size, time of
+change and inode is not opened. Files are never edited in place (`files.write_bytes`), so one that changed has others.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -14,40 +21,88 @@ from qlib_crypto import schemas
 from qlib_crypto.lake.files import recorded_days
 from qlib_crypto.lake.hot import HotStore
 from qlib_crypto.lake.paths import INSTRUMENTS, UNIVERSE, datasets, venue_folder
-from qlib_crypto.lake.read import listed
+from qlib_crypto.lake.read import unchanging
 from qlib_crypto.lake.tables import TABLES, find_table
 from qlib_crypto.symbols import Venue
 
-
-def content_hash(root: Path, hot: Mapping[Venue, HotStore]) -> str:
-    """See `Lake.content_hash`. Days count as days, also once they are a month.
-
-    Replaced rows do not count, nor do bulky captures: those are dropped after a while and no provider has any.
-    """
-    digest = hashlib.sha256()
-    for venue, store in hot.items():
-        for line in (*sorted(_sealed(root, venue)), *_arrived(store)):
-            digest.update(line.encode())
-    return digest.hexdigest()
+_SUM = 1 << 256
+_SUFFIX = ".parquet"
+#: Letters of a name from its month on, after its month, and of a day's name after its month: `_YYYYMM[DD].parquet`.
+_STAMP, _MONTH, _DAY = len(f"YYYYMM{_SUFFIX}"), len(_SUFFIX), len(f"DD{_SUFFIX}")
 
 
-def _sealed(root: Path, venue: Venue) -> Iterable[str]:
-    folder = venue_folder(root, venue)
-    for name in datasets(folder):
-        schema = _schema(name)
-        for file in listed(folder, name) if schema is not None else []:
-            within = file.path.parent.relative_to(root)
-            for day, of_day in recorded_days(file.path, schema).items():
-                yield f"{within}/{day} {of_day}\n"
+class FileMark(NamedTuple):
+    """A file as it was seen: size, time of change and inode, and the hash of what it says in hexadecimal."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    content: str
 
 
-def _arrived(store: HotStore) -> Iterable[str]:
+#: Marks by the file's name in its folder, by the folder's name below the lake (`okx_data/kline_1m`).
+Marks = Mapping[str, Mapping[str, FileMark]]
+
+
+def marks(root: Path, known: Marks) -> dict[str, dict[str, FileMark]]:
+    """Every file that counts (no bulky capture, no replaced row), opened only where it is not as it was known."""
+    found = {}
+    for venue in Venue:
+        folder = venue_folder(root, venue)
+        for dataset in datasets(folder):
+            if (schema := _schema(dataset)) is not None:
+                within = f"{folder.name}/{dataset}"
+                look = partial(_marked, folder / dataset, schema, known.get(within, {}))
+                found[within] = unchanging(folder / dataset, look)
+    return found
+
+
+def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> dict[str, FileMark]:
+    seen = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:  # exchanged just now: the folder is looked at again
+                    continue
+                seen[entry.name] = stat.st_size, stat.st_mtime_ns, stat.st_ino
+    months = {name[:-_MONTH] for name in seen if name[-_STAMP:-_MONTH].isdigit() and name[-_STAMP - 1] == "_"}
+    found = {}
+    for name, now in seen.items():
+        if name[:-_DAY] in months:  # its month has it
+            continue
+        mark = known.get(name)
+        if mark is None or mark[:3] != now:
+            mark = FileMark(*now, content=f"{_content(folder / name, schema):064x}")
+        found[name] = mark
+    return found
+
+
+def _content(path: Path, schema: pa.Schema) -> int:
+    """What the file says, days as days also once they are a month."""
+    within = "/".join(path.parts[-3:-1])
+    return sum(_hash(f"{within}/{day} {of_day}") for day, of_day in recorded_days(path, schema).items()) % _SUM
+
+
+def content_hash(hot: Mapping[Venue, HotStore], files: Marks) -> str:
+    """See `Lake.content_hash`."""
+    total = sum(int(mark.content, 16) for of in files.values() for mark in of.values())
+    total += sum(_hash(f"{venue} {line}") for venue, store in hot.items() for line in _arrived(store))
+    return f"{total % _SUM:064x}"
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest())
+
+
+def _arrived(store: HotStore) -> Iterator[str]:
     for table in (table for table in TABLES if not table.bulky):
         for interval_ms in store.intervals(table):
-            rows = store.rows(table, None, interval_ms)
+            rows: Iterable[tuple[object, ...]] = store.rows(table, None, interval_ms)
             for symbol, of_symbol in groupby(rows, itemgetter(0)):
                 values = "".join(repr(row[2:-1]) for row in of_symbol)
-                yield f"{table.name} {symbol} {interval_ms} {values}\n"
+                yield f"{table.name} {symbol} {interval_ms} {values}"
 
 
 def _schema(dataset: str) -> pa.Schema | None:

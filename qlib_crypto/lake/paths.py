@@ -49,6 +49,10 @@ STEM = {
 }  # fmt: skip
 
 
+#: In so long a range files are asked for by name instead of listed.
+_NEAR_MS = 200 * DAY_MS
+
+
 class Dated(NamedTuple):
     """A lake file: what its name says. It holds times in `[start_ms, end_ms)`; a snapshot has `end_ms == start_ms`."""
 
@@ -164,7 +168,11 @@ def dated_files(
     """
     if stem is None:
         stem = STEM.get(dataset)
-    found = [file for file in all_files(folder, dataset, stem) if stem is None or file.stem == stem]
+    near = start_ms is not None and end_ms is not None and end_ms - start_ms <= _NEAR_MS
+    if stem is not None and near and dataset not in {INSTRUMENTS, UNIVERSE}:
+        found = _of_periods(folder / dataset, stem, start_ms or 0, end_ms or 0)
+    else:
+        found = [file for file in all_files(folder, dataset, stem) if stem is None or file.stem == stem]
     months = {(f.stem, f.start_ms) for f in found if f.end_ms - f.start_ms > DAY_MS} if _by_day(dataset) else set()
     return sorted(
         (
@@ -179,6 +187,22 @@ def dated_files(
         ),
         key=lambda file: (file.start_ms, file.end_ms, file.stem),
     )  # fmt: skip
+
+
+def _of_periods(folder: Path, stem: str, start_ms: int, end_ms: int) -> list[Dated]:
+    """The files of the days and months that touch the range, asked for by name: a folder may hold very many.
+
+    Days before months: where days went meanwhile, the month that took their place is there.
+    """
+    days = range(day_start(start_ms), end_ms, DAY_MS)
+    months = sorted({month_start(at) for at in days})
+    wanted = [(f"{utc(at):%Y%m%d}", at, at + DAY_MS) for at in days]
+    wanted += [(f"{utc(at):%Y%m}", at, next_month(at)) for at in months]
+    return [
+        Dated(path, stem, start, end)
+        for stamp, start, end in wanted
+        if (path := folder / f"{stem}_{stamp}.parquet").exists()
+    ]
 
 
 def all_files(folder: Path, dataset: str, stem: str | None = None) -> list[Dated]:

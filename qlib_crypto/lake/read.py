@@ -6,7 +6,7 @@ are exchanged for others meanwhile (compaction) are listed again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -112,14 +112,17 @@ class Asked:
 def listed(
     folder: Path, dataset: str, stem: str | None = None, start_ms: int | None = None, end_ms: int | None = None
 ) -> list[Dated]:
-    """`dated_files` of a moment: listed again when names came or went meanwhile, so that an exchange is seen whole."""
-    found = []
-    for _ in range(_TRIES):
-        before = _stamp(folder / dataset)
-        found = dated_files(folder, dataset, stem, start_ms, end_ms)
-        if _stamp(folder / dataset) == before:
-            break
-    return found
+    """`dated_files` of a moment: an exchange of days for their month is seen whole."""
+    return unchanging(folder / dataset, lambda: dated_files(folder, dataset, stem, start_ms, end_ms))
+
+
+def unchanging[T](folder: Path, look: Callable[[], T]) -> T:
+    """What `look` sees in a folder, looked at again when names came or went meanwhile."""
+    for _ in range(_TRIES - 1):
+        before, found = _stamp(folder), look()
+        if _stamp(folder) == before:
+            return found
+    return look()
 
 
 def _stamp(folder: Path) -> int:

@@ -14,8 +14,8 @@ from qlib_crypto import schemas
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake import checks, quality, snapshots
 from qlib_crypto.lake.files import read_tables
-from qlib_crypto.lake.hot import HotStore
-from qlib_crypto.lake.identity import content_hash
+from qlib_crypto.lake.hot import Held, HotStore
+from qlib_crypto.lake.identity import FileMark, Marks, content_hash, marks
 from qlib_crypto.lake.ledger import Ledgers, Repair, Sealed, put_flags, put_repairs
 from qlib_crypto.lake.paths import UNIVERSE, datasets, kline_dataset, venue_folder
 from qlib_crypto.lake.quarantine import Quarantined, put_quarantined, quarantined
@@ -271,13 +271,24 @@ class Lake(Ledgers):
         """Every seal, oldest first: file, rows, how many were new or replaced, content hash."""
         return self._hot[venue].ledger()
 
-    def content_hash(self) -> str:
+    def files(self, known: Marks | None = None) -> dict[str, dict[str, FileMark]]:
+        """A mark of every sealed file that can be part of a provider or a run, by folder and name.
+
+        Only files are opened that are not as they were `known`, from an earlier call.
+        """
+        return marks(self.root, known or {})
+
+    def unsealed(self, venue: Venue, table: Table) -> list[Held]:
+        """What is not sealed yet: one entry a symbol and interval."""
+        return self._hot[venue].held(table)
+
+    def content_hash(self, files: Marks | None = None) -> str:
         """SHA-256 of all file names and content hashes, and of the hot rows: a run's data identity.
 
         Sources and times of receipt do not count: the same data collected twice has the same hash once sealed. Nor do
-        days that became months, and bulky captures, which are dropped after a while.
+        days that became months, and bulky captures. `files`, of a call of `files`, are not looked at again.
         """
-        return content_hash(self.root, self._hot)
+        return content_hash(self._hot, self.files() if files is None else files)
 
 
 def _asked(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,17 +63,24 @@ class Grid:
         return self.origin_ms + np.arange(self.length, dtype=np.int64) * self.interval.ms
 
     def extended(self, days: int) -> Grid:
-        """The same grid with `days` days of slots after it."""
-        return Grid(self.interval, self.origin_ms, self.length + days * (DAY_MS // self.interval.ms))
+        """The same grid with the future: whole days, `days` after its last bar at most and at least one.
 
-    def text(self) -> bytes:
-        """The calendar file: one open a line, `YYYY-MM-DD HH:MM:SS`, for days `YYYY-MM-DD`.
+        The end stays for `days - 1` days, so that the file with the future changes as seldom.
+        """
+        ahead = days - 1
+        covered = self.length * self.interval.ms // DAY_MS
+        end = (covered // ahead + 1) * ahead + 1
+        return Grid(self.interval, self.origin_ms, end * (DAY_MS // self.interval.ms))
+
+    def text(self, since: int = 0) -> bytes:
+        """The calendar file from a slot on: one open a line, `YYYY-MM-DD HH:MM:SS`, for days `YYYY-MM-DD`.
 
         The times of a day repeat, so only dates are formatted: a year of minutes takes milliseconds.
         """
         per_day = DAY_MS // self.interval.ms
-        days = -(-self.length // per_day)
-        first = np.datetime64(self.origin_ms, "ms").astype("datetime64[D]")
+        before = since // per_day
+        days = -(-self.length // per_day) - before
+        first = np.datetime64(self.origin_ms, "ms").astype("datetime64[D]") + before
         dates = np.datetime_as_string(first + np.arange(days), unit="D").astype(f"S{_DATE_CHARS}")
         if per_day == 1:
             lines = [b"\n"]
@@ -84,14 +90,15 @@ class Grid:
         out = np.empty((days, per_day, _DATE_CHARS + times.shape[1]), dtype=np.uint8)
         out[:, :, :_DATE_CHARS] = dates.view(np.uint8).reshape(days, 1, _DATE_CHARS)
         out[:, :, _DATE_CHARS:] = times
-        return out.reshape(days * per_day, out.shape[2])[: self.length].tobytes()
+        return out.reshape(days * per_day, out.shape[2])[
+            since - before * per_day : self.length - before * per_day
+        ].tobytes()
 
 
-def write_calendar(folder: Path, grid: Grid, future_days: int) -> None:
-    """`<freq>.txt` and `<freq>_future.txt` in `folder`; the latter is the whole grid plus `future_days` days.
+def calendar_texts(grid: Grid, future_days: int) -> dict[str, Grid]:
+    """The grids of `<freq>.txt` and `<freq>_future.txt`, by name; the latter is the whole grid and the days after it.
 
     Qlib's backtester fails on the last stored bar without a later one in the second file.
     """
     name = grid.interval.qlib
-    (folder / f"{name}.txt").write_bytes(grid.text())
-    (folder / f"{name}_future.txt").write_bytes(grid.extended(future_days).text())
+    return {f"{name}.txt": grid, f"{name}_future.txt": grid.extended(future_days)}

@@ -7,7 +7,6 @@ frequency. Ends are full timestamps, so one directory serves every frequency.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from qlib_crypto.clock import SECOND_MS, iso
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -43,10 +42,10 @@ def market_lines(extents: Extents, memberships: Memberships) -> dict[str, list[s
     return out
 
 
-def write_markets(folder: Path, extents: Extents, memberships: Memberships) -> None:
-    """One `<market>.txt` for each market that has a member."""
-    for name, lines in market_lines(extents, memberships).items():
-        (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def market_texts(extents: Extents, memberships: Memberships) -> dict[str, bytes]:
+    """The content of each `<market>.txt` that has a member, by name."""
+    lines = market_lines(extents, memberships)
+    return {f"{name}.txt": "".join(f"{line}\n" for line in of).encode() for name, of in lines.items()}
 
 
 def _line(instrument: Instrument, start_ms: int, end_ms: int) -> str:

@@ -97,10 +97,15 @@ def membership_hash(memberships: Memberships) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(provider_dir: Path, manifest: Manifest) -> None:
+def manifest_text(manifest: Manifest) -> bytes:
     """`manifest.json`, with keys in order, so that equal conversions write equal bytes."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
-    (provider_dir / NAME).write_text(text + "\n", encoding="utf-8")
+    return f"{text}\n".encode()
+
+
+def write_manifest(provider_dir: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into a folder."""
+    (provider_dir / NAME).write_bytes(manifest_text(manifest))
 
 
 def read_manifest(provider_dir: Path) -> Manifest | None:

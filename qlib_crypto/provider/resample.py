@@ -117,6 +117,19 @@ def resample(sources: Sequence[GridBars], target: Interval) -> GridBars | None:
     return GridBars(target, first, present, values)
 
 
+def cut(bars: GridBars | None, target: Interval, start_ms: int, end_ms: int) -> GridBars:
+    """The slots of `[start_ms, end_ms)`, whatever the bars' own span is."""
+    length = (end_ms - start_ms) // target.ms
+    present, values = np.zeros(length, dtype=np.bool_), np.full((len(COLUMNS), length), np.nan)
+    if bars is not None:
+        ahead = (bars.first_ms - start_ms) // target.ms
+        begin, stop = max(ahead, 0), min(ahead + bars.length, length)
+        if begin < stop:
+            present[begin:stop] = bars.present[begin - ahead : stop - ahead]
+            values[:, begin:stop] = bars.data[:, begin - ahead : stop - ahead]
+    return GridBars(target, start_ms, present, values)
+
+
 def _divides(source: GridBars, target: Interval) -> bool:
     return target.ms % source.interval.ms == 0
 

@@ -13,7 +13,7 @@ from qlib_crypto.symbols import Instrument, Venue
 NAME = "specs.json"
 
 
-def write_specs(folder: Path, lake: Lake, instruments: Iterable[Instrument]) -> Path:
+def specs_text(lake: Lake, instruments: Iterable[Instrument]) -> bytes:
     """`specs.json`: by Qlib name, in base and quote coins; instruments without a known spec are left out.
 
     Keys of each: `lot_base min_base min_notional_quote tick_size spec_source`.
@@ -30,9 +30,7 @@ def write_specs(folder: Path, lake: Lake, instruments: Iterable[Instrument]) -> 
         for instrument in sorted(instruments)
         if (spec := known[instrument.venue].get(instrument)) is not None
     }
-    path = folder / NAME
-    path.write_bytes(orjson.dumps(rules, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    return path
+    return orjson.dumps(rules, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def specs_problems(folder: Path, names: Iterable[str]) -> list[str]:

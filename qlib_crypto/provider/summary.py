@@ -24,8 +24,10 @@ class ConvertSummary:
         Where it is.
     manifest
         What it holds now.
+    rebuilt
+        True when everything was built anew, False when what changed was put in place.
     bars
-        Bars by frequency (`60min`), over all instruments; empty when nothing changed.
+        Bars that were computed, by frequency (`60min`), over all instruments; empty when nothing changed.
     skipped
         Frequencies asked for that the lake has no complete bar of.
     notes
@@ -36,6 +38,7 @@ class ConvertSummary:
     changed: bool
     provider_dir: Path
     manifest: Manifest
+    rebuilt: bool = False
     bars: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -51,6 +54,7 @@ class ConvertSummary:
         return {
             "provider": str(self.provider_dir),
             "changed": self.changed,
+            "rebuilt": self.rebuilt,
             "instruments": len(self.manifest.instruments),
             "bars": dict(self.bars),
             "skipped": list(self.skipped),
@@ -65,7 +69,8 @@ class ConvertSummary:
         for name, bars in self.bars.items():
             grid = self.manifest.grid(name)
             first, last = iso(grid.origin_ms), iso(grid.open_ms(grid.length - 1))
-            lines.append(f"{name}: {bars:,} bars, calendar {first} to {last}")
+            computed = "bars" if self.rebuilt else "bars computed"
+            lines.append(f"{name}: {bars:,} {computed}, calendar {first} to {last}")
         if self.skipped:
             lines.append(f"no complete bar of {' '.join(self.skipped)}")
         prices = ", ".join(f"{count:,} {source}" for source, count in self.settlement_prices.items())

@@ -1,7 +1,7 @@
 """The folder a new provider is built in, one builder at a time, and its exchange with the old one.
 
 Beside `qlib_data/` lies `qlib_data.work/` with the lock, the provider being built (`new`) and, for an instant, the
-replaced one (`old`).
+replaced one (`old`); or what an update changes (`sinks`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qlib_crypto.errors import ConfigError, StorageError
-from qlib_crypto.provider import specs
+from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.manifest import NAME
+from qlib_crypto.provider.sinks import CACHES, COMMIT, NEXT, apply
 from qlib_crypto.provider.write import sync
 
 #: What a conversion writes.
-PARTS = ("calendars", "features", "instruments", specs.NAME, NAME)
-#: Qlib's own caches of an older provider, which would be stale beside a new one.
-_CACHES = ("calendars_cache", "features_cache", "instruments_cache", "dataset_cache")
+PARTS = ("calendars", "features", "instruments", "settlements", specs.NAME, dirty.NAME, NAME)
+#: What nobody needs once a conversion is over.
+_LEFT = ("new", "old", NEXT, "done")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
 def workplace(provider_dir: Path) -> Iterator[Path]:
-    """An empty folder beside `provider_dir`, ours alone; what is left in it goes afterwards.
+    """The folder beside `provider_dir` that work is done in, ours alone; what is left in it goes afterwards.
+
+    An update that was decided and not finished is finished first.
 
     Raises
     ------
@@ -52,18 +55,23 @@ def workplace(provider_dir: Path) -> Iterator[Path]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        new, old = work / "new", work / "old"
-        if old.exists() and not provider_dir.exists():  # killed between the two renames of `swap`
-            old.rename(provider_dir)
+        if (work / "old").exists() and not provider_dir.exists():  # killed between the two renames of `swap`
+            (work / "old").rename(provider_dir)
         _refuse_foreign(provider_dir)
-        _remove(new)
-        _remove(old)
-        new.mkdir()
+        apply(provider_dir, work, durable=True)
+        for name in _LEFT:
+            _remove(work / name)
         try:
-            yield new
+            yield work
         finally:  # what cannot be removed now goes at the next conversion
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            for name in _LEFT:
+                shutil.rmtree(work / name, ignore_errors=True)
+
+
+def unfinished(provider_dir: Path) -> bool:
+    """Whether an update is being put in place, or was stopped while it was."""
+    own = provider_dir.resolve()
+    return (own.with_name(own.name + ".work") / COMMIT).exists()
 
 
 def swap(new: Path, provider_dir: Path) -> None:
@@ -75,7 +83,7 @@ def swap(new: Path, provider_dir: Path) -> None:
         new.rename(provider_dir)
     else:
         for path in provider_dir.iterdir():
-            if path.name not in (*PARTS, *_CACHES):
+            if path.name not in (*PARTS, *CACHES):
                 copy = shutil.copytree if path.is_dir() else shutil.copy2
                 copy(path, new / path.name)
         if not _exchange(new, provider_dir):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from qlib_crypto.lake import Lake
 from qlib_crypto.provider.calendar import Grid
 from qlib_crypto.provider.compare import Cells, value_problems
 from qlib_crypto.provider.manifest import Manifest, read_manifest
+from qlib_crypto.provider.settlements import series_name
 from qlib_crypto.provider.specs import specs_problems
+from qlib_crypto.provider.swap import unfinished
 from qlib_crypto.provider.write import feature_dir
 from qlib_crypto.symbols import Instrument
 
@@ -35,6 +38,8 @@ def verify(lake: Lake, provider_dir: Path, *, cells: Cells = "sample") -> list[s
     manifest = read_manifest(provider_dir)
     if manifest is None:
         raise DataError(f"{provider_dir} is no provider (it has no manifest.json); make it with: qlib-crypto convert")
+    if unfinished(provider_dir):
+        return [f"a conversion of {provider_dir} is going on or was stopped in the middle; wait, or convert again"]
     problems = structure_problems(provider_dir, manifest)
     return problems or value_problems(lake, provider_dir, manifest, cells)
 
@@ -72,33 +77,58 @@ def _calendar_text(grid: Grid, length: int) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _feature_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
+def size_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
+    """Feature files that are missing, too many, or of another length than the manifest says; none is opened."""
     root = provider_dir / "features"
     folders = {feature_dir(provider_dir, Instrument.parse(name)).name: name for name in manifest.instruments}
     found = {path.name for path in root.iterdir()} if root.is_dir() else set()
     yield from (f"{root / name} is in no list of manifest.json; remove it" for name in sorted(found - set(folders)))
     for name in sorted(folders):
-        spans = manifest.instruments[folders[name]]
-        sizes = {path.name: path.stat().st_size for path in (root / name).iterdir()} if name in found else {}
-        expected = {f"{field}.{freq}.bin": span for freq, span in spans.items() for field in manifest.fields}
+        sizes = _sizes(root / name) if name in found else {}
+        expected = {
+            f"{field}.{freq}.bin": 4 * (1 + length)
+            for freq, (_, length) in manifest.instruments[folders[name]].items()
+            for field in manifest.fields
+        }
+        if sizes == expected:
+            continue
         yield from (f"{root / name / extra} belongs to no field" for extra in sorted(set(sizes) - set(expected)))
-        for file, (start, length) in expected.items():
-            path = root / name / file
-            size = sizes.get(file)
-            if size is None:
-                yield f"{path} is missing; Qlib would read it as NaN"
-            elif size % 4 or size != 4 * (1 + length):
-                yield f"{path} has {size} bytes instead of {4 * (1 + length)}"
-            elif (slot := _first_slot(path)) != start:
-                yield f"{path} starts at slot {slot} instead of {start}"
+        for file, wanted in expected.items():
+            if file not in sizes:
+                yield f"{root / name / file} is missing; Qlib would read it as NaN"
+            elif sizes[file] != wanted:
+                yield f"{root / name / file} has {sizes[file]} bytes instead of {wanted}"
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries}
+
+
+def _feature_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
+    yield from size_problems(provider_dir, manifest)
+    for name, spans in manifest.instruments.items():
+        folder = feature_dir(provider_dir, Instrument.parse(name))
         for freq, (start, length) in spans.items():
+            for field in manifest.fields:
+                path = folder / f"{field}.{freq}.bin"
+                slot = _first_slot(path)
+                if slot is not None and slot != start:
+                    yield f"{path} starts at slot {slot} instead of {start}"
             if start < 0 or start + length > manifest.frequencies[freq].length:
-                yield f"{folders[name]} at {freq} ends at slot {start + length}, after the calendar"
+                yield f"{name} at {freq} ends at slot {start + length}, after the calendar"
+        series = provider_dir / series_name(Instrument.parse(name))
+        if not series.is_file():
+            yield f"{series} is missing"
 
 
-def _first_slot(path: Path) -> float:
-    with path.open("rb") as file:
-        return float(np.frombuffer(file.read(4), dtype="<f4")[0])
+def _first_slot(path: Path) -> float | None:
+    """None where there is none: the size tells."""
+    try:
+        with path.open("rb") as file:
+            return float(np.frombuffer(file.read(4), dtype="<f4")[0])
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
 
 
 def _market_problems(folder: Path, manifest: Manifest) -> Iterator[str]:

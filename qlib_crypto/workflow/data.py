@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.errors import ConfigError, DataError, counted
-from qlib_crypto.provider.convert import FIELDS
+from qlib_crypto.provider.conversion import FIELDS
 from qlib_crypto.provider.instruments import MEMBERS
 from qlib_crypto.provider.manifest import Manifest, read_manifest
+from qlib_crypto.provider.swap import unfinished
 from qlib_crypto.provider.write import feature_file
 from qlib_crypto.symbols import Instrument, Interval
 from qlib_crypto.workflow.check import Workflow
@@ -21,6 +23,8 @@ from qlib_crypto.workflow.portfolio import Legs
 from qlib_crypto.workflow.template import hint
 
 _FLOAT = np.dtype("<f4")
+#: An update is put in place in less.
+_PATIENCE_S = 30.0
 #: Instruments that a warning names.
 _SHOWN = 5
 
@@ -59,16 +63,23 @@ def check_data(workflow: Workflow) -> Manifest:
 
 
 def open_manifest(provider: Path) -> Manifest:
-    """The manifest of a provider.
+    """The manifest of a provider; one that is being put in place is waited for.
 
     Raises
     ------
     DataError
-        When there is none.
+        When there is none, or a conversion was stopped in the middle.
 
     """
     if not provider.is_dir():
         raise DataError(f"provider {provider} does not exist; make it with: qlib-crypto convert, or give --provider")
+    until = time.monotonic() + _PATIENCE_S
+    while unfinished(provider):
+        if time.monotonic() > until:
+            raise DataError(
+                f"a conversion of {provider} was stopped in the middle; finish it with: qlib-crypto convert"
+            )
+        time.sleep(0.1)
     manifest = read_manifest(provider)
     if manifest is None:
         raise DataError(f"{provider} has no manifest.json, so no finished conversion; run: qlib-crypto convert --full")

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from qlib_crypto.lake.identity import FileMark
 from qlib_crypto.schemas import FUNDING, KLINE
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -83,7 +84,28 @@ class MemoryLake:
     def specs(self, venue):
         return {i: s for i, s in getattr(self, "known_specs", {}).items() if i.venue is venue}
 
-    def content_hash(self):
+    def files(self, _known=None):
+        """A file a day of an instrument and interval, and one a day of settlements; its mark is what it says."""
+        out = {}
+        for instrument, frames in self.frames.items():
+            for interval, frame in frames.items():
+                within = out.setdefault(f"{instrument.venue}_data/kline_{interval}", {})
+                within |= {
+                    f"{instrument.symbol}_{day}": mark for day, mark in marked(frame, by_month=interval.by_month)
+                }
+        for instrument, frame in self.funding.items():
+            within = out.setdefault(f"{instrument.venue}_data/funding", {})
+            slots = frame.set_axis((frame.index.to_numpy(np.int64) + MINUTE_MS // 2) // MINUTE_MS * MINUTE_MS)
+            for day, mark in marked(slots, by_month=False):
+                name = f"funding_rates_{day}"
+                within[name] = within.get(name, FileMark(0, 0, 0, ""))
+                within[name] = within[name]._replace(content=within[name].content + instrument.symbol + mark.content)
+        return {within: of for within, of in out.items() if of}
+
+    def unsealed(self, _venue, _table):
+        return []
+
+    def content_hash(self, _files=None):
         digest = hashlib.sha256()
         for instrument, frames in sorted(self.frames.items()):
             for interval, frame in sorted(frames.items()):
@@ -99,6 +121,14 @@ class MemoryLake:
         low = frame.index[0] if start_ms is None else start_ms
         high = frame.index[-1] + 1 if end_ms is None else end_ms
         return frame[(frame.index >= low) & (frame.index < high)]
+
+
+def marked(frame, *, by_month):
+    """The frame's rows by the date in a file's name."""
+    dates = pd.to_datetime(frame.index, unit="ms").strftime("%Y%m" if by_month else "%Y%m%d")
+    for date, rows in frame.groupby(np.asarray(dates)):
+        said = str(pd.util.hash_pandas_object(rows).sum())
+        yield f"{date}.parquet", FileMark(len(rows), 0, 0, said)
 
 
 COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS
 from qlib_crypto.errors import DataError
-from qlib_crypto.provider.calendar import MAX_SLOTS, Grid, write_calendar
+from qlib_crypto.provider.calendar import MAX_SLOTS, Grid, calendar_texts
 from qlib_crypto.symbols import Interval
 
 MINUTE = Interval.parse("1m")
@@ -34,13 +34,25 @@ def test_a_slot_is_arithmetic(name, day, length):
     assert grid.open_ms(length) == grid.end_ms
 
 
-def test_future_holds_the_whole_grid_and_the_horizon(tmp_path):
-    grid = Grid(MINUTE, 20_000 * DAY_MS, 1_500)
-    write_calendar(tmp_path, grid, 7)
-    stored, future = (tmp_path / "1min.txt").read_bytes(), (tmp_path / "1min_future.txt").read_bytes()
-    assert future.startswith(stored)
-    assert future.count(b"\n") - stored.count(b"\n") == 7 * 24 * 60
-    assert {path.name for path in tmp_path.iterdir()} == {"1min.txt", "1min_future.txt"}
+@given(st.sampled_from(NAMES), st.integers(1, 3_000), st.integers(0, 3_000))
+def test_the_tail_of_a_text_is_the_rest_of_it(name, length, since):
+    grid = Grid(Interval.parse(name), 20_000 * DAY_MS, length)
+    since = min(since, length)
+    lines = grid.text().splitlines(keepends=True)
+    assert grid.text(since) == b"".join(lines[since:])
+
+
+@given(st.sampled_from(NAMES), st.integers(1, 5_000), st.integers(2, 9))
+def test_future_holds_the_whole_grid_and_a_horizon_that_seldom_moves(name, length, days):
+    grid = Grid(Interval.parse(name), 20_000 * DAY_MS, length)
+    stored, future = calendar_texts(grid, days).values()
+    assert stored == grid
+    assert future.origin_ms == grid.origin_ms
+    assert DAY_MS <= future.end_ms - grid.end_ms <= days * DAY_MS
+    assert (future.end_ms - future.origin_ms) % DAY_MS == 0
+    per_day = DAY_MS // grid.interval.ms
+    later = [Grid(grid.interval, grid.origin_ms, length + more * per_day).extended(days).length for more in range(days)]
+    assert len(set(later)) == 2, "every days - 1 days"
 
 
 def test_a_grid_begins_at_midnight_and_ends_where_float32_stops_counting():

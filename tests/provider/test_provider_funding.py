@@ -10,7 +10,7 @@ from provider_lakes import T0, MemoryLake, make_bars
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.market.funding import holes
-from qlib_crypto.provider.funding import funding_fields, settled
+from qlib_crypto.provider.funding import Settled, funding_fields, price, price_sources, series_of
 from qlib_crypto.provider.resample import on_grid
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -28,7 +28,9 @@ def settle(rows, bars=()):
         dtype=float,
     )
     lake = MemoryLake({BTC: dict(bars)}, {BTC: frame})
-    return settled(lake.settlements(Venue.OKX), [on_grid(lake.bars(BTC, i), i) for i in dict(bars)])
+    series = series_of(lake.settlements(Venue.OKX))
+    price(series, [on_grid(lake.bars(BTC, i), i) for i in dict(bars)], 0, 1 << 62)
+    return Settled.of(series)
 
 
 def check(found, **expected):
@@ -98,8 +100,8 @@ def test_price_is_the_mark_else_the_open_of_the_finest_bar_of_that_minute_else_u
     rows = [(0, 0, 1, NAN), (1, 5, 1, NAN), (2, 0, 1, 77), (3 + 1 / 60, 0, 1, NAN), (9, 0, 1, NAN)]
     at = settle(rows, {HOUR: hours, MINUTE: minutes})
     expected = [hours["open"][T0], minutes["open"][T0 + HOUR_MS], 77, NAN, NAN]
-    np.testing.assert_array_equal(at.price, expected)
-    assert at.price_sources == {"mark": 1, "trade": 2, "unknown": 2}
+    np.testing.assert_array_equal(at.series["price"], expected)
+    assert price_sources(at.series) == {"mark": 1, "trade": 2, "unknown": 2}
 
 
 def test_one_settlement_of_unknown_price_makes_the_cash_of_its_bar_unknown_not_the_rate():

@@ -3,7 +3,7 @@ from __future__ import annotations
 from provider_lakes import T0
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from qlib_crypto.provider.instruments import market_lines, write_markets
+from qlib_crypto.provider.instruments import market_lines, market_texts
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 MINUTE, HOUR, DAY = (Interval.parse(name) for name in ("1m", "1h", "1d"))
@@ -37,7 +37,7 @@ def test_members_have_a_line_for_each_span_and_no_bar_at_its_end():
     assert lines["top50_60min"][-1].endswith("2025-03-15 00:00:00")
 
 
-def test_a_membership_that_never_meets_a_bar_makes_no_market(tmp_path):
-    write_markets(tmp_path, EXTENTS, {Venue.OKX: {"BTC_USDT": [(T0 + 9 * DAY_MS, None)]}})
-    assert not list(tmp_path.glob("top50*"))
-    assert (tmp_path / "okx.txt").read_text().endswith("2025-03-15 00:05:00\n")
+def test_a_membership_that_never_meets_a_bar_makes_no_market():
+    texts = market_texts(EXTENTS, {Venue.OKX: {"BTC_USDT": [(T0 + 9 * DAY_MS, None)]}})
+    assert not any(name.startswith("top50") for name in texts)
+    assert texts["okx.txt"].endswith(b"2025-03-15 00:05:00\n")

@@ -1,0 +1,199 @@
+"""However a lake came to be, converting it as it grew gives the bytes of one conversion at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from provider_lakes import T0, MemoryLake, random_lake
+
+from qlib_crypto.clock import DAY_MS
+from qlib_crypto.lake import Lake
+from qlib_crypto.lake.retention import retain
+from qlib_crypto.provider import convert, verify
+from qlib_crypto.schemas import Bar, Settlement
+from qlib_crypto.settings import ProviderSettings, RetentionSettings
+from qlib_crypto.symbols import Venue
+
+PROVIDER = ProviderSettings(intervals=("1m", "5m", "1h", "4h", "1d"), future_days=3)
+
+
+def content(folder: Path):
+    """Every byte but the count of conversions."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    manifest = json.loads(found.pop("manifest.json"))
+    del manifest["generation"]
+    return found | {"manifest.json": manifest}
+
+
+def assert_equal(found, right):
+    assert set(found) == set(right)
+    for name, data in right.items():
+        if found[name] != data and name.endswith(".bin"):
+            one, other = (np.frombuffer(of, "<f4") for of in (found[name], data))
+            assert len(one) == len(other), f"{name}: {len(one)} values instead of {len(other)}"
+            at = np.flatnonzero((one != other) & ~(np.isnan(one) & np.isnan(other)))
+            raise AssertionError(f"{name} differs at {at[:5]}: {one[at[:5]]} instead of {other[at[:5]]}")
+        assert found[name] == data, name
+
+
+def growing(rng, lake, steps):
+    """The lake as it was before: rows not there yet, values restated since; at each step more is as it is in the end.
+
+    Nothing that was the first or last bar goes again.
+    """
+    parts = {("bars", i, interval): frame for i, of in lake.frames.items() for interval, frame in of.items()}
+    parts |= {("funding", i, None): frame for i, frame in lake.funding.items()}
+    there = {key: _arrival(rng, frame, steps) for key, frame in parts.items()}
+    wrong = {key: np.where(rng.random(len(frame)) < rng.choice([0, 0.01, 0.2]), rng.integers(0, steps, len(frame)), -1)
+             for key, frame in parts.items()}  # fmt: skip
+    for step in range(steps):
+        frames, funding = {}, {}
+        for key, frame in parts.items():
+            kind, instrument, interval = key
+            now = frame.copy()
+            restated = wrong[key] >= step
+            now.loc[restated, now.columns[0]] *= 1.01
+            now = now[there[key] <= step]
+            if len(now) and kind == "bars":
+                frames.setdefault(instrument, {})[interval] = now
+            elif len(now):
+                funding[instrument] = now
+        if frames:
+            yield MemoryLake(frames, funding)
+
+
+def _arrival(rng, frame, steps):
+    """The step at which each row is there: mostly in order of time, some late, some whole stretches first or last."""
+    number = len(frame)
+    if rng.random() < 0.2:
+        return np.full(number, rng.integers(0, steps))
+    order = np.linspace(0, steps - 0.001, number)
+    if rng.random() < 0.25:
+        order = order[::-1]  # the past is back-filled
+    at = order.astype(int)
+    late = rng.random(number) < rng.choice([0, 0.002, 0.1])
+    at[late] = rng.integers(0, steps, late.sum())
+    return at
+
+
+def has_bars(lake):
+    """Every bar of the lake is a complete bar of a frequency of its own."""
+    return any(len(frame) for of in lake.frames.values() for frame in of.values())
+
+
+def check(seed, symbols, days, steps, *, mixed, holes):
+    rng = np.random.default_rng(seed)
+    lake = random_lake(seed, symbols=symbols, days=days, mixed=mixed, holes=holes)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        provider = folder / "qlib_data"
+        for number, now in enumerate(growing(rng, lake, steps)):
+            other = folder / str(number)
+            if not has_bars(now):
+                continue
+            convert(now, other, PROVIDER, durable=False)
+            convert(now, provider, PROVIDER, durable=False)
+            assert_equal(content(provider), content(other))
+            assert not convert(now, provider, PROVIDER, durable=False).changed
+        assert verify(now, provider, cells="all") == []
+    finally:
+        shutil.rmtree(folder)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32 - 1), symbols=st.integers(1, 3), days=st.integers(1, 3), steps=st.integers(2, 4),
+    mixed=st.booleans(), holes=st.booleans(),
+)  # fmt: skip
+def test_a_lake_that_grew_gives_the_bytes_of_a_full_conversion(seed, symbols, days, steps, mixed, holes):
+    check(seed, symbols, days, steps, mixed=mixed, holes=holes)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32 - 1), symbols=st.integers(1, 4), days=st.integers(1, 5), steps=st.integers(2, 7),
+    mixed=st.booleans(), holes=st.booleans(),
+)  # fmt: skip
+def test_many_lakes_that_grew_give_the_bytes_of_a_full_conversion(seed, symbols, days, steps, mixed, holes):
+    check(seed, symbols, days, steps, mixed=mixed, holes=holes)
+
+
+def rows_of(memory):
+    """The rows of a lake in memory, in the order of time."""
+    rows = [
+        Bar(i, interval, t, *row[:5], None if np.isnan(row[5]) else row[5], None, "rest", t + DAY_MS)
+        for i, frames in memory.frames.items()
+        for interval, frame in frames.items()
+        for t, row in zip(frame.index.tolist(), frame.to_numpy().tolist(), strict=True)
+    ]
+    rows += [
+        Settlement(i, t, rate, None if np.isnan(mark) else mark, "rest", t + DAY_MS)
+        for i, frame in memory.funding.items()
+        for t, (rate, mark) in zip(frame.index.tolist(), frame.to_numpy().tolist(), strict=True)
+    ]
+    return sorted(rows, key=lambda row: row.open_ms if isinstance(row, Bar) else row.time_ms)
+
+
+def test_rows_that_wait_are_sealed_restated_and_become_months(tmp_path):
+    lake, provider = Lake(tmp_path), tmp_path / "qlib_data"
+    rows = rows_of(random_lake(3, symbols=3, days=3, mixed=True, holes=True))
+    numbers = iter(range(99))
+
+    def converted():
+        other = tmp_path / f"full{next(numbers)}"
+        convert(lake, other, PROVIDER, durable=False)
+        summary = convert(lake, provider, PROVIDER)
+        assert_equal(content(provider), content(other))
+        shutil.rmtree(other)
+        return summary
+
+    for part, some in enumerate(np.array_split(np.arange(len(rows)), 5)):
+        lake.store([rows[at] for at in some])
+        assert converted().changed
+        if part % 2:
+            for venue in Venue:
+                lake.seal(venue, before_ms=None if part == 3 else T0 + part * DAY_MS)
+            converted()
+    bar = next(row for row in rows if isinstance(row, Bar) and row.interval.name == "1m")
+    lake.store([bar._replace(close=bar.high, source="archive")])
+    assert converted().changed
+    for venue in Venue:
+        lake.seal(venue)
+    converted()  # sealed rows have another hash than those that wait
+    assert not converted().changed
+    for venue in Venue:
+        assert retain(lake, venue, RetentionSettings(compact_after_days=30), T0 + 400 * DAY_MS).compacted
+    assert not converted().changed
+    assert verify(lake, provider, cells="all") == []
+    lake.close()
+
+
+def test_a_provider_without_its_list_of_files_is_built_anew(tmp_path):
+    memory = random_lake(5, symbols=2, days=2, mixed=False, holes=False)
+    convert(memory, tmp_path / "qlib_data", PROVIDER)
+    right = content(tmp_path / "qlib_data")
+    for text in (b"", b"{}", b'{"files": [1], "unsealed": []}'):
+        (tmp_path / "qlib_data" / "lake_files.json").write_bytes(text)
+        convert(memory, tmp_path / "qlib_data", PROVIDER)
+        assert_equal(content(tmp_path / "qlib_data"), right)
+
+
+def test_a_conversion_that_was_stopped_on_its_way_is_told_and_finished(tmp_path):
+    memory = random_lake(5, symbols=2, days=2, mixed=False, holes=False)
+    provider = tmp_path / "qlib_data"
+    convert(memory, provider, PROVIDER)
+    (tmp_path / "qlib_data.work" / "commit" / "files").mkdir(parents=True)
+    (tmp_path / "qlib_data.work" / "commit" / "patches.bin").write_bytes(b"")
+    (tmp_path / "qlib_data.work" / "commit" / "update.json").write_text('{"places": [], "remove": []}')
+    assert "stopped in the middle" in verify(memory, provider)[0]
+    assert not convert(memory, provider, PROVIDER).changed
+    assert verify(memory, provider) == []
