@@ -95,7 +95,7 @@ class Grid:
         ].tobytes()
 
 
-def calendar_texts(grid: Grid, future_days: int) -> dict[str, Grid]:
+def calendar_files(grid: Grid, future_days: int) -> dict[str, Grid]:
     """The grids of `<freq>.txt` and `<freq>_future.txt`, by name; the latter is the whole grid and the days after it.
 
     Qlib's backtester fails on the last stored bar without a later one in the second file.

@@ -143,3 +143,12 @@ def grids_of(extents: Extents, origins: Mapping[str, int]) -> dict[Interval, Gri
         length = (max(span[1] for span in spans) - origin) // interval.ms + 1
         grids[interval] = Grid(interval, origin, length)
     return grids
+
+
+def first_slots(extents: Extents, grids: Mapping[Interval, Grid]) -> dict[tuple[Instrument, Interval], int]:
+    """Where each instrument's files begin in the calendar."""
+    return {
+        (instrument, interval): grids[interval].slot(first)
+        for instrument, own in extents.items()
+        for interval, (first, _) in own.items()
+    }

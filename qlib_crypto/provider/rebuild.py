@@ -8,8 +8,8 @@ from pathlib import Path
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.provider import dirty, specs
-from qlib_crypto.provider.calendar import Grid, calendar_texts
-from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, by_symbol, grids_of
+from qlib_crypto.provider.calendar import Grid, calendar_files
+from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, by_symbol, first_slots, grids_of
 from qlib_crypto.provider.dirty import Seen
 from qlib_crypto.provider.funding import price_sources, series_of
 from qlib_crypto.provider.instruments import market_texts
@@ -20,7 +20,6 @@ from qlib_crypto.provider.sinks import WholeFiles, sync_all
 from qlib_crypto.provider.summary import ConvertSummary
 from qlib_crypto.provider.swap import swap
 from qlib_crypto.provider.verify import verify
-from qlib_crypto.provider.write import feature_file, place
 from qlib_crypto.symbols import Instrument, Interval
 
 
@@ -33,7 +32,8 @@ def rebuild(task: Conversion) -> ConvertSummary:
         raise DataError(
             f"lake {task.lake.root} has no bars; collect some first: qlib-crypto collect, backfill or import"
         )
-    reviser = Reviser(task.lake, task.now.stored(), task.targets, WholeFiles(new), {})
+    sink = WholeFiles(new)
+    reviser = Reviser(task.lake, task.now.stored(), task.targets, sink, {})
     settlements = {venue: by_symbol(task.lake.settlements(venue)) for venue in changes.funding}
     extents: dict[Instrument, dict[Interval, Extent]] = {}
     prices: dict[str, dict[str, int]] = {}
@@ -61,7 +61,7 @@ def rebuild(task: Conversion) -> ConvertSummary:
     manifest = task.manifest(extents, grids, prices, content)
     if old is not None:
         _refuse_less(task.provider_dir, old, manifest)
-    _finish(task, new, extents, grids, manifest)
+    _finish(task, sink, extents, grids, manifest)
     problems = verify(task.lake, new)
     if problems:
         changed = task.lake.content_hash() != content
@@ -80,19 +80,17 @@ def rebuild(task: Conversion) -> ConvertSummary:
 
 def _finish(
     task: Conversion,
-    new: Path,
+    sink: WholeFiles,
     extents: Extents,
     grids: Mapping[Interval, Grid],
     manifest: Manifest,
 ) -> None:
     """First slots, markets, calendars, order rules and manifest, all on the disk on return."""
-    for instrument, own in extents.items():
-        for interval, (first, _) in own.items():
-            for field in FIELDS:
-                place(feature_file(new, instrument, field, interval), grids[interval].slot(first))
+    new = sink.root
+    sink.first_slots(first_slots(extents, grids), FIELDS)
     texts = {f"instruments/{name}": text for name, text in market_texts(extents, task.memberships).items()}
     for grid in grids.values():
-        for name, whole in calendar_texts(grid, task.settings.future_days).items():
+        for name, whole in calendar_files(grid, task.settings.future_days).items():
             texts[f"calendars/{name}"] = whole.text()
     texts[specs.NAME] = specs.specs_text(task.lake, extents)
     texts[dirty.NAME] = task.now.text()

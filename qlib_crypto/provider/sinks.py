@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -46,7 +46,13 @@ class WholeFiles:
 
     def shift(self, instrument: Instrument, interval: Interval, slots: int) -> None:
         """Never asked for: blocks come in order of time."""
-        raise NotImplementedError(f"{instrument} {interval} by {slots}")
+        raise AssertionError(f"{instrument} {interval} by {slots}: what is built anew never begins earlier")
+
+    def first_slots(self, slots: Mapping[tuple[Instrument, Interval], int], fields: Sequence[str]) -> None:
+        """Set the first slot of every field's file of these."""
+        for (instrument, interval), slot in slots.items():
+            for field in fields:
+                place(feature_file(self.root, instrument, field, interval), slot)
 
 
 class Update:
@@ -152,9 +158,7 @@ class Update:
 
     def first_slots(self, slots: dict[tuple[Instrument, Interval], int]) -> None:
         """Set the first slot of every file that is new or begins earlier."""
-        for instrument, interval in self._made:
-            for field in self._fields:
-                place(feature_file(self._whole.root, instrument, field, interval), slots[instrument, interval])
+        self._whole.first_slots({key: slots[key] for key in self._made}, self._fields)
 
     def commit(self, *, durable: bool) -> None:
         """Decide for it, and put it in place."""
@@ -169,15 +173,15 @@ class Update:
         apply(self._provider_dir, self._work, durable=durable)
 
 
-def apply(provider_dir: Path, work: Path, *, durable: bool) -> bool:
-    """Put a decided update in place; False when there is none.
+def apply(provider_dir: Path, work: Path, *, durable: bool) -> None:
+    """Put a decided update in place, when there is one.
 
     Features first, then instruments, then calendars, the manifest last: a reader sees the provider of before, or that
     of after, up to some bar; values in the middle change one by one.
     """
     decided = work / COMMIT
     if not decided.exists():
-        return False
+        return
     plan = orjson.loads((decided / _PLAN).read_bytes())
     with (decided / _PATCHES).open("rb") as patches:
         for name, offset, size in plan["places"]:
@@ -198,7 +202,6 @@ def apply(provider_dir: Path, work: Path, *, durable: bool) -> bool:
     if durable:
         sync_all(provider_dir)
     _discard(decided)
-    return True
 
 
 def _place(decided: Path, provider_dir: Path, names: Iterable[Path]) -> None:

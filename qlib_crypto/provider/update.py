@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from qlib_crypto.provider import dirty, specs
-from qlib_crypto.provider.calendar import Grid, calendar_texts
-from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, by_symbol, grids_of
+from qlib_crypto.provider.calendar import Grid, calendar_files
+from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, by_symbol, first_slots, grids_of
 from qlib_crypto.provider.dirty import Dirty, Seen
 from qlib_crypto.provider.funding import price_sources, series_of
 from qlib_crypto.provider.instruments import market_texts
@@ -17,6 +17,7 @@ from qlib_crypto.provider.settlements import read_series, series_bytes, series_n
 from qlib_crypto.provider.sinks import Update
 from qlib_crypto.provider.summary import ConvertSummary
 from qlib_crypto.provider.verify import structure_problems
+from qlib_crypto.schemas import FUNDING
 from qlib_crypto.symbols import Instrument, Interval
 
 
@@ -76,9 +77,7 @@ def _fill(
         if task.progress is not None:
             task.progress(f"{instrument} converted")
     grids = grids_of(extents, {name: frequency.origin_ms for name, frequency in old.frequencies.items()})
-    sink.first_slots(
-        {(i, interval): grids[interval].slot(own[interval][0]) for i, own in extents.items() for interval in own}
-    )
+    sink.first_slots(first_slots(extents, grids))
     _small_files(task, sink, old, extents, grids, before)
     manifest = task.manifest(extents, grids, prices, content)
     if not sink.changes and manifest == old.model_copy(update={"generation": manifest.generation}):
@@ -93,13 +92,13 @@ def _news(task: Conversion, changes: Dirty, held: Mapping[Instrument, object]) -
         venue: [(span, by_symbol(task.lake.settlements(venue, None, *span))) for span in spans]
         for venue, spans in changes.funding.items()
     }
+    none = FUNDING.empty_table()
     touched = set(changes.bars) | {i for i in held if i.venue in rows}
     everything = dirty.dirty(task.now, Seen()).bars if touched - set(held) else {}
     for instrument in sorted(touched):
         if instrument in held:
-            empty = task.lake.settlements(instrument.venue, instrument, 0, 0)
             settlements = [
-                (span, series_of(of.get(instrument.symbol, empty))) for span, of in rows.get(instrument.venue, ())
+                (span, series_of(of.get(instrument.symbol, none))) for span, of in rows.get(instrument.venue, ())
             ]
             yield instrument, News(changes.bars.get(instrument, ()), settlements)
         elif instrument in everything:
@@ -125,7 +124,7 @@ def _small_files(
     for interval, grid in grids.items():
         held = old.frequencies.get(interval.qlib)
         lengths = (held.length, held.future_length) if held else (0, 0)
-        for (name, whole), length in zip(calendar_texts(grid, task.settings.future_days).items(), lengths, strict=True):
+        for (name, whole), length in zip(calendar_files(grid, task.settings.future_days).items(), lengths, strict=True):
             if not length:
                 sink.whole(f"calendars/{name}", whole.text())
             elif whole.length != length:

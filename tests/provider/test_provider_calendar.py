@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS
 from qlib_crypto.errors import DataError
-from qlib_crypto.provider.calendar import MAX_SLOTS, Grid, calendar_texts
+from qlib_crypto.provider.calendar import MAX_SLOTS, Grid, calendar_files
 from qlib_crypto.symbols import Interval
 
 MINUTE = Interval.parse("1m")
@@ -45,7 +45,7 @@ def test_the_tail_of_a_text_is_the_rest_of_it(name, length, since):
 @given(st.sampled_from(NAMES), st.integers(1, 5_000), st.integers(2, 9))
 def test_future_holds_the_whole_grid_and_a_horizon_that_seldom_moves(name, length, days):
     grid = Grid(Interval.parse(name), 20_000 * DAY_MS, length)
-    stored, future = calendar_texts(grid, days).values()
+    stored, future = calendar_files(grid, days).values()
     assert stored == grid
     assert future.origin_ms == grid.origin_ms
     assert DAY_MS <= future.end_ms - grid.end_ms <= days * DAY_MS
