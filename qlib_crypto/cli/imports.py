@@ -33,10 +33,14 @@ def register(app: typer.Typer) -> None:
 
 
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="Parquet files, or folders of them.")],
+    files: Annotated[list[Path], typer.Argument(help="Parquet, CSV, freqtrade's Feather, Binance's zips; or folders.")],
     venue: VenueOption,
     dataset: Annotated[str, typer.Option(help="kline or funding.")] = "kline",
     interval: IntervalOption = "1m",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="A column of ours and its name in the files, timestamp=open_time; repeatable."),
+    ] = None,
     time_zone: Annotated[
         str | None, typer.Option("--time-zone", help="Of stamps without one: +08:00, UTC, Asia/Shanghai.")
     ] = None,
@@ -54,17 +58,17 @@ def import_files(
     lake: LakeOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Import candle or funding Parquet into the lake, whole files checked first; every hole is listed."""
-    from qlib_crypto.collect import import_parquet
-    from qlib_crypto.collect.importer import parquet_files
+    """Import candle or funding files into the lake, whole files checked first; every hole is listed."""
+    from qlib_crypto.collect import import_data
+    from qlib_crypto.collect.import_tables import parse_map, table_files
     from qlib_crypto.lake import Lake
 
     if dataset not in {"kline", "funding"}:
         raise ConfigError(f"dataset {dataset!r} is unknown; write kline or funding")
     settings = settings_from(config, lake=lake)
-    paths = parquet_files(files)
+    paths = table_files(files)
     kind = parse_interval(interval) if dataset == "kline" else None
-    result = import_parquet(
+    result = import_data(
         Lake(settings.lake_dir),
         paths,
         Venue.parse(venue),
@@ -74,6 +78,7 @@ def import_files(
         against=against or (),
         quarantine=quarantine,
         replace=replace,
+        columns=parse_map(columns or ()),
     )
     if as_json:
         plain = {

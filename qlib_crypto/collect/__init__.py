@@ -3,7 +3,7 @@
 from qlib_crypto.collect.backfill import BackfillSummary, backfill, backfill_funding, fetch
 from qlib_crypto.collect.collector import collect
 from qlib_crypto.collect.following import recent_leavers
-from qlib_crypto.collect.importer import ImportResult, import_parquet
+from qlib_crypto.collect.importer import ImportResult, import_data
 from qlib_crypto.collect.listed import refresh_instruments
 from qlib_crypto.collect.parts import CollectSummary, Pace
 from qlib_crypto.collect.plan import BackfillPlan
@@ -26,7 +26,7 @@ __all__ = [
     "collect",
     "fetch",
     "followed",
-    "import_parquet",
+    "import_data",
     "read_status",
     "recent_leavers",
     "reconcile",

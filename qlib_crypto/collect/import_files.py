@@ -1,18 +1,18 @@
-"""The rows of somebody's candle or funding Parquet; a file that cannot be right is refused whole, by name."""
+"""The rows of somebody's candle or funding file; a file that cannot be right is refused whole, by name."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import MINUTE_MS, iso
+from qlib_crypto.collect.import_tables import read_table, said_by
 from qlib_crypto.collect.import_times import to_utc
 from qlib_crypto.errors import QlibCryptoError, SchemaError, counted
 from qlib_crypto.lake.checks import when
@@ -28,20 +28,24 @@ _LARGEST_RATE = 0.1
 _TIME = pa.timestamp("ms", tz="UTC")
 
 
-#: What to do with other files.
-CONVERT = "from CSV: pandas.read_csv('X.csv', parse_dates=['timestamp']).to_parquet('BTC_USDT.parquet')"
-
-
 class NaiveTimesError(SchemaError):
     """The stamps have no time zone, and none was given."""
 
 
 def bars_of(
-    path: Path, venue: Venue, interval: Interval, received_ms: int, *, zone: str | None, lenient: bool
+    path: Path,
+    venue: Venue,
+    interval: Interval,
+    received_ms: int,
+    *,
+    zone: str | None,
+    lenient: bool,
+    columns: Mapping[str, str],
 ) -> tuple[list[Bar], list[str]]:
     """The bars of one symbol's candle file, ascending, and what to tell about them.
 
-    `zone` is that of naive stamps. When lenient, a missing value is NaN in its bar, which is then refused by itself.
+    `zone` is that of naive stamps, `columns` are the file's names for ours.
+    When lenient, a missing value is NaN in its bar, which is then refused by itself.
 
     Raises
     ------
@@ -49,8 +53,8 @@ def bars_of(
         The file is torn, lacks a column, has stamps without a zone or in disorder, or values that are no numbers.
 
     """
-    table = _read(path, ("timestamp", *_VALUES))
-    instrument = instrument_of(path.stem, venue)
+    table = _read(path, ("timestamp", *_VALUES), "kline", interval, columns)
+    instrument = instrument_of(said_by(path).symbol, venue)
     if instrument is None:
         raise SchemaError(f"{path}: its name is no linear perpetual of {venue}; name it such as BTC_USDT.parquet")
     messages = _empty(path, table)
@@ -80,10 +84,10 @@ def bars_of(
 
 
 def settlements_of(
-    path: Path, venue: Venue, received_ms: int, *, zone: str | None, lenient: bool
+    path: Path, venue: Venue, received_ms: int, *, zone: str | None, lenient: bool, columns: Mapping[str, str]
 ) -> tuple[list[Settlement], list[str]]:
     """The settlements of a funding file, of any number of symbols; otherwise as `bars_of`."""
-    table = _read(path, ("symbol", "funding_time", "funding_rate"))
+    table = _read(path, ("symbol", "funding_time", "funding_rate"), "funding", None, columns)
     symbols = table.column("symbol").to_pylist()
     known = {text: instrument_of(str(text), venue) for text in dict.fromkeys(symbols)}
     foreign = sorted(str(text) for text, instrument in known.items() if instrument is None)
@@ -110,20 +114,19 @@ def settlements_of(
     return out, _empty(path, table) + told
 
 
-def _read(path: Path, needed: Sequence[str]) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        if path.suffix.lower() in {".csv", ".gz", ".json", ".txt", ".xls", ".xlsx", ".zip"}:
-            raise SchemaError(f"{path} is no Parquet, which is all that is read; {CONVERT}") from error
-        raise SchemaError(f"{path} is torn or no Parquet ({' '.join(str(error).split())[:120]})") from error
+def _read(
+    path: Path, needed: Sequence[str], dataset: str, interval: Interval | None, columns: Mapping[str, str]
+) -> pa.Table:
+    table = read_table(path, dataset, interval, columns)
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
         raise SchemaError(f"{path} has more than one column {', '.join(twice)}; keep the right one")
     missing = [name for name in needed if name not in table.column_names]
     if missing:
-        raise SchemaError(f"{path} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
+        raise SchemaError(
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}; name its own with "
+            f"--map {missing[0]}=THEIRS"
+        )
     return table
 
 

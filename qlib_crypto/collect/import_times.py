@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
+from qlib_crypto.collect.import_tables import read_table
 from qlib_crypto.errors import ConfigError, SchemaError, counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.symbols import Instrument, Venue
@@ -177,8 +177,7 @@ def file_prices(path: Path) -> Prices:
 
     """
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=["timestamp", "close"])
+        table = read_table(path, "kline", None, {})
         kind = table.column("timestamp").type
         if not pa.types.is_timestamp(kind) or kind.tz is None or len(table) <= 1:
             raise SchemaError(f"{path}: to compare with, it needs bars whose timestamp has a time zone; it has {kind}")

@@ -1,9 +1,9 @@
-"""Candle and funding Parquet of others into the lake, each file checked whole before its first row is stored."""
+"""Candle and funding files of others into the lake, each file checked whole before its first row is stored."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +12,10 @@ import numpy as np
 
 from qlib_crypto.clock import iso, utc
 from qlib_crypto.collect.import_again import left_over
-from qlib_crypto.collect.import_files import CONVERT, NaiveTimesError, bars_of, instrument_of, settlements_of
+from qlib_crypto.collect.import_files import NaiveTimesError, bars_of, instrument_of, settlements_of
 from qlib_crypto.collect.import_holes import FileHole, bar_holes, funding_holes, write_holes
 from qlib_crypto.collect.import_rates import check_rates
+from qlib_crypto.collect.import_tables import said_by, table_files
 from qlib_crypto.collect.import_times import (
     Hours,
     Prices,
@@ -64,6 +65,7 @@ class _Import:
     venue: Venue
     zone: str | None
     against: list[Path]
+    columns: Mapping[str, str]
     quarantine: bool
     replace: bool
     received_ms: int
@@ -83,7 +85,7 @@ class _Import:
     def candles(self, path: Path, interval: Interval) -> None:
         """Store one file of bars."""
         try:
-            bars, told = bars_of(path, self.venue, interval, self.received_ms, zone=self.zone, lenient=self.quarantine)
+            bars, told = self._bars(path, interval, self.zone, lenient=self.quarantine)
         except NaiveTimesError as error:
             raise SchemaError(f"{error}{self._hint(path, interval)}") from None
         good = self._good(path, bars)
@@ -111,11 +113,17 @@ class _Import:
 
     def funding(self, path: Path) -> None:
         """Store one file of settlements; they are sealed by the caller."""
-        rows, told = settlements_of(path, self.venue, self.received_ms, zone=self.zone, lenient=self.quarantine)
+        rows, told = settlements_of(
+            path, self.venue, self.received_ms, zone=self.zone, lenient=self.quarantine, columns=self.columns
+        )
         good = self._good(path, rows)
         check_rates(path, good, None if self.replace else self.lake)
         self._store(rows, told)
         self.holes += funding_holes(path, good)
+
+    def _bars(self, path: Path, interval: Interval, zone: str | None, *, lenient: bool) -> tuple[list[Bar], list[str]]:
+        asked = path, self.venue, interval, self.received_ms
+        return bars_of(*asked, zone=zone, lenient=lenient, columns=self.columns)
 
     def _good[R: (Bar, Settlement)](self, path: Path, rows: list[R]) -> list[R]:
         """The rows without a fault; when there is no quarantine, a fault refuses the file."""
@@ -159,12 +167,12 @@ class _Import:
 
     def _hint(self, path: Path, interval: Interval) -> str:
         """The zone that known prices tell, as words that follow the refusal of naive stamps."""
-        bars, _ = bars_of(path, self.venue, interval, self.received_ms, zone="UTC", lenient=True)
+        bars, _ = self._bars(path, interval, "UTC", lenient=True)
         found = self._hours(path, sift(bars)[0])
         return f"; by {found[0].name} it is {found[1].zone}" if found else ""
 
 
-def import_parquet(
+def import_data(
     lake: Lake,
     files: Sequence[Path],
     venue: Venue,
@@ -175,9 +183,11 @@ def import_parquet(
     against: Sequence[Path] = (),
     quarantine: bool = False,
     replace: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> ImportResult:
     """What was imported, as source `import`, which replaces any other; durable and sealed on return.
 
+    Parquet, CSV (its times as dates or as Unix time), freqtrade's Feather and the zips of Binance's archive are read.
     `kline` files hold one symbol each, named by the venue's id (`BTC-USDT-SWAP.parquet`) or ours: `timestamp` (bar
     open) `open high low close volume` and, where known, `quote_volume` `trades`. One with `close_time` is a raw kline
     download, whose last row was still open: that row is dropped. `funding` files hold any number of symbols: `symbol`
@@ -200,6 +210,8 @@ def import_parquet(
     replace
         What the lake has is wrong: files are not compared with it. Bars of an earlier import that a file replaces as a
         whole, read in another time zone perhaps, go to the quarantine where the file has none.
+    columns
+        The files' names for ours, `{"timestamp": "open_time"}`; those of freqtrade and of Binance are known.
 
     Raises
     ------
@@ -219,7 +231,7 @@ def import_parquet(
     if time_zone is not None:
         check_zone(time_zone)
     now_ms = time.time_ns() // 1_000_000
-    run = _Import(lake, venue, time_zone, parquet_files(against), quarantine, replace, now_ms)
+    run = _Import(lake, venue, time_zone, table_files(against), columns or {}, quarantine, replace, now_ms)
     for done, path in enumerate(files):
         try:
             if interval is not None and dataset == "kline":
@@ -236,24 +248,6 @@ def import_parquet(
     return run.result()
 
 
-def parquet_files(paths: Iterable[Path]) -> list[Path]:
-    """The files, and those of the folders, each folder's in order.
-
-    Raises
-    ------
-    ConfigError
-        One is neither, or a folder holds none.
-
-    """
-    out = []
-    for path in paths:
-        found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        if not found or not all(one.is_file() for one in found):
-            raise ConfigError(f"no Parquet file at {path}; give existing files or a folder of them; {CONVERT}")
-        out += found
-    return out
-
-
 def _before(done: int, listed: Path | None) -> str:
     kept = f"{counted(done, 'file')} before it {'was' if done == 1 else 'were'} imported"
     return kept if listed is None else f"{kept}, the holes are in {listed}"
@@ -267,7 +261,7 @@ def _upside_down(row: Bar | Settlement) -> DataError | None:
 
 
 def _same_coin(path: Path, instrument: Instrument) -> bool:
-    found = (instrument_of(path.stem, venue) for venue in Venue)
+    found = (instrument_of(said_by(path).symbol, venue) for venue in Venue)
     return any(
         other is not None and (other.base, other.quote) == (instrument.base, instrument.quote) for other in found
     )

@@ -65,7 +65,7 @@ def test_what_went_to_the_quarantine_is_told(tmp_path, capsys):
 
 
 def test_nothing_to_import_is_said(tmp_path):
-    with pytest.raises(ConfigError, match="no Parquet file at"):
+    with pytest.raises(ConfigError, match="no file at"):
         import_files([tmp_path / "none.parquet"], "okx", lake=tmp_path)
     with pytest.raises(ConfigError, match="write kline or funding"):
         import_files([tmp_path], "okx", dataset="books", lake=tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support_lake import BTC, H1, M1, T0, bar
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso, parse_utc
-from qlib_crypto.collect import import_parquet
+from qlib_crypto.collect import import_data
 from qlib_crypto.collect.import_files import settlements_of
 from qlib_crypto.collect.import_holes import bar_holes
 from qlib_crypto.collect.import_rates import check_rates
@@ -46,12 +46,12 @@ def write(folder, name, table):
 def test_candles_replace_what_the_stream_gave_and_a_second_import_changes_nothing(lake, tmp_path):
     lake.store([bar(2, close=7.0), bar(9)])
     files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles())
-    assert import_parquet(lake, files, Venue.OKX, "kline", M1) == (5, [], [], None, [])
+    assert import_data(lake, files, Venue.OKX, "kline", M1) == (5, [], [], None, [])
     rows = lake.bars(BTC, M1)
     assert rows.column("close").to_pylist() == [100.5, 101.5, 102.5, 103.5, 104.5, 100.0]
     assert rows.column("source").to_pylist() == ["import"] * 5 + ["ws"]
     seals = len(lake.ledger(Venue.OKX))
-    assert import_parquet(lake, files, Venue.OKX, "kline", M1).rows == 5
+    assert import_data(lake, files, Venue.OKX, "kline", M1).rows == 5
     assert len(lake.ledger(Venue.OKX)) == seals
 
 
@@ -60,7 +60,7 @@ def test_a_download_with_close_time_loses_its_open_last_bar_and_says_so(lake, tm
         trades=pa.array([1, 2, None, 4, 5]), quote_volume=pa.array([1.5, None, 3.5, float("nan"), 5.0]),
         close_time=pa.array([T0 + (k + 1) * MINUTE_MS - 1 for k in range(5)], UTC),
     )  # fmt: skip
-    result = import_parquet(lake, write(tmp_path, "BTCUSDT.parquet", table), Venue.BINANCE, "kline", M1)
+    result = import_data(lake, write(tmp_path, "BTCUSDT.parquet", table), Venue.BINANCE, "kline", M1)
     assert result.rows == 4
     assert result.messages == ["BTCUSDT.parquet: dropped the last bar, which was open when it was downloaded"]
     rows = lake.bars(Instrument("BTC", "USDT", Venue.BINANCE), M1)
@@ -97,23 +97,23 @@ def test_a_download_with_close_time_loses_its_open_last_bar_and_says_so(lake, tm
 )  # fmt: skip
 def test_a_candle_file_that_cannot_be_right_is_refused_whole_by_name(lake, tmp_path, name, table, words):
     with pytest.raises(SchemaError, match=rf"{name}\.parquet.*{words}") as error:
-        import_parquet(lake, write(tmp_path, f"{name}.parquet", table), Venue.OKX, "kline", M1)
+        import_data(lake, write(tmp_path, f"{name}.parquet", table), Venue.OKX, "kline", M1)
     assert "\n" not in str(error.value)
     assert lake.instruments(Venue.OKX) == []
 
 
 def test_a_trade_count_that_no_store_holds_goes_to_the_quarantine(lake, tmp_path):
     files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles(trades=pa.array([1.0, 2.0, 1e30, 4.0, 2.0**53 - 1])))
-    result = import_parquet(lake, files, Venue.OKX, "kline", M1, quarantine=True)
+    result = import_data(lake, files, Venue.OKX, "kline", M1, quarantine=True)
     assert (result.rows, len(result.refused), len(lake.quarantined(Venue.OKX))) == (4, 1, 1)
     assert lake.bars(BTC, M1).column("trades").to_pylist() == [1, 2, 4, 2**53 - 1]
 
 
 def test_a_file_without_rows_is_told(lake, tmp_path):
     files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles(0))
-    assert import_parquet(lake, files, Venue.OKX, "kline", M1)[:2] == (0, ["BTC-USDT-SWAP.parquet: it has no rows"])
+    assert import_data(lake, files, Venue.OKX, "kline", M1)[:2] == (0, ["BTC-USDT-SWAP.parquet: it has no rows"])
     files = write(tmp_path, "f.parquet", funding([], []).cast(funding(["x"], [0]).schema))
-    assert import_parquet(lake, files, Venue.OKX, "funding")[:2] == (0, ["f.parquet: it has no rows"])
+    assert import_data(lake, files, Venue.OKX, "funding")[:2] == (0, ["f.parquet: it has no rows"])
 
 
 def funding(symbols, hours, **changes):
@@ -127,7 +127,7 @@ def funding(symbols, hours, **changes):
 
 def test_a_funding_file_is_split_by_symbol(lake, tmp_path):
     table = funding(["ETH-USDT-SWAP", "BTC-USDT-SWAP", "BTC-USDT-SWAP", "BTC-USD-SWAP"], [0, 0, 8, 0])
-    result = import_parquet(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding")
+    result = import_data(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding")
     assert result[:2] == (3, ["f.parquet: left out 1 row of BTC-USD-SWAP, no linear perpetuals"])
     rows = lake.settlements(Venue.OKX)
     assert rows.column("symbol").to_pylist() == ["BTC_USDT", "BTC_USDT", "ETH_USDT"]
@@ -149,26 +149,26 @@ def test_a_funding_file_is_split_by_symbol(lake, tmp_path):
 )
 def test_a_funding_file_that_cannot_be_right_is_refused(lake, tmp_path, table, words):
     with pytest.raises(SchemaError, match=words):
-        import_parquet(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding")
+        import_data(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding")
     assert len(lake.settlements(Venue.OKX)) == 0
 
 
 def test_wrong_use(lake, tmp_path):
     with pytest.raises(ConfigError, match="dataset"):
-        import_parquet(lake, [], Venue.OKX, "books")
+        import_data(lake, [], Venue.OKX, "books")
     with pytest.raises(ConfigError, match="interval"):
-        import_parquet(lake, [], Venue.OKX, "kline")
+        import_data(lake, [], Venue.OKX, "kline")
     (tmp_path / "BTC-USDT-SWAP.parquet").write_bytes(b"torn")
     with pytest.raises(SchemaError, match="torn or no Parquet"):
-        import_parquet(lake, [tmp_path / "BTC-USDT-SWAP.parquet"], Venue.OKX, "kline", M1)
+        import_data(lake, [tmp_path / "BTC-USDT-SWAP.parquet"], Venue.OKX, "kline", M1)
     (tmp_path / "BTC_USDT.csv").write_text("timestamp,open\n")
-    with pytest.raises(SchemaError, match=r"is no Parquet, which is all that is read; from CSV: pandas\.read_csv"):
-        import_parquet(lake, [tmp_path / "BTC_USDT.csv"], Venue.OKX, "kline", M1)
+    with pytest.raises(SchemaError, match=r"lacks high, low, close, volume; it has timestamp, open; .* --map high="):
+        import_data(lake, [tmp_path / "BTC_USDT.csv"], Venue.OKX, "kline", M1)
 
 
 def test_real_files(lake, real_data):
     path = real_data / "candles" / "binance_um_1h" / "BTCUSDT.parquet"
-    result = import_parquet(lake, [path], Venue.BINANCE, "kline", H1)
+    result = import_data(lake, [path], Venue.BINANCE, "kline", H1)
     source = pq.ParquetFile(path).read()
     assert result.rows == len(source) - 1
     names = ["timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades"]
@@ -176,7 +176,7 @@ def test_real_files(lake, real_data):
     assert rows.select(names).to_pydict() == source.select(names).slice(0, len(source) - 1).to_pydict()
 
     path = real_data / "funding" / "okx_swap_funding.parquet"
-    result = import_parquet(lake, [path], Venue.OKX, "funding")
+    result = import_data(lake, [path], Venue.OKX, "funding")
     source = pq.ParquetFile(path).read()
     assert (result.rows, result.messages) == (len(source), [])
     assert {hole.symbol for hole in result.holes} >= {"IP_USDT", "KAITO_USDT"}  # between their downloads
@@ -212,7 +212,7 @@ def put(folder, name, table):
 )
 def test_naive_stamps_are_read_in_the_zone_that_is_given(lake, tmp_path, zone, hours):
     path = put(tmp_path / "in", "BTC-USDT-SWAP", walk(60, tz=None, shift_h=hours))
-    result = import_parquet(lake, [path], Venue.OKX, "kline", M1, time_zone=zone)
+    result = import_data(lake, [path], Venue.OKX, "kline", M1, time_zone=zone)
     (told,) = result.messages
     assert told == (
         f"BTC-USDT-SWAP.parquet: its times were read as {zone}: its first bar opens 2025-04-01 00:00:00 UTC; "
@@ -226,39 +226,39 @@ def test_summer_time_is_read_where_it_is_clear_and_refused_where_it_is_not(lake,
     local = [parse_utc("2025-03-09T01:30"), parse_utc("2025-03-09T03:30")]
     table = walk(2).set_column(0, "timestamp", pa.array(local, pa.timestamp("ms")))
     path = put(tmp_path / "in", "BTC-USDT-SWAP", table)
-    result = import_parquet(lake, [path], Venue.OKX, "kline", M1, time_zone="America/New_York")
+    result = import_data(lake, [path], Venue.OKX, "kline", M1, time_zone="America/New_York")
     assert lake.bar_times(BTC, M1).tolist() == at
     assert [hole.rows for hole in result.holes] == [59]
     for text in ("2025-03-09T02:30", "2025-11-02T01:30"):  # never was, was twice
         path = put(tmp_path / "in", "BTC-USDT-SWAP", walk(1, start=parse_utc(text), tz=None))
         with pytest.raises(SchemaError, match=r"cannot be of America/New_York.*give its offset"):
-            import_parquet(lake, [path], Venue.OKX, "kline", M1, time_zone="America/New_York")
+            import_data(lake, [path], Venue.OKX, "kline", M1, time_zone="America/New_York")
 
 
 @pytest.mark.parametrize("zone", ["Mars/Base", "8", "+25:00", "+08:00:00", "", "../etc"])
 def test_an_unknown_zone_is_refused(lake, zone):
     with pytest.raises(ConfigError, match="--time-zone"):
-        import_parquet(lake, [], Venue.OKX, "kline", M1, time_zone=zone)
+        import_data(lake, [], Venue.OKX, "kline", M1, time_zone=zone)
 
 
 def test_a_zone_for_stamps_that_have_one_is_refused(lake, tmp_path):
     path = put(tmp_path / "in", "BTC-USDT-SWAP", walk(60))
     with pytest.raises(SchemaError, match="has the time zone UTC already; leave --time-zone out"):
-        import_parquet(lake, [path], Venue.OKX, "kline", M1, time_zone="+08:00")
+        import_data(lake, [path], Venue.OKX, "kline", M1, time_zone="+08:00")
 
 
 def test_stamps_that_are_hours_off_are_refused_by_what_the_lake_has(lake, tmp_path):
     right = put(tmp_path / "a", "BTC-USDT-SWAP", walk(1500))
-    import_parquet(lake, [right], Venue.OKX, "kline", M1)
+    import_data(lake, [right], Venue.OKX, "kline", M1)
     for hours, zone in ((8, r"\+08:00"), (-5, "-05:00"), (5.75, r"\+05:45")):
         wrong = put(tmp_path / "b", "BTC-USDT-SWAP", walk(2000, shift_h=hours))
         with pytest.raises(SchemaError, match=rf"at UTC{zone}: against the lake's 1m bars.*--time-zone {zone}"):
-            import_parquet(lake, [wrong], Venue.OKX, "kline", M1)
+            import_data(lake, [wrong], Venue.OKX, "kline", M1)
     naive = put(tmp_path / "b", "BTC-USDT-SWAP", walk(2000, tz=None, shift_h=8))
     with pytest.raises(SchemaError, match=r"no time zone.*; by the lake's 1m bars of BTC_USDT.OKX it is \+08:00"):
-        import_parquet(lake, [naive], Venue.OKX, "kline", M1)
+        import_data(lake, [naive], Venue.OKX, "kline", M1)
     assert len(lake.bars(BTC, M1)) == 1500
-    result = import_parquet(lake, [naive], Venue.OKX, "kline", M1, time_zone="+08:00")
+    result = import_data(lake, [naive], Venue.OKX, "kline", M1, time_zone="+08:00")
     assert result.messages[0].endswith("its first bar opens 2025-04-01 00:00:00 UTC")
     assert result.messages[1].startswith("BTC-USDT-SWAP.parquet: its hours agree with the lake's 1m bars of BTC_USDT")
     assert len(lake.bars(BTC, M1)) == 2000
@@ -268,12 +268,12 @@ def test_another_venues_bars_in_the_lake_and_longer_ones_tell_the_hour_too(lake,
     hourly = walk(3000, every=60)  # the close of an hour's first minute stands for none of its hour: shift it
     close = walk(3000).column("close").take(pa.array(range(59, 3000, 60)))
     hourly = hourly.set_column(4, "close", close)
-    import_parquet(lake, [put(tmp_path / "a", "BTCUSDT", hourly)], Venue.BINANCE, "kline", H1)
+    import_data(lake, [put(tmp_path / "a", "BTCUSDT", hourly)], Venue.BINANCE, "kline", H1)
     wrong = put(tmp_path / "b", "BTC-USDT-SWAP", walk(3000, scale=1.0004, shift_h=8))
     with pytest.raises(SchemaError, match=r"UTC\+08:00: against the lake's 1h bars of BTC_USDT.BINANCE"):
-        import_parquet(lake, [wrong], Venue.OKX, "kline", M1)
+        import_data(lake, [wrong], Venue.OKX, "kline", M1)
     right = put(tmp_path / "b", "BTC-USDT-SWAP", walk(3000, scale=1.0004))
-    assert "agree with the lake's 1h bars of BTC_USDT.BINANCE: 4.0 bp apart" in import_parquet(
+    assert "agree with the lake's 1h bars of BTC_USDT.BINANCE: 4.0 bp apart" in import_data(
         lake, [right], Venue.OKX, "kline", M1
     ).messages[0]  # fmt: skip
 
@@ -283,20 +283,20 @@ def test_against_gives_the_prices_and_then_every_file_is_checked(lake, tmp_path)
     put(tmp_path / "known", "ETHUSDT", walk(1500, seed=2))
     right = put(tmp_path / "in", "BTC-USDT-SWAP", walk(1500, step=5 * MINUTE_MS, seed=1))
     five = Interval.parse("5m")
-    result = import_parquet(lake, [right], Venue.OKX, "kline", five, against=[tmp_path / "known"])
+    result = import_data(lake, [right], Venue.OKX, "kline", five, against=[tmp_path / "known"])
     assert "agree with BTCUSDT.parquet" in result.messages[0]
     wrong = put(tmp_path / "in", "BTC-USDT-SWAP", walk(1500, step=5 * MINUTE_MS, seed=1, shift_h=-3))
     with pytest.raises(SchemaError, match=r"UTC-03:00: against BTCUSDT.parquet"):
-        import_parquet(lake, [wrong], Venue.OKX, "kline", five, against=[known])
+        import_data(lake, [wrong], Venue.OKX, "kline", five, against=[known])
     for other in (walk(10), walk(1500, start=T0 - 90 * DAY_MS), walk(1500, seed=9)):  # few, elsewhere, another coin
         known = put(tmp_path / "known", "BTCUSDT", other)
         with pytest.raises(SchemaError, match="its hour cannot be checked"):
-            import_parquet(lake, [right], Venue.OKX, "kline", five, against=[known])
+            import_data(lake, [right], Venue.OKX, "kline", five, against=[known])
     known = put(tmp_path / "known", "BTCUSDT", walk(1500, tz=None))
     with pytest.raises(SchemaError, match=r"BTCUSDT.parquet: to compare with.*time zone"):
-        import_parquet(lake, [right], Venue.OKX, "kline", five, against=[known])
-    with pytest.raises(ConfigError, match=r"no Parquet file at.*read_csv"):
-        import_parquet(lake, [right], Venue.OKX, "kline", five, against=[tmp_path / "none"])
+        import_data(lake, [right], Venue.OKX, "kline", five, against=[known])
+    with pytest.raises(ConfigError, match=r"no file at.*none that is read"):
+        import_data(lake, [right], Venue.OKX, "kline", five, against=[tmp_path / "none"])
 
 
 @given(st.integers(-55, 55), st.integers(0, 2**32), st.sampled_from([1.0, 1000.0, 1.0005]), st.sampled_from([1, 5, 15]))
@@ -344,7 +344,7 @@ def test_every_hole_is_listed(steps):
 def test_holes_are_in_the_result_in_a_file_and_in_the_flags(lake, tmp_path):
     table = candles(12).take(pa.array([0, 1, 2, 5, 6, 8, 11]))
     lake.store([bar(3), bar(4), bar(9)])
-    result = import_parquet(lake, write(tmp_path, "BTC-USDT-SWAP.parquet", table), Venue.OKX, "kline", M1)
+    result = import_data(lake, write(tmp_path, "BTC-USDT-SWAP.parquet", table), Venue.OKX, "kline", M1)
     assert [(hole.start_ms, hole.end_ms, hole.rows) for hole in result.holes] == [
         (T0 + 3 * MINUTE_MS, T0 + 5 * MINUTE_MS, 2), (T0 + 7 * MINUTE_MS, T0 + 8 * MINUTE_MS, 1),
         (T0 + 9 * MINUTE_MS, T0 + 11 * MINUTE_MS, 2),
@@ -364,7 +364,7 @@ def test_holes_are_in_the_result_in_a_file_and_in_the_flags(lake, tmp_path):
 def test_holes_of_settlements_are_listed_by_symbol(lake, tmp_path):
     hours = [*range(0, 48, 8), *range(72, 120, 8)]
     table = funding(["ETH-USDT-SWAP"] * 12 + ["BTC-USDT-SWAP"] * 3, [*hours, 0, 8, 16])
-    result = import_parquet(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding")
+    result = import_data(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding")
     assert [(h.symbol, h.dataset, h.start_ms - T0, h.end_ms - T0, h.rows) for h in result.holes] == [
         ("ETH_USDT", "funding", 40 * HOUR_MS + MINUTE_MS, 72 * HOUR_MS, None)
     ]
@@ -376,7 +376,7 @@ def test_a_refused_file_names_where_the_holes_of_those_before_it_are(lake, tmp_p
     with pytest.raises(
         SchemaError, match=r"ETH.*no time zone.*; 1 file before it was imported, the holes are in \S+csv$"
     ):
-        import_parquet(lake, files, Venue.OKX, "kline", M1)
+        import_data(lake, files, Venue.OKX, "kline", M1)
     assert len(lake.bars(BTC, M1)) == 3
 
 
@@ -387,8 +387,8 @@ def test_the_quarantine_takes_impossible_rows_and_the_good_ones_are_imported(lak
     )  # fmt: skip
     files = write(tmp_path, "BTC-USDT-SWAP.parquet", table)
     with pytest.raises(SchemaError, match="close has no value in row 1"):
-        import_parquet(lake, files, Venue.OKX, "kline", M1)
-    result = import_parquet(lake, files, Venue.OKX, "kline", M1, quarantine=True)
+        import_data(lake, files, Venue.OKX, "kline", M1)
+    result = import_data(lake, files, Venue.OKX, "kline", M1, quarantine=True)
     assert (result.rows, len(result.refused)) == (4, 3)
     assert lake.bar_times(BTC, M1).tolist() == [T0 + k * MINUTE_MS for k in (0, 4, 5, 6)]
     assert [(q.dataset, q.symbol, q.time_ms) for q in lake.quarantined(Venue.OKX)] == [
@@ -402,12 +402,12 @@ def test_the_quarantine_takes_impossible_rows_and_the_good_ones_are_imported(lak
 def test_a_high_below_its_low_is_refused_unless_asked_for(lake, tmp_path):
     files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles(low=pa.array([99.0, 99.0, 200.0, 99.0, 99.0])))
     with pytest.raises(SchemaError, match=r"BTC_USDT.OKX 2025-04-01 00:02:00 refused: high 103.0 is below low 200.0"):
-        import_parquet(lake, files, Venue.OKX, "kline", M1)
+        import_data(lake, files, Venue.OKX, "kline", M1)
 
 
 def test_an_impossible_settlement_goes_to_the_quarantine(lake, tmp_path):
     table = funding(["BTC-USDT-SWAP"] * 3, [0, 8, 16], funding_rate=pa.array([1e-4, None, 2e-4]))
-    result = import_parquet(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding", quarantine=True)
+    result = import_data(lake, write(tmp_path, "f.parquet", table), Venue.OKX, "funding", quarantine=True)
     assert (result.rows, len(result.refused), len(lake.quarantined(Venue.OKX))) == (2, 1, 1)
     assert lake.settlements(Venue.OKX).column("funding_rate").to_pylist() == [1e-4, 2e-4]
 
@@ -449,68 +449,68 @@ def mean_rate(lake):
 )
 def test_funding_that_the_lake_knows_better_is_refused(lake, tmp_path, changes, words):
     same = {name: changes[name] for name in ("every", "constant", "n") if name in changes}
-    import_parquet(lake, [settled(tmp_path / "a", "right", **same)], Venue.OKX, "funding")
+    import_data(lake, [settled(tmp_path / "a", "right", **same)], Venue.OKX, "funding")
     right = lake.content_hash()
     wrong = settled(tmp_path / "b", "wrong", **changes)
     with pytest.raises(SchemaError, match=rf"wrong\.parquet: .*{words}"):
-        import_parquet(lake, [wrong], Venue.OKX, "funding")
+        import_data(lake, [wrong], Venue.OKX, "funding")
     assert lake.content_hash() == right
-    import_parquet(lake, [settled(tmp_path / "a", "right", **same)], Venue.OKX, "funding")
+    import_data(lake, [settled(tmp_path / "a", "right", **same)], Venue.OKX, "funding")
 
 
 def test_a_lake_that_is_wrong_is_corrected_when_asked_for(lake, tmp_path):
-    import_parquet(lake, [settled(tmp_path / "a", "wrong", 40, factor=100.0)], Venue.OKX, "funding")
+    import_data(lake, [settled(tmp_path / "a", "wrong", 40, factor=100.0)], Venue.OKX, "funding")
     right = settled(tmp_path / "b", "right", 40)
     with pytest.raises(SchemaError, match=r"0\.01 times as large.*--replace if the lake is wrong"):
-        import_parquet(lake, [right], Venue.OKX, "funding")
+        import_data(lake, [right], Venue.OKX, "funding")
     before = mean_rate(lake)
-    import_parquet(lake, [right], Venue.OKX, "funding", replace=True)
+    import_data(lake, [right], Venue.OKX, "funding", replace=True)
     assert mean_rate(lake) == pytest.approx(before / 100)
 
-    import_parquet(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(1500, shift_h=8))], Venue.OKX, "kline", M1)
+    import_data(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(1500, shift_h=8))], Venue.OKX, "kline", M1)
     right = put(tmp_path / "b", "BTC-USDT-SWAP", walk(1500))
     with pytest.raises(SchemaError, match=r"clock at UTC-08:00.*; those bars were imported: if they .* give --replace"):
-        import_parquet(lake, [right], Venue.OKX, "kline", M1)
-    result = import_parquet(lake, [right], Venue.OKX, "kline", M1, replace=True)
+        import_data(lake, [right], Venue.OKX, "kline", M1)
+    result = import_data(lake, [right], Venue.OKX, "kline", M1, replace=True)
     assert (result.rows, len(lake.bars(BTC, M1))) == (1500, 1500)
     assert result.messages[0].startswith("BTC-USDT-SWAP.parquet: 480 bars of an earlier import that it does not have")
     assert len(lake.quarantined(Venue.OKX)) == 480
     clean = Lake(tmp_path / "clean")
-    import_parquet(clean, [right], Venue.OKX, "kline", M1)
+    import_data(clean, [right], Venue.OKX, "kline", M1)
     told = ("timestamp", "close", "source")
     assert lake.bars(BTC, M1).select(told).equals(clean.bars(BTC, M1).select(told))
 
 
 def test_a_file_that_replaces_a_part_of_an_import_leaves_the_rest(lake, tmp_path):
-    import_parquet(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(3000))], Venue.OKX, "kline", M1)
+    import_data(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(3000))], Venue.OKX, "kline", M1)
     lake.store([bar(-3), bar(3001)])
     part = put(tmp_path / "b", "BTC-USDT-SWAP", walk(1500))
-    assert import_parquet(lake, [part], Venue.OKX, "kline", M1, replace=True).messages == []
+    assert import_data(lake, [part], Venue.OKX, "kline", M1, replace=True).messages == []
     assert (len(lake.bars(BTC, M1)), lake.quarantined(Venue.OKX)) == (3002, [])
 
 
 def test_bars_of_the_venue_tell_the_hour_before_imported_ones(lake, tmp_path):
-    import_parquet(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(3000, shift_h=8))], Venue.OKX, "kline", M1)
+    import_data(lake, [put(tmp_path / "a", "BTC-USDT-SWAP", walk(3000, shift_h=8))], Venue.OKX, "kline", M1)
     known = walk(1500, scale=1.0002)
     rows = [bar(k, of=BTC, close=close) for k, close in enumerate(known.column("close").to_pylist()[:480])]
     lake.store(rows)  # what the wrong import has not replaced
     right = put(tmp_path / "b", "BTC-USDT-SWAP", walk(1500))
-    assert "its hours agree" in import_parquet(lake, [right], Venue.OKX, "kline", M1).messages[0]
+    assert "its hours agree" in import_data(lake, [right], Venue.OKX, "kline", M1).messages[0]
 
 
 def test_some_settlements_that_are_stated_anew_are_no_other_unit_or_hour(lake, tmp_path):
-    import_parquet(lake, [settled(tmp_path / "a", "old")], Venue.OKX, "funding")
+    import_data(lake, [settled(tmp_path / "a", "old")], Venue.OKX, "funding")
     table = pq.ParquetFile(settled(tmp_path / "b", "new")).read()
     rates = table.column("funding_rate").to_numpy().copy()
     rates[:60] += 5e-5
     changed = put(tmp_path / "b", "new", table.set_column(2, "funding_rate", pa.array(rates)))
-    import_parquet(lake, [changed], Venue.OKX, "funding")
+    import_data(lake, [changed], Venue.OKX, "funding")
     assert lake.settlements(Venue.OKX, BTC).column("funding_rate").to_pylist() == rates.tolist()
 
 
 def test_real_funding_in_per_cent_or_moved_by_its_interval(lake, tmp_path, real_data):
     path = real_data / "funding" / "okx_swap_funding.parquet"
-    rows, _ = settlements_of(path, Venue.OKX, parse_utc("2030-01-01"), zone=None, lenient=False)
+    rows, _ = settlements_of(path, Venue.OKX, parse_utc("2030-01-01"), zone=None, lenient=False, columns={})
     check_rates(path, rows, None)
     coins = sorted({row.instrument for row in rows})
     for coin in coins:
@@ -544,7 +544,7 @@ def test_real_candles_in_beijing_time(lake, tmp_path, gappy):
     assert len(files) == 5
     for path in files:
         with pytest.raises(SchemaError, match=rf"{path.name}: timestamp has no time zone.*give --time-zone"):
-            import_parquet(lake, [path], Venue.BINANCE, "kline", M1)
+            import_data(lake, [path], Venue.BINANCE, "kline", M1)
     assert lake.instruments(Venue.BINANCE) == []
 
     # the coin's known prices, as another venue has them: hours with a spread of their own, made with pandas
@@ -557,10 +557,10 @@ def test_real_candles_in_beijing_time(lake, tmp_path, gappy):
         pq.write_table(pa.Table.from_pandas(hours, preserve_index=False), tmp_path / path.name)
     for path in files:
         with pytest.raises(SchemaError, match=r"clock at UTC\+08:00: against .* 6\.0 bp apart when moved by -08:00 h"):
-            import_parquet(lake, [path], Venue.BINANCE, "kline", M1, time_zone="UTC", against=[tmp_path])
+            import_data(lake, [path], Venue.BINANCE, "kline", M1, time_zone="UTC", against=[tmp_path])
     assert lake.instruments(Venue.BINANCE) == []
 
-    result = import_parquet(lake, files, Venue.BINANCE, "kline", M1, time_zone="+08:00", against=[tmp_path])
+    result = import_data(lake, files, Venue.BINANCE, "kline", M1, time_zone="+08:00", against=[tmp_path])
     assert result.rows == 45_343
     assert len(result.messages) == 10
     listed = result.holes_file.read_text().splitlines()
@@ -580,9 +580,9 @@ def test_real_candles_in_beijing_time(lake, tmp_path, gappy):
 
     # now the lake itself knows: the same file called UTC, or as it is
     with pytest.raises(SchemaError, match=r"UTC\+08:00: against the lake's 1m bars of CATI_USDT.BINANCE"):
-        import_parquet(lake, files[:1], Venue.BINANCE, "kline", M1, time_zone="UTC")
+        import_data(lake, files[:1], Venue.BINANCE, "kline", M1, time_zone="UTC")
     with pytest.raises(SchemaError, match=r"no time zone.*by the lake's 1m bars of CATI_USDT.BINANCE it is \+08:00"):
-        import_parquet(lake, files[:1], Venue.BINANCE, "kline", M1)
+        import_data(lake, files[:1], Venue.BINANCE, "kline", M1)
 
 
 def test_real_candles_of_two_venues_tell_the_hour(lake, real_data, tmp_path):
@@ -590,9 +590,9 @@ def test_real_candles_of_two_venues_tell_the_hour(lake, real_data, tmp_path):
     path = real_data / "candles" / "binance_um_1m" / "ETHUSDT.parquet"
     days = pq.ParquetFile(path).read().slice(0, 3 * 1440)
     right = put(tmp_path / "a", "ETHUSDT", days)
-    result = import_parquet(lake, [right], Venue.BINANCE, "kline", M1, against=[known])
+    result = import_data(lake, [right], Venue.BINANCE, "kline", M1, against=[known])
     assert "its hours agree with ETH-USDT-SWAP.parquet" in result.messages[0]
     moved = pc.add(days.column("timestamp"), pa.scalar(5 * HOUR_MS, pa.duration("ms")))
     wrong = put(tmp_path / "b", "ETHUSDT", days.set_column(0, "timestamp", moved))
     with pytest.raises(SchemaError, match=r"those of a clock at UTC\+05:00: against ETH-USDT-SWAP.parquet"):
-        import_parquet(lake, [wrong], Venue.BINANCE, "kline", M1, against=[known])
+        import_data(lake, [wrong], Venue.BINANCE, "kline", M1, against=[known])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support_lake import BTC, ETH, T0, FakeVenue, estimate, settlement, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso, parse_utc
-from qlib_crypto.collect import import_parquet
+from qlib_crypto.collect import import_data
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.snapshots import rebuilt
@@ -138,7 +138,7 @@ def test_doing_it_again_writes_the_same_files(tape, market):
 def test_real_funding_of_every_binance_perpetual(lake, real_data):
     """539 contracts, settling every 1, 4 or 8 hours: the same universe as a pandas `merge_asof` of the file."""
     path = real_data / "funding" / "binance_um_funding_2026_all.parquet"
-    import_parquet(lake, [path], Venue.BINANCE, "funding")
+    import_data(lake, [path], Venue.BINANCE, "funding")
     span = parse_utc("2026-01-20"), parse_utc("2026-03-18")
     done = rebuild(lake, Venue.BINANCE, *span, UniverseSettings())
     times = pd.date_range("2026-01-20 00:05", "2026-03-17 16:05", freq="8h", tz="UTC").as_unit("ms")
