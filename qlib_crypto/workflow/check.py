@@ -175,7 +175,7 @@ def _check_init(init: Mapping[str, Any]) -> str:
             wanted = "null" if value is None else value
             raise ConfigError(f"qlib_init.{key} is {now}, which is not for perpetuals; write {key}: {wanted}")
     manager = mapping("qlib_init.exp_manager", init["exp_manager"])
-    check_classes("qlib_init.exp_manager", manager)
+    check_classes("qlib_init", init)
     uri = str((manager.get("kwargs") or {}).get("uri", ""))
     if "://" not in uri or uri.startswith("file:"):
         raise ConfigError(
