@@ -1,17 +1,26 @@
-"""Commands on the Qlib provider: convert verify."""
+"""Commands on the Qlib provider: convert verify export."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, ProviderOption, settings_from
+from qlib_crypto.cli.options import (
+    ConfigOption,
+    IntervalOption,
+    JsonOption,
+    LakeOption,
+    ProviderOption,
+    parse_interval,
+    settings_from,
+)
 from qlib_crypto.cli.progress import line_progress, say
-from qlib_crypto.clock import iso
+from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.errors import DataError, counted
-from qlib_crypto.symbols import Venue
+from qlib_crypto.symbols import Instrument, Venue
 
 if TYPE_CHECKING:
     from qlib_crypto.lake import Lake
@@ -21,10 +30,13 @@ def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     app.command()(convert)
     app.command()(verify)
+    app.command()(export)
 
 
 def convert(
     full: Annotated[bool, typer.Option("--full", help="Build everything anew, also from a shorter lake.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes that build everything anew; -1: one a core.")] = 1,
+    on: Annotated[Literal["local", "ray"], typer.Option(help="Where they run.")] = "local",
     as_json: JsonOption = False,
     lake: LakeOption = None,
     provider: ProviderOption = None,
@@ -44,6 +56,8 @@ def convert(
             settings.provider,
             memberships={venue: membership_spans(source, venue) for venue in Venue},
             full=full,
+            jobs=jobs,
+            on=on,
             progress=progress,
         )
     if as_json:
@@ -98,3 +112,36 @@ def _newest(lake: Lake) -> str:
         for venue in Venue
     }
     return "; ".join(f"newest bar of {venue} {iso(max(times))}" for venue, times in opens.items() if times) or "no bars"
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder for a file an instrument.")] = Path("export"),
+    interval: IntervalOption = "1h",
+    symbols: Annotated[str, typer.Option(help="BTC_USDT.OKX,ETH_USDT.OKX; all when left out.")] = "",
+    columns: Annotated[str, typer.Option(help="Fields of the provider, by comma.")] = "open,high,low,close,volume",
+    layout: Annotated[
+        Literal["plain", "master"], typer.Option(help="master: time Open High Low Close Volume ATR.")
+    ] = "plain",
+    kind: Annotated[Literal["csv", "parquet"], typer.Option("--format")] = "csv",
+    start: Annotated[str, typer.Option(help="First bar, UTC; all there is when left out.")] = "",
+    end: Annotated[str, typer.Option(help="UTC; bars open before it.")] = "",
+    provider: ProviderOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Bars with chosen columns as CSV or Parquet, one file an instrument; a missing bar has no row."""
+    from qlib_crypto.provider.export import export as run
+
+    settings = settings_from(config, provider=provider)
+    with line_progress("exporting") as progress:
+        paths = run(
+            settings.provider_dir,
+            out,
+            parse_interval(interval),
+            instruments=[Instrument.parse(name.strip()) for name in symbols.split(",") if name.strip()] or None,
+            columns=[name.strip() for name in columns.split(",")],
+            span_ms=(parse_utc(start) if start else None, parse_utc(end) if end else None),
+            layout=layout,
+            kind=kind,
+            progress=progress,
+        )
+    say(f"{counted(len(paths), 'file')} in {out}")

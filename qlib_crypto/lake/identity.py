@@ -18,9 +18,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from qlib_crypto import schemas
-from qlib_crypto.lake.files import recorded_days
+from qlib_crypto.lake.files import damage, recorded_days
 from qlib_crypto.lake.hot import HotStore
-from qlib_crypto.lake.paths import INSTRUMENTS, UNIVERSE, datasets, venue_folder
+from qlib_crypto.lake.paths import INSTRUMENTS, UNIVERSE, datasets, file_names, month_of_days, venue_folder
 from qlib_crypto.lake.read import unchanging
 from qlib_crypto.lake.tables import TABLES, find_table
 from qlib_crypto.symbols import Venue
@@ -67,16 +67,53 @@ def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> d
                 except FileNotFoundError:  # exchanged just now: the folder is looked at again
                     continue
                 seen[entry.name] = stat.st_size, stat.st_mtime_ns, stat.st_ino
-    months = {name[:-_MONTH] for name in seen if name[-_STAMP:-_MONTH].isdigit() and name[-_STAMP - 1] == "_"}
+    months = {name[:-_MONTH] for name in seen if name[-_STAMP - 1] == "_" and name[-_STAMP:-_MONTH].isdigit()}
     found = {}
     for name, now in seen.items():
-        if name[:-_DAY] in months:  # its month has it
+        if months and name[:-_DAY] in months:  # its month has it
             continue
         mark = known.get(name)
         if mark is None or mark[:3] != now:
             mark = FileMark(*now, content=f"{_content(folder / name, schema):064x}")
         found[name] = mark
     return found
+
+
+def remarked(root: Path, known: Marks, changed: Iterable[Path]) -> dict[str, dict[str, FileMark]]:
+    """`marks`, when only these files came, went or were exchanged."""
+    found = {within: dict(of) for within, of in known.items()}
+    for path in changed:
+        full = path if path.is_absolute() else root / path
+        within = "/".join(full.parts[-3:-1])
+        schema = _schema(full.parent.name)
+        if schema is None or root / within != full.parent or not full.name.endswith(_SUFFIX):
+            continue
+        own = found.setdefault(within, {})
+        own.pop(full.name, None)
+        try:
+            stat = full.stat()
+        except FileNotFoundError:
+            continue
+        mark = FileMark(stat.st_size, stat.st_mtime_ns, stat.st_ino, f"{_content(full, schema):064x}")
+        if month_of_days(full):
+            prefix = full.name[:-_MONTH]
+            own = found[within] = {name: of for name, of in own.items() if name[:-_DAY] != prefix}
+        own[full.name] = mark
+    return found
+
+
+def damaged(root: Path, most: int | None) -> Iterator[str]:
+    """What is wrong with the files that count, one line each: of all, or of so many, spread evenly over them."""
+    asked = [
+        (path, schema)
+        for folder in (venue_folder(root, venue) for venue in Venue)
+        for dataset in datasets(folder)
+        if (schema := _schema(dataset)) is not None
+        for path in sorted(file_names(folder, dataset))
+    ]
+    for path, schema in asked[:: 1 if most is None else max(len(asked) // most, 1)]:
+        if (problem := damage(path, schema)) is not None:
+            yield problem
 
 
 def _content(path: Path, schema: pa.Schema) -> int:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,6 +149,7 @@ def parse_name(path: Path) -> Dated:
     return Dated(path, match[1], *covered)
 
 
+@lru_cache(maxsize=8192)
 def _covered(stamp: str) -> tuple[int, int] | None:
     try:
         if "T" in stamp:
@@ -194,14 +196,21 @@ def _of_periods(folder: Path, stem: str, start_ms: int, end_ms: int) -> list[Dat
 
     Days before months: where days went meanwhile, the month that took their place is there.
     """
+    prefix, found = f"{folder}{os.sep}{stem}_", []
+    for stamp, start, end in _periods(start_ms, end_ms):
+        name = f"{prefix}{stamp}.parquet"
+        if os.path.exists(name):  # noqa: PTH110 - a `Path` for each name asked takes longer than the question
+            found.append(Dated(Path(name), stem, start, end))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _periods(start_ms: int, end_ms: int) -> list[tuple[str, int, int]]:
+    """Stamp, start and end of the days, then of the months, that touch a range."""
     days = range(day_start(start_ms), end_ms, DAY_MS)
     months = sorted({month_start(at) for at in days})
-    wanted = [(f"{utc(at):%Y%m%d}", at, at + DAY_MS) for at in days]
-    wanted += [(f"{utc(at):%Y%m}", at, next_month(at)) for at in months]
-    return [
-        Dated(path, stem, start, end)
-        for stamp, start, end in wanted
-        if (path := folder / f"{stem}_{stamp}.parquet").exists()
+    return [(f"{utc(at):%Y%m%d}", at, at + DAY_MS) for at in days] + [
+        (f"{utc(at):%Y%m}", at, next_month(at)) for at in months
     ]
 
 

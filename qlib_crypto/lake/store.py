@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from qlib_crypto import schemas
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake import checks, quality, snapshots
+from qlib_crypto.lake.columns import Columns, read_columns
 from qlib_crypto.lake.files import read_tables
-from qlib_crypto.lake.hot import Held, HotStore
-from qlib_crypto.lake.identity import FileMark, Marks, content_hash, marks
-from qlib_crypto.lake.ledger import Ledgers, Repair, Sealed, put_flags, put_repairs
+from qlib_crypto.lake.hot import HotStore
+from qlib_crypto.lake.identified import Identified
+from qlib_crypto.lake.ledger import Repair, Sealed, put_flags, put_repairs
 from qlib_crypto.lake.paths import UNIVERSE, datasets, kline_dataset, venue_folder
 from qlib_crypto.lake.quarantine import Quarantined, put_quarantined, quarantined
 from qlib_crypto.lake.read import Asked, listed
@@ -35,7 +36,7 @@ class Admitted(NamedTuple):
     refused: list[str]
 
 
-class Lake(Ledgers):
+class Lake(Identified):
     """The market data under one folder, of both venues.
 
     Rows that were stored are durable at once and readable at once, sealed or not. Where two sources gave the same bar
@@ -200,6 +201,23 @@ class Lake(Ledgers):
         """Bars with opens in `[start_ms, end_ms)`: schema KLINE, ascending, unique; empty when there are none."""
         return self.read(BARS, instrument.venue, instrument, start_ms, end_ms, interval=interval)
 
+    def columns(
+        self,
+        table: Table,
+        instruments: Sequence[Instrument],
+        window: tuple[int, int],
+        names: Sequence[str],
+        *,
+        interval: Interval | None = None,
+    ) -> Columns:
+        """Float columns of the rows of several instruments of one venue in `[start_ms, end_ms)`, read at once.
+
+        What `read` gives for each, of a table that has a file a symbol. Raises as `read` does.
+        """
+        venue = instruments[0].venue
+        interval_ms = interval.ms if interval else 0
+        return read_columns(self._hot[venue], self.folder(venue), table, instruments, interval_ms, window, names)
+
     def bar_times(
         self, instrument: Instrument, interval: Interval, start_ms: int | None = None, end_ms: int | None = None
     ) -> NDArray[np.int64]:
@@ -270,25 +288,6 @@ class Lake(Ledgers):
     def ledger(self, venue: Venue) -> list[Sealed]:
         """Every seal, oldest first: file, rows, how many were new or replaced, content hash."""
         return self._hot[venue].ledger()
-
-    def files(self, known: Marks | None = None) -> dict[str, dict[str, FileMark]]:
-        """A mark of every sealed file that can be part of a provider or a run, by folder and name.
-
-        Only files are opened that are not as they were `known`, from an earlier call.
-        """
-        return marks(self.root, known or {})
-
-    def unsealed(self, venue: Venue, table: Table) -> list[Held]:
-        """What is not sealed yet: one entry a symbol and interval."""
-        return self._hot[venue].held(table)
-
-    def content_hash(self, files: Marks | None = None) -> str:
-        """SHA-256 of all file names and content hashes, and of the hot rows: a run's data identity.
-
-        Sources and times of receipt do not count: the same data collected twice has the same hash once sealed. Nor do
-        days that became months, and bulky captures. `files`, of a call of `files`, are not looked at again.
-        """
-        return content_hash(self._hot, self.files() if files is None else files)
 
 
 def _asked(

@@ -6,8 +6,9 @@ works on the minute they snap to.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
@@ -18,6 +19,14 @@ LONGEST_INTERVAL_MS = 8 * HOUR_MS + MINUTE_MS
 VENUE_INTERVALS_MS = (HOUR_MS, 2 * HOUR_MS, 4 * HOUR_MS, 8 * HOUR_MS)
 #: So many gaps on either side show which interval holds; no venue made one longer and shorter again within so few.
 _AROUND = 3
+
+
+class Rhythm(NamedTuple):
+    """What the times of settlements tell: see `settlement_intervals`, `due_times` and `known_ranges`."""
+
+    interval_hours: NDArray[np.float64]
+    due_ms: NDArray[np.int64]
+    known_ms: NDArray[np.int64]
 
 
 def snap_to_minute(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -40,8 +49,7 @@ def settlement_intervals(time_ms: NDArray[np.int64]) -> NDArray[np.float64]:
         When the times do not strictly ascend by whole minutes.
 
     """
-    own = _own_intervals(snap_to_minute(time_ms))
-    return np.where(own > 0, own / HOUR_MS, np.nan)
+    return rhythm(time_ms).interval_hours
 
 
 def due_times(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -56,9 +64,7 @@ def due_times(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         When the times do not strictly ascend by whole minutes.
 
     """
-    times = snap_to_minute(time_ms)
-    own = _own_intervals(times)
-    return np.where(np.isin(own, VENUE_INTERVALS_MS), times - times % np.maximum(own, 1) + own, 0)
+    return rhythm(time_ms).due_ms
 
 
 def holes(time_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -74,19 +80,32 @@ def holes(time_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
         When the times do not strictly ascend by whole minutes.
 
     """
-    gaps = _gaps(snap_to_minute(time_ms))
+    return _holes(_gaps(snap_to_minute(time_ms)))
+
+
+def _holes(gaps: NDArray[np.int64]) -> NDArray[np.bool_]:
     if not len(gaps):
         return np.zeros(0, dtype=np.bool_)
     beyond = np.full(_AROUND, gaps.max())
-    shortest = sliding_window_view(np.concatenate([beyond, gaps, beyond]), _AROUND).min(axis=1)
+    padded = np.concatenate([beyond, gaps, beyond])
+    shortest = padded[: len(gaps) + _AROUND + 1]
+    for later in range(1, _AROUND):
+        shortest = np.minimum(shortest, padded[later : later + len(gaps) + _AROUND + 1])
     around = np.maximum(shortest[: len(gaps)], shortest[_AROUND + 1 :])
     return np.asarray((gaps > LONGEST_INTERVAL_MS) | (gaps >= around + HOUR_MS // 2))
 
 
-def _own_intervals(minutes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _of_venue(intervals: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """`np.isin`, which costs many times as much."""
+    out = np.zeros(len(intervals), dtype=np.bool_)
+    for interval in VENUE_INTERVALS_MS:
+        out |= intervals == interval
+    return out
+
+
+def _own_intervals(minutes: NDArray[np.int64], gaps: NDArray[np.int64]) -> NDArray[np.int64]:
     """The interval that each settlement ended, in ms; 0 where it is unknown."""
     own = np.zeros(len(minutes), dtype=np.int64)
-    gaps = _gaps(minutes)
     own[1:] = np.where(gaps <= LONGEST_INTERVAL_MS, _venue_interval(gaps, minutes[1:]), 0)
     return own
 
@@ -95,7 +114,7 @@ def _venue_interval(gaps: NDArray[np.int64], at_ms: NDArray[np.int64]) -> NDArra
     longer = gaps
     for interval in VENUE_INTERVALS_MS[::-1]:
         longer = np.where((gaps < interval) & (at_ms % interval == 0), interval, longer)
-    return np.where(np.isin(gaps, VENUE_INTERVALS_MS), gaps, longer)
+    return np.where(_of_venue(gaps), gaps, longer)
 
 
 def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -112,14 +131,30 @@ def known_ranges(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         When the times do not strictly ascend by whole minutes.
 
     """
+    return rhythm(time_ms).known_ms
+
+
+def rhythm(time_ms: NDArray[np.int64]) -> Rhythm:
+    """All three at once, which share most of the work.
+
+    Raises
+    ------
+    ValueError
+        When the times do not strictly ascend by whole minutes.
+
+    """
     minutes = snap_to_minute(time_ms)
     if not len(minutes):
-        return np.empty((0, 2), dtype=np.int64)
-    own, hole = _own_intervals(minutes), holes(minutes)
+        return Rhythm(np.empty(0), np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64))
+    gaps = _gaps(minutes)
+    own = _own_intervals(minutes, gaps)
+    hours = np.where(own > 0, own / HOUR_MS, np.nan)
+    due = np.where(_of_venue(own), minutes - minutes % np.maximum(own, 1) + own, 0)
+    hole = _holes(gaps)
     own[1:][hole] = 0
-    own[:-1][hole & (own[:-1] >= np.diff(minutes))] = 0
+    own[:-1][hole & (own[:-1] >= gaps)] = 0
     ends = minutes + np.where(own > 0, own, MINUTE_MS)
-    return np.column_stack([minutes[np.r_[True, hole]], ends[np.r_[hole, True]]])
+    return Rhythm(hours, due, np.column_stack([minutes[np.r_[True, hole]], ends[np.r_[hole, True]]]))
 
 
 def _gaps(minutes: NDArray[np.int64]) -> NDArray[np.int64]:

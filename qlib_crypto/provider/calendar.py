@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,10 +83,7 @@ class Grid:
         days = -(-self.length // per_day) - before
         first = np.datetime64(self.origin_ms, "ms").astype("datetime64[D]") + before
         dates = np.datetime_as_string(first + np.arange(days), unit="D").astype(f"S{_DATE_CHARS}")
-        if per_day == 1:
-            lines = [b"\n"]
-        else:
-            lines = [f" {iso(slot * self.interval.ms)[-8:]}\n".encode() for slot in range(per_day)]
+        lines = [b"\n"] if per_day == 1 else _clock_lines(self.interval.ms)
         times = np.frombuffer(b"".join(lines), dtype=np.uint8).reshape(per_day, -1)
         out = np.empty((days, per_day, _DATE_CHARS + times.shape[1]), dtype=np.uint8)
         out[:, :, :_DATE_CHARS] = dates.view(np.uint8).reshape(days, 1, _DATE_CHARS)
@@ -93,6 +91,12 @@ class Grid:
         return out.reshape(days * per_day, out.shape[2])[
             since - before * per_day : self.length - before * per_day
         ].tobytes()
+
+
+@lru_cache
+def _clock_lines(step_ms: int) -> list[bytes]:
+    """What follows the date in each line of a day."""
+    return [f" {iso(at)[-8:]}\n".encode() for at in range(0, DAY_MS, step_ms)]
 
 
 def calendar_files(grid: Grid, future_days: int) -> dict[str, Grid]:

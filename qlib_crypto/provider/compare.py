@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -45,8 +45,7 @@ def value_problems(lake: Lake, provider_dir: Path, manifest: Manifest, cells: Ce
                 stored.setdefault(instrument, []).append(interval)
         in_lake |= {instrument.qlib for instrument in stored}
         if stored:
-            columns = {"funding_rate": "rate", "mark_price": "mark", "symbol": "symbol"}
-            settlements = _frame(lake.settlements(venue), *columns).rename(columns)
+            settlements = _settlements(lake, venue)
             for number, instrument in enumerate(sorted(stored)):
                 own = settlements.filter(pl.col("symbol") == instrument.symbol).drop("symbol")
                 check.instrument(instrument, stored[instrument], own, number)
@@ -58,21 +57,43 @@ def value_problems(lake: Lake, provider_dir: Path, manifest: Manifest, cells: Ce
     return problems + [f"{line} (the lake changed since; convert again)" for line in check.differing]
 
 
+def glance(
+    lake: Lake, provider_dir: Path, manifest: Manifest, stored: Mapping[Instrument, Sequence[Interval]]
+) -> list[str]:
+    """The first differing values of three instruments, a day of each at every third frequency.
+
+    Enough to see a computation that went wrong altogether, and cheap enough for every conversion.
+    """
+    check = _Check(lake, provider_dir, manifest, "sample", turns=True)
+    names = sorted(manifest.instruments)
+    for number, name in enumerate(sorted({names[0], names[len(names) // 2], names[-1]})):
+        instrument = Instrument.parse(name)
+        settlements = _settlements(lake, instrument.venue, instrument)
+        check.instrument(instrument, stored[instrument], settlements.drop("symbol"), number)
+    return check.differing + check.lacking
+
+
+def _settlements(lake: Lake, venue: Venue, instrument: Instrument | None = None) -> pl.DataFrame:
+    columns = {"funding_rate": "rate", "mark_price": "mark", "symbol": "symbol"}
+    return _frame(lake.settlements(venue, instrument), *columns).rename(columns)
+
+
 @dataclass(frozen=True, slots=True)
 class _Check:
     lake: Lake
     provider_dir: Path
     manifest: Manifest
     cells: Cells
+    turns: bool = False
     differing: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
 
     @property
     def _few(self) -> bool:
-        return len(self.manifest.instruments) <= _FEW
+        return not self.turns and len(self.manifest.instruments) <= _FEW
 
     def instrument(
-        self, instrument: Instrument, stored: list[Interval], settlements: pl.DataFrame, number: int
+        self, instrument: Instrument, stored: Sequence[Interval], settlements: pl.DataFrame, number: int
     ) -> None:
         for window in self._windows(instrument, stored, number):
             bars = {
@@ -87,9 +108,9 @@ class _Check:
     def _targets(self, number: int) -> list[Interval]:
         """The frequencies to compare: all, or of more instruments than a few every third, in turns."""
         targets = sorted(Interval.parse(name) for name in self.manifest.settings.intervals)
-        return targets if self.cells == "all" or self._few else targets[number % 3 :: 3] or targets
+        return targets if self.cells == "all" or self._few else targets[number % 3 :: 3] or targets[:1]
 
-    def _windows(self, instrument: Instrument, stored: list[Interval], number: int) -> list[Window]:
+    def _windows(self, instrument: Instrument, stored: Sequence[Interval], number: int) -> list[Window]:
         """The times to compare, whole days and where they touch an end a day more: everything, or a sample.
 
         A sample is the first day, one between and the last day; more instruments than a few take turns.

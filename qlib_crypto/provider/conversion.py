@@ -6,10 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from qlib_crypto import __version__
 from qlib_crypto.clock import day_start
 from qlib_crypto.errors import DataError
@@ -19,10 +15,11 @@ from qlib_crypto.provider.dirty import Seen
 from qlib_crypto.provider.funding import FUNDING_FIELDS
 from qlib_crypto.provider.instruments import Memberships
 from qlib_crypto.provider.manifest import Frequency, Manifest, membership_hash
-from qlib_crypto.provider.resample import BAR_FIELDS
-from qlib_crypto.provider.revise import Extent
+from qlib_crypto.provider.panel import BAR_FIELDS
+from qlib_crypto.provider.revise import Counts, Extent
+from qlib_crypto.provider.shards import Engine
 from qlib_crypto.provider.summary import ConvertSummary
-from qlib_crypto.provider.write import feature_dir
+from qlib_crypto.provider.write import folder_name
 from qlib_crypto.settings import ProviderSettings
 from qlib_crypto.symbols import Instrument, Interval
 
@@ -44,7 +41,7 @@ class Conversion:
     ----------
     lake, provider_dir, work
         From where, whereto, and the folder beside it that work is done in.
-    settings, memberships, full, durable, progress
+    settings, memberships, full, durable, progress, jobs, engine
         As `convert` has them.
     now
         The lake as it is seen.
@@ -63,6 +60,8 @@ class Conversion:
     full: bool
     durable: bool
     progress: Progress | None
+    jobs: int = 1
+    engine: Engine = "local"
 
     @property
     def targets(self) -> list[Interval]:
@@ -97,7 +96,7 @@ class Conversion:
     def summary(
         self,
         manifest: Manifest,
-        bars: Mapping[Interval, int],
+        counts: Counts,
         grids: Mapping[Interval, Grid],
         *,
         rebuilt: bool,
@@ -109,28 +108,27 @@ class Conversion:
             provider_dir=self.provider_dir,
             manifest=manifest,
             rebuilt=rebuilt,
-            bars={interval.qlib: bars.get(interval, 0) for interval in sorted(grids)},
+            bars={interval.qlib: counts.bars.get(interval, 0) for interval in sorted(grids)},
+            incomplete={i.qlib: number for i, number in sorted(counts.incomplete.items()) if number},
             skipped=tuple(target.qlib for target in self.targets if target not in grids),
             notes=tuple(notes),
         )
 
-    def check_name(self, instrument: Instrument, others: Iterable[Instrument]) -> None:
-        """Refuse a second instrument in one folder: Qlib's folders are in lower case."""
-        folder = feature_dir(self.provider_dir, instrument)
-        if any(other != instrument and feature_dir(self.provider_dir, other) == folder for other in others):
-            raise DataError(f"{instrument} differs from another instrument only in case; remove one from the lake")
 
+def check_names(instruments: Iterable[Instrument]) -> None:
+    """Refuse two instruments of one folder: Qlib's folders are in lower case.
 
-def by_symbol(table: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each symbol, of a table that is sorted by it."""
-    symbols = table["symbol"].combine_chunks().dictionary_encode()
-    codes: NDArray[np.int32] = np.asarray(symbols.indices.to_numpy())
-    starts = np.flatnonzero(np.diff(codes, prepend=-1)).tolist()
-    ends = [*starts[1:], len(codes)]
-    return {
-        symbols.dictionary[int(codes[start])].as_py(): table.slice(start, end - start)
-        for start, end in zip(starts, ends, strict=True)
-    }
+    Raises
+    ------
+    DataError
+        Two names differ only in case.
+
+    """
+    folders: dict[str, Instrument] = {}
+    for instrument in sorted(instruments):
+        other = folders.setdefault(folder_name(instrument), instrument)
+        if other != instrument:
+            raise DataError(f"{other} and {instrument} differ only in case; remove one from the lake")
 
 
 def grids_of(extents: Extents, origins: Mapping[str, int]) -> dict[Interval, Grid]:

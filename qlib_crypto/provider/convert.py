@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from qlib_crypto.provider.dirty import Seen
 from qlib_crypto.provider.instruments import Memberships
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.rebuild import rebuild
-from qlib_crypto.provider.revise import OlderThanCalendarError
+from qlib_crypto.provider.shards import Engine
+from qlib_crypto.provider.sinks import RebuildError
 from qlib_crypto.provider.summary import ConvertSummary
 from qlib_crypto.provider.swap import unfinished, workplace
 from qlib_crypto.provider.update import update
@@ -29,14 +31,17 @@ def convert(
     memberships: Memberships | None = None,
     full: bool = False,
     durable: bool = True,
+    changed: Sequence[Path] | None = None,
+    jobs: int = 1,
+    on: Engine = "local",
     progress: Progress | None = None,
 ) -> ConvertSummary:
     """Make the provider hold what the lake holds.
 
-    What changed in the lake since the conversion before is put in place (`sinks.apply` says what readers see). Where
-    that cannot be, because another version, other settings or nothing made what is there, or because older bars came
-    than its calendar has, everything is built aside and put in its place once it is verified. Either way gives the
-    same bytes.
+    What changed in the lake since the conversion before is put in place (`update_files.apply` says what readers see).
+    Where that cannot be, because another version, other settings or nothing made what is there, because older bars
+    came than its calendar has, or because files are damaged, everything is built aside and put in its place once it
+    is verified. Either way gives the same bytes.
 
     Parameters
     ----------
@@ -52,6 +57,13 @@ def convert(
         Rebuild even when nothing changed, and also when the result holds less history than the provider has.
     durable
         Whether everything is on the disk on return; otherwise a power cut may leave less.
+    changed
+        The files that the lake wrote or removed since the conversion before, when the caller knows them (`Lake.seal`
+        gives them): then only these are looked at, and the sizes of the provider's files are not. Rows that are not
+        sealed are always looked at.
+    jobs, on
+        How many processes build everything anew, -1 for one a core, and where: `ray` is the Ray that runs or a local
+        one, whose machines must all see the lake and the provider. An update is one process's work.
     progress
         Called with a line of text after each instrument.
 
@@ -69,12 +81,14 @@ def convert(
     try:
         with workplace(provider_dir) as work:
             old = _previous(provider_dir, full=full)
-            like = None if full or old is None else _made_alike(provider_dir, old, settings)
+            like = None if full or old is None else _made_alike(provider_dir, old, settings, sizes=changed is None)
             before = Seen() if like is None else Seen.read(provider_dir)
-            now = Seen.of(lake, before)
-            task = Conversion(lake, provider_dir, work, settings, memberships or {}, now, old, full, durable, progress)
+            now = Seen.of(lake, before, changed if before.files else None)
+            task = Conversion(
+                lake, provider_dir, work, settings, memberships or {}, now, old, full, durable, progress, jobs, on
+            )
             if like is not None and before.files:
-                with suppress(OlderThanCalendarError):
+                with suppress(RebuildError):
                     return update(task, like, before)
             return rebuild(task)
     except OSError as error:
@@ -95,7 +109,8 @@ def _previous(provider_dir: Path, *, full: bool) -> Manifest | None:
         raise
 
 
-def _made_alike(provider_dir: Path, old: Manifest, settings: ProviderSettings) -> Manifest | None:
-    """The manifest, when what is there was made as it would be made now, and is whole."""
-    made = old.code_version, old.fields, old.settings
-    return old if made == (__version__, FIELDS, settings) and not any(size_problems(provider_dir, old)) else None
+def _made_alike(provider_dir: Path, old: Manifest, settings: ProviderSettings, *, sizes: bool) -> Manifest | None:
+    """The manifest, when what is there was made as it would be made now, and files have the sizes that they should."""
+    if (old.code_version, old.fields, old.settings) != (__version__, FIELDS, settings):
+        return None
+    return None if sizes and any(size_problems(provider_dir, old)) else old

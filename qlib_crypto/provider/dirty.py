@@ -44,15 +44,20 @@ class Seen:
     unsealed: Sequence[Unsealed] = ()
 
     @classmethod
-    def of(cls, lake: Lake, before: Seen) -> Seen:
-        """The lake now; files are opened only where they are not as they were `before`."""
+    def of(cls, lake: Lake, before: Seen, changed: Iterable[Path] | None = None) -> Seen:
+        """The lake now; files are opened only where they are not as they were `before`.
+
+        With `changed`, no other files are looked at.
+        """
         unsealed = [
             Unsealed(venue, of.symbol, of.interval_ms, of.first_ms, of.last_ms + (of.interval_ms or MINUTE_MS))
             for venue in Venue
             for table in (BARS, SETTLEMENTS)
             for of in lake.unsealed(venue, table)
         ]
-        return cls(lake.files(before.files), unsealed)  # after the hot rows: what is sealed meanwhile is in both
+        return cls(
+            lake.files(before.files, changed), unsealed
+        )  # after the hot rows: what is sealed meanwhile is in both
 
     @classmethod
     def read(cls, folder: Path) -> Seen:
@@ -74,7 +79,8 @@ class Seen:
             for within, files in self.files.items():
                 at, _, dataset = within.partition("/")
                 if at == folder and (interval := dataset_interval(dataset)) is not None:
-                    found |= {(interval, venue, name.rpartition("_")[0]) for name in files}
+                    symbols = {name.rpartition("_")[0] for name in files}
+                    found |= {(interval, venue, symbol) for symbol in symbols}
         found |= {(Interval.of_ms(of.interval_ms), of.venue, of.symbol) for of in self.unsealed if of.interval_ms}
         out: dict[Instrument, list[Interval]] = {}
         for interval, venue, symbol in sorted(found):
@@ -84,7 +90,7 @@ class Seen:
     def text(self) -> bytes:
         """For `lake_files.json`."""
         said = {"files": self.files, "unsealed": self.unsealed}
-        return orjson.dumps(said, default=list, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(said, default=list, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +132,8 @@ def dirty(now: Seen, before: Seen) -> Dirty:
 
 
 def _differing(now: Mapping[str, FileMark], before: Mapping[str, FileMark]) -> Iterable[str]:
-    if now == before:
-        return ()
-    return {name for name, _ in now.items() ^ before.items()}
+    yield from (name for name, mark in now.items() if before.get(name) != mark)
+    yield from (name for name in before if name not in now)
 
 
 def merged(spans: Iterable[Span], *, within_ms: int = 0) -> list[Span]:

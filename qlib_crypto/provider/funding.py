@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from qlib_crypto.clock import HOUR_MS, iso
+from qlib_crypto.clock import DAY_MS, HOUR_MS, iso
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.market.funding import (
-    LONGEST_INTERVAL_MS,
-    due_times,
-    known_ranges,
-    settlement_intervals,
-    snap_to_minute,
-)
-from qlib_crypto.provider.resample import Floats, GridBars, column
+from qlib_crypto.market.funding import LONGEST_INTERVAL_MS, rhythm, snap_to_minute
+from qlib_crypto.provider.panel import Floats, Panel
 from qlib_crypto.symbols import Interval
 
 FUNDING_FIELDS = (
@@ -37,6 +32,10 @@ Times = NDArray[np.int64]
 #: (fraction of notional for the interval), the price (quote per base, NaN where unknown) and its place in
 #: `PRICE_SOURCES`.
 SERIES = np.dtype([("time_ms", "<i8"), ("rate", "<f8"), ("price", "<f8"), ("price_source", "u1")])
+#: Time between the series of several instruments, a multiple of every interval, and times in it that stand alone: more
+#: of them than gaps on either side tell of a settlement (`market.funding.holes`).
+_APART = 200_000 * DAY_MS
+_BETWEEN = _APART // 8 * np.arange(3, 7, dtype=np.int64)
 _MARK, _TRADE, _UNKNOWN = range(len(PRICE_SOURCES))
 
 
@@ -65,8 +64,31 @@ class Settled:
     @classmethod
     def of(cls, series: NDArray[np.void]) -> Settled:
         """With what follows from the times."""
-        time_ms = series["time_ms"]
-        return cls(series, settlement_intervals(time_ms), due_times(time_ms), known_ranges(time_ms))
+        told = rhythm(series["time_ms"])
+        return cls(series, told.interval_hours, told.due_ms, told.known_ms)
+
+    @classmethod
+    def of_all(cls, many: Sequence[NDArray[np.void]]) -> list[Settled]:
+        """`of` of each, computed as one long series with so much time between them that none tells of another."""
+        lengths = np.array([len(series) for series in many])
+        rows = np.cumsum(lengths + len(_BETWEEN)) - len(_BETWEEN) - lengths
+        times = np.concatenate(
+            [
+                part
+                for at, series in enumerate(many)
+                for part in (series["time_ms"] + at * _APART, at * _APART + _BETWEEN)
+            ]
+        )
+        told = rhythm(times)
+        starts = np.searchsorted(told.known_ms[:, 0], np.arange(len(many) + 1) * _APART)
+        ends = np.searchsorted(told.known_ms[:, 0], np.arange(len(many)) * _APART + _BETWEEN[0])
+        out = []
+        for at, (series, row, length) in enumerate(zip(many, rows.tolist(), lengths.tolist(), strict=True)):
+            own = slice(row, row + length)
+            due = told.due_ms[own]
+            known = told.known_ms[starts[at] : ends[at]] - at * _APART
+            out.append(cls(series, told.interval_hours[own], np.where(due > 0, due - at * _APART, 0), known))
+        return out
 
     @property
     def time_ms(self) -> Times:
@@ -87,25 +109,38 @@ class Settled:
         )  # fmt: skip
 
 
-def series_of(table: pa.Table) -> NDArray[np.void]:
-    """The settlements of one instrument in a lake table (`FUNDING`, ascending), with their own marks as prices.
+def series_by_symbol(table: pa.Table) -> dict[str, NDArray[np.void]]:
+    """The settlements of each symbol in a lake table (`FUNDING`, sorted), with their own marks as prices.
 
     Raises
     ------
     SchemaError
-        When two settlements fall on one minute.
+        When two settlements of a symbol fall on one minute.
 
     """
+    symbols = table["symbol"].combine_chunks().dictionary_encode()
+    codes: NDArray[np.int32] = np.asarray(symbols.indices.to_numpy())
+    names: list[str] = symbols.dictionary.to_pylist()
     out = np.zeros(len(table), dtype=SERIES)
-    out["time_ms"] = snap_to_minute(column(table, "timestamp", pa.int64()))
-    twice = out["time_ms"][1:][np.diff(out["time_ms"]) <= 0]
-    if twice.size:
-        raise SchemaError(f"two settlements of {table['symbol'][0]} at {iso(int(twice[0]))}; remove one from the lake")
-    mark = column(table, "mark_price", pa.float64())
-    out["rate"] = column(table, "funding_rate", pa.float64())
+    out["time_ms"] = snap_to_minute(_column(table, "timestamp", pa.int64()))
+    twice = (np.diff(out["time_ms"]) <= 0) & (codes[1:] == codes[:-1])
+    if twice.any():
+        at = int(np.argmax(twice)) + 1
+        raise SchemaError(
+            f"two settlements of {names[codes[at]]} at {iso(int(out['time_ms'][at]))}; remove one from the lake"
+        )
+    mark = _column(table, "mark_price", pa.float64())
+    out["rate"] = _column(table, "funding_rate", pa.float64())
     out["price"] = np.where(mark > 0, mark, np.nan)
     out["price_source"] = np.where(mark > 0, _MARK, _UNKNOWN)
-    return out
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    return {names[codes[at]]: own for at, own in zip(starts.tolist(), np.split(out, starts)[1:], strict=True)}
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType) -> NDArray[Any]:
+    """One column as numpy; null floats become NaN, times Unix milliseconds."""
+    data = table[name].cast(kind).combine_chunks()
+    return np.asarray(data.to_numpy(zero_copy_only=False))
 
 
 def replaced(series: NDArray[np.void], new: NDArray[np.void], start_ms: int, end_ms: int) -> NDArray[np.void]:
@@ -114,16 +149,21 @@ def replaced(series: NDArray[np.void], new: NDArray[np.void], start_ms: int, end
     return np.concatenate([series[:begin], new, series[stop:]])
 
 
-def price(series: NDArray[np.void], sources: Sequence[GridBars], start_ms: int, end_ms: int) -> None:
-    """Set the prices in `[start_ms, end_ms)` that are no marks: the open of the finest source with a bar then."""
+def price(series: NDArray[np.void], sources: Sequence[Panel], row: int, start_ms: int, end_ms: int) -> None:
+    """Set the prices in `[start_ms, end_ms)` that are no marks: the open of the finest source with a bar then.
+
+    The instrument is a row of the sources.
+    """
     begin, stop = np.searchsorted(series["time_ms"], (start_ms, end_ms))
     rows = begin + np.flatnonzero(series["price_source"][begin:stop] != _MARK)
+    if not rows.size:
+        return
     prices = np.full(len(rows), np.nan)
     for bars in sorted(sources, key=lambda s: s.interval):
         missing = np.flatnonzero(np.isnan(prices))
-        slot, off = np.divmod(series["time_ms"][rows[missing]] - bars.first_ms, bars.interval.ms)
-        inside = (off == 0) & (slot >= 0) & (slot < bars.length)
-        prices[missing[inside]] = bars.data[0, slot[inside]]
+        slot, off = np.divmod(series["time_ms"][rows[missing]] - bars.start_ms, bars.interval.ms)
+        inside = (off == 0) & (slot >= 0) & (slot < bars.present.shape[1])
+        prices[missing[inside]] = bars.data["open"][row, slot[inside]]
     series["price"][rows] = prices
     series["price_source"][rows] = np.where(np.isnan(prices), _UNKNOWN, _TRADE)
 
@@ -151,8 +191,8 @@ def differing(one: Settled, other: Settled) -> tuple[int, int] | None:
     return start, end
 
 
-def funding_fields(settlements: Settled, interval: Interval, first_ms: int, length: int) -> dict[str, Floats]:
-    """The funding fields of `length` bars from the one that opens at `first_ms`, each of shape (length,).
+def funding_fields(settlements: Settled, interval: Interval, first_ms: int, length: int) -> NDArray[np.float32]:
+    """`FUNDING_FIELDS` of `length` bars from the one that opens at `first_ms`, shape (7, length).
 
     `funding` and `funding_cash` are known where the whole bar [open, close) is; `funding_open` and `funding_open_cash`
     where the instant of the open is. A cash amount of unknown price is unknown. `funding_rate` (fraction) and
@@ -163,44 +203,54 @@ def funding_fields(settlements: Settled, interval: Interval, first_ms: int, leng
     The last three never change when more becomes known. The amounts may: whether nothing settled since an overdue
     settlement is unknown until the next one tells; an amount that was known stays.
     """
-    opens = first_ms + np.arange(length, dtype=np.int64) * interval.ms
-    bar, after_open = np.divmod(settlements.time_ms - first_ms, interval.ms)
-    inside = (bar >= 0) & (bar < length)
-    at_open = inside & (after_open == 0)
-    whole, instant = np.zeros(length, dtype=np.bool_), np.zeros(length, dtype=np.bool_)
-    for start, end in settlements.known_ms:
-        begin, stop = np.searchsorted(opens, (start, end))
-        instant[begin:stop] = True
-        whole[begin : np.searchsorted(opens, end - interval.ms, side="right")] = True
-    rates = settlements.series["rate"]
-    cash = rates * settlements.series["price"]
-
-    def summed(amounts: Floats, rows: NDArray[np.bool_], known: NDArray[np.bool_]) -> Floats:
-        total = np.bincount(bar[rows], weights=amounts[rows], minlength=length)
-        return np.where(known, total, np.nan)
-
-    last = np.searchsorted(settlements.time_ms, opens, side="right") - 1
-    fresh = last >= 0
-    fresh[fresh] = opens[fresh] - settlements.time_ms[last[fresh]] <= LONGEST_INTERVAL_MS
-    rate, hours = np.full(length, np.nan), np.full(length, np.nan)
-    rate[fresh] = rates[last[fresh]]
-    hours[fresh] = settlements.interval_hours[last[fresh]]
-    values = (
-        summed(rates, inside, whole),
-        summed(cash, inside, whole),
-        summed(rates, at_open, instant),
-        summed(cash, at_open, instant),
-        rate,
-        hours,
-        _next_settlement(settlements, opens + interval.ms),
-    )
-    return dict(zip(FUNDING_FIELDS, values, strict=True))
+    out = np.full((len(FUNDING_FIELDS), length), np.nan, dtype=np.float32)
+    step, end_ms = interval.ms, first_ms + length * interval.ms
+    begin = max(int(np.searchsorted(settlements.time_ms, first_ms, side="right")) - 1, 0)
+    stop = int(np.searchsorted(settlements.time_ms, end_ms))
+    if begin >= stop:
+        return out
+    _fill_amounts(out[:4], settlements, step, first_ms)
+    times, hours = settlements.time_ms[begin:stop], settlements.interval_hours[begin:stop]
+    slot, after_open = np.divmod(times - first_ms, step)
+    from_open = np.clip(slot + (after_open > 0), 0, length)  # the first bar that opens at or after it
+    until = np.r_[from_open[1:], length]
+    fresh = np.clip((times + LONGEST_INTERVAL_MS - first_ms) // step + 1, from_open, until)
+    runs = np.column_stack([fresh - from_open, until - fresh]).ravel()
+    for row, values in ((4, settlements.series["rate"][begin:stop]), (5, hours)):
+        held = np.full((len(times), 2), np.nan, dtype=np.float32)
+        held[:, 0] = values
+        out[row, from_open[0] :] = np.repeat(held.ravel(), runs)
+    from_close = np.clip(slot, 0, length)  # the first bar that closes after it
+    runs = np.diff(from_close, append=length)
+    closes = first_ms + (np.arange(from_close[0], length, dtype=np.int64) + 1) * step
+    left = np.repeat(settlements.due_ms[begin:stop], runs) - closes
+    following = out[6, from_close[0] :]
+    np.divide(left, HOUR_MS, out=following, casting="same_kind")
+    following[left < 0] = np.nan
+    due = np.flatnonzero(left == 0)
+    following[due] = np.repeat(hours, runs)[due]
+    return out
 
 
-def _next_settlement(settlements: Settled, closes: Times) -> Floats:
-    last = np.searchsorted(settlements.time_ms, closes) - 1
-    hours = np.full(closes.shape, np.nan)
-    begun = last >= 0
-    left = (settlements.due_ms[last[begun]] - closes[begun]) / HOUR_MS
-    hours[begun] = np.where(left > 0, left, np.where(left == 0, settlements.interval_hours[last[begun]], np.nan))
-    return hours
+def _fill_amounts(out: NDArray[np.float32], settlements: Settled, step: int, first_ms: int) -> None:
+    """What settled in each bar, and at its open: rates and cash; 0 where it is known that nothing did."""
+    length = out.shape[1]
+    end_ms = first_ms + length * step
+    known = settlements.known_ms[(settlements.known_ms[:, 1] > first_ms) & (settlements.known_ms[:, 0] < end_ms)]
+    from_open = np.clip(-((first_ms - known[:, 0]) // step), 0, length)
+    instants = np.clip(-((first_ms - known[:, 1]) // step), 0, length)
+    wholes = np.clip((known[:, 1] - first_ms) // step, 0, length)
+    for first, instant, whole in zip(from_open.tolist(), instants.tolist(), wholes.tolist(), strict=True):
+        out[:2, first:whole] = 0
+        out[2:, first:instant] = 0
+    begin, stop = np.searchsorted(settlements.time_ms, (first_ms, end_ms))
+    if begin == stop:
+        return
+    bar, after_open = np.divmod(settlements.time_ms[begin:stop] - first_ms, step)
+    rates = settlements.series["rate"][begin:stop]
+    amounts = np.stack([rates, rates * settlements.series["price"][begin:stop]])
+    starts = np.flatnonzero(np.diff(bar, prepend=-1))
+    inside, at_open = bar[starts], bar[after_open == 0]
+    totals = np.add.reduceat(amounts, starts, axis=1)
+    out[:2, inside] = np.where(np.isnan(out[:2, inside]), np.nan, totals)
+    out[2:, at_open] = np.where(np.isnan(out[2:, at_open]), np.nan, amounts[:, after_open == 0])

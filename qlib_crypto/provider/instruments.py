@@ -7,6 +7,7 @@ frequency. Ends are full timestamps, so one directory serves every frequency.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from qlib_crypto.clock import SECOND_MS, iso
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -49,7 +50,10 @@ def market_texts(extents: Extents, memberships: Memberships) -> dict[str, bytes]
 
 
 def _line(instrument: Instrument, start_ms: int, end_ms: int) -> str:
-    return f"{instrument.qlib}\t{iso(start_ms)}\t{iso(end_ms)}"
+    return f"{instrument.qlib}\t{_said(start_ms)}\t{_said(end_ms)}"
+
+
+_said = lru_cache(maxsize=1024)(iso)  # many begin and end together
 
 
 def _clipped(spans: Sequence[Span], first: int, last: int) -> list[tuple[int, int]]:

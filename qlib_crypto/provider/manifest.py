@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qlib_crypto.clock import iso, parse_utc
@@ -14,7 +15,7 @@ from qlib_crypto.errors import SchemaError
 from qlib_crypto.provider.calendar import Grid
 from qlib_crypto.provider.instruments import Memberships
 from qlib_crypto.settings import ProviderSettings
-from qlib_crypto.symbols import Interval
+from qlib_crypto.symbols import Instrument, Interval
 
 NAME = "manifest.json"
 
@@ -86,9 +87,19 @@ class Manifest(_Part):
 
     def span_ms(self, instrument: str, frequency: str) -> tuple[int, int]:
         """Open of an instrument's first and last slot."""
-        start, length = self.instruments[instrument][frequency]
-        grid = self.grid(frequency)
-        return grid.open_ms(start), grid.open_ms(start + length - 1)
+        return _span(self.grid(frequency), *self.instruments[instrument][frequency])
+
+    def spans_ms(self) -> dict[Instrument, dict[Interval, tuple[int, int]]]:
+        """`span_ms` of all."""
+        grids = {name: self.grid(name) for name in self.frequencies}
+        return {
+            Instrument.parse(name): {grids[freq].interval: _span(grids[freq], *span) for freq, span in own.items()}
+            for name, own in self.instruments.items()
+        }
+
+
+def _span(grid: Grid, start: int, length: int) -> tuple[int, int]:
+    return grid.open_ms(start), grid.open_ms(start + length - 1)
 
 
 def membership_hash(memberships: Memberships) -> str:
@@ -99,8 +110,8 @@ def membership_hash(memberships: Memberships) -> str:
 
 def manifest_text(manifest: Manifest) -> bytes:
     """`manifest.json`, with keys in order, so that equal conversions write equal bytes."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
-    return f"{text}\n".encode()
+    option = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(manifest.model_dump(mode="json"), option=option)
 
 
 def write_manifest(provider_dir: Path, manifest: Manifest) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from qlib_crypto.clock import iso
+from qlib_crypto.clock import day_start, iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.calendar import Grid, calendar_files
-from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, by_symbol, first_slots, grids_of
-from qlib_crypto.provider.dirty import Seen
-from qlib_crypto.provider.funding import price_sources, series_of
+from qlib_crypto.provider.compare import glance
+from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, check_names, first_slots, grids_of
+from qlib_crypto.provider.dirty import Dirty, Seen, Span
+from qlib_crypto.provider.funding import price_sources, series_by_symbol
 from qlib_crypto.provider.instruments import market_texts
 from qlib_crypto.provider.manifest import NAME, Manifest, manifest_text
-from qlib_crypto.provider.revise import Extent, Held, News, Reviser
-from qlib_crypto.provider.settlements import FOLDER, series_bytes, series_name
-from qlib_crypto.provider.sinks import WholeFiles, sync_all
+from qlib_crypto.provider.revise import Counts, Extent, Held, News
+from qlib_crypto.provider.settlements import FOLDER, series_name
+from qlib_crypto.provider.shards import Build, build
+from qlib_crypto.provider.sinks import set_first_slot
 from qlib_crypto.provider.summary import ConvertSummary
 from qlib_crypto.provider.swap import swap
-from qlib_crypto.provider.verify import verify
+from qlib_crypto.provider.verify import size_problems
+from qlib_crypto.provider.write import sync_all
 from qlib_crypto.symbols import Instrument, Interval
 
 
@@ -32,21 +35,22 @@ def rebuild(task: Conversion) -> ConvertSummary:
         raise DataError(
             f"lake {task.lake.root} has no bars; collect some first: qlib-crypto collect, backfill or import"
         )
-    sink = WholeFiles(new)
-    reviser = Reviser(task.lake, task.now.stored(), task.targets, sink, {})
-    settlements = {venue: by_symbol(task.lake.settlements(venue)) for venue in changes.funding}
-    extents: dict[Instrument, dict[Interval, Extent]] = {}
+    old = None if task.full else task.old
+    origins = {name: frequency.origin_ms for name, frequency in old.frequencies.items()} if old else {}
+    stored = task.now.stored()
+    check_names(changes.bars)
+    likely = _likely_origins(changes.bars, stored, task.targets, origins)
+    work = Build(task.lake, stored, task.targets, new, likely)
+    counts = Counts()
+    extents: dict[Instrument, Mapping[Interval, Extent]] = {}
     prices: dict[str, dict[str, int]] = {}
     (new / FOLDER).mkdir()
-    for count, instrument in enumerate(sorted(changes.bars), start=1):
-        rows = settlements.get(instrument.venue, {}).get(instrument.symbol)
-        news = [] if rows is None else [(ALL_TIME, series_of(rows))]
-        then = reviser.revise(instrument, Held(), News(changes.bars[instrument], news))
+    made = build(work, list(_news(task, changes)), counts, jobs=task.jobs, engine=task.engine)
+    for count, (instrument, then) in enumerate(made, start=1):
         if then.extents:
-            task.check_name(instrument, extents)
-            extents[instrument] = dict(then.extents)
+            extents[instrument] = then.extents
             prices[instrument.qlib] = price_sources(then.series)
-            (new / series_name(instrument)).write_bytes(series_bytes(then.series))
+            (new / series_name(instrument)).write_bytes(then.series.tobytes())
         if task.progress is not None:
             task.progress(f"{instrument} converted, {count} of {len(changes.bars)}")
     if not extents:
@@ -54,15 +58,13 @@ def rebuild(task: Conversion) -> ConvertSummary:
         raise DataError(
             f"lake {task.lake.root} has no complete bar of {names}; collect more, or add a finer provider.intervals"
         )
-    old = None if task.full else task.old
-    origins = {name: frequency.origin_ms for name, frequency in old.frequencies.items()} if old else {}
     grids = grids_of(extents, origins)
     content = task.lake.content_hash(task.now.files)
     manifest = task.manifest(extents, grids, prices, content)
     if old is not None:
         _refuse_less(task.provider_dir, old, manifest)
-    _finish(task, sink, extents, grids, manifest)
-    problems = verify(task.lake, new)
+    _finish(task, new, likely, extents, grids, manifest)
+    problems = [*size_problems(new, manifest), *glance(task.lake, new, manifest, stored)]
     if problems:
         changed = task.lake.content_hash() != content
         raise DataError(
@@ -75,19 +77,49 @@ def rebuild(task: Conversion) -> ConvertSummary:
         for interval, grid in grids.items()
         if grid.origin_ms < origins.get(interval.qlib, grid.origin_ms)
     )
-    return task.summary(manifest, reviser.bars, grids, rebuilt=True, notes=notes)
+    return task.summary(manifest, counts, grids, rebuilt=True, notes=notes)
+
+
+def _news(task: Conversion, changes: Dirty) -> Iterator[News]:
+    """Everything there is of each instrument."""
+    settlements = {venue: series_by_symbol(task.lake.settlements(venue)) for venue in changes.funding}
+    for instrument in sorted(changes.bars):
+        series = settlements.get(instrument.venue, {}).get(instrument.symbol)
+        yield News(instrument, Held(), changes.bars[instrument], [] if series is None else [(ALL_TIME, series)])
+
+
+def _likely_origins(
+    bars: Mapping[Instrument, Sequence[Span]],
+    stored: Mapping[Instrument, Sequence[Interval]],
+    targets: Sequence[Interval],
+    had: Mapping[str, int],
+) -> dict[Interval, int]:
+    """Where the calendars will begin, if the first days of the lake's files have complete bars."""
+    out = {}
+    for target in targets:
+        firsts = [
+            bars[instrument][0][0]
+            for instrument, intervals in stored.items()
+            if instrument in bars and any(target.ms % interval.ms == 0 for interval in intervals)
+        ]
+        if firsts:
+            out[target] = min(day_start(min(firsts)), had.get(target.qlib, day_start(min(firsts))))
+    return out
 
 
 def _finish(
     task: Conversion,
-    sink: WholeFiles,
+    new: Path,
+    likely: Mapping[Interval, int],
     extents: Extents,
     grids: Mapping[Interval, Grid],
     manifest: Manifest,
 ) -> None:
     """First slots, markets, calendars, order rules and manifest, all on the disk on return."""
-    new = sink.root
-    sink.first_slots(first_slots(extents, grids), FIELDS)
+    for (instrument, interval), slot in first_slots(extents, grids).items():
+        first, _ = extents[instrument][interval]
+        if slot != (first - likely.get(interval, first)) // interval.ms:
+            set_first_slot(new, instrument, interval, FIELDS, slot)
     texts = {f"instruments/{name}": text for name, text in market_texts(extents, task.memberships).items()}
     for grid in grids.values():
         for name, whole in calendar_files(grid, task.settings.future_days).items():

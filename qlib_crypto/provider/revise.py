@@ -1,14 +1,15 @@
-"""What a change of the lake makes of one instrument's feature files: the one computation, for a whole history or a bar.
+"""What a change of the lake makes of instruments' feature files: the one computation, for a whole history or a bar.
 
-Time goes in blocks of whole days, so memory does not grow with the history. A block is computed from the bars in it
-and a day on either side, whatever changed in it: the same bars make the same bytes, however they came.
+Time goes in blocks of whole days, and instruments with the same days go together, so memory does not grow with the
+history. A block is computed from the bars in it and a day on either side, whatever changed in it: the same bars make
+the same bytes, however they came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +17,24 @@ from numpy.typing import NDArray
 from qlib_crypto.clock import DAY_MS, iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.lake import Lake
+from qlib_crypto.lake.tables import BARS
 from qlib_crypto.provider import funding
 from qlib_crypto.provider.dirty import Span, by_days
-from qlib_crypto.provider.funding import SERIES, Settled, funding_fields
-from qlib_crypto.provider.resample import GridBars, bar_fields, cut, on_grid, resample
-from qlib_crypto.provider.write import FLOAT
+from qlib_crypto.provider.funding import FUNDING_FIELDS, SERIES, Settled, funding_fields
+from qlib_crypto.provider.panel import BAR_FIELDS, COLUMNS, bar_fields, no_bars, resample, spread
+from qlib_crypto.provider.sinks import RebuildError, Sink
 from qlib_crypto.symbols import Instrument, Interval
 
-#: Days of bars that are computed at once.
-_DAYS = 128
+#: Days of bars that are computed at once: of one instrument, and of several together.
+_DAYS, _TOGETHER = 64, 100
 #: Slots of funding that are computed at once.
 _SLOTS = 200_000
 
+#: More settlements than what one tells depends on.
+_AROUND = 12
+
 #: Opens of the first and the last bar.
 Extent = tuple[int, int]
-
-
-class Sink(Protocol):
-    """Takes the values of feature files."""
-
-    def put(self, instrument: Instrument, interval: Interval, field: str, at: int, values: NDArray[np.float32]) -> None:
-        """Values from a slot on, counted from the file's first; a gap before them becomes NaN."""
-
-    def shift(self, instrument: Instrument, interval: Interval, slots: int) -> None:
-        """Older bars come: all files of the frequency begin so many slots earlier, with NaN."""
-
-
-class OlderThanCalendarError(Exception):
-    """A bar lies before the first slot of its frequency's calendar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +49,68 @@ class Held:
 class News:
     """What may differ of one instrument: spans of bars, and the settlements of spans as they are now."""
 
+    instrument: Instrument
+    held: Held
     bars: Sequence[Span]
     settlements: Sequence[tuple[Span, NDArray[np.void]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Bars by frequency: those that there are, and those between them of which only a part is there."""
+
+    bars: dict[Interval, int] = field(default_factory=dict)
+    incomplete: dict[Interval, int] = field(default_factory=dict)
+
+    def add(self, bars: Mapping[Interval, int], incomplete: Mapping[Interval, int]) -> None:
+        """Count more."""
+        for into, more in ((self.bars, bars), (self.incomplete, incomplete)):
+            for interval, number in more.items():
+                into[interval] = into.get(interval, 0) + number
+
+
+@dataclass(slots=True)
+class _Work:
+    """One instrument in the making."""
+
+    news: News
+    extents: dict[Interval, Extent]
+    series: NDArray[np.void]
+    blocks: list[Span]
+
+    @classmethod
+    def of(cls, news: News) -> _Work:
+        """With the blocks that bars are needed of, for themselves or to price settlements."""
+        series, unpriced = news.held.series.copy(), []
+        for (start, end), rows in news.settlements:
+            if not _same_rows(series, rows, start, end):
+                series = funding.replaced(series, rows, start, end)
+                unpriced.append((start, end) if len(news.held.series) or not len(rows) else _around(rows))
+        blocks = list(by_days([*news.bars, *unpriced], _DAYS))
+        return cls(news, dict(news.held.extents), series, blocks)
+
+    def new_spans(self, target: Interval) -> list[Span]:
+        """Slots that the provider does not have."""
+        first, last = self.extents[target]
+        held = self.news.held.extents.get(target, (first, first - target.ms))
+        return [(first, held[0]), (held[1] + target.ms, last + target.ms)]
+
+    def tails(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """The settlements of before and of now, from some before their first difference and before a new slot on.
+
+        What a settlement tells depends on a few on either side of it (`market.funding`), so what an update costs does
+        not grow with the history.
+        """
+        old, now = self.news.held.series, self.series
+        few = min(len(old), len(now))
+        one, other = (of[:few].view(np.uint8).reshape(few, SERIES.itemsize) for of in (old, now))
+        same = (one == other).all(axis=1)
+        cut = few if same.all() else int(np.argmin(same))
+        new = [start for target in self.extents for start, end in self.new_spans(target) if start < end]
+        if new:
+            cut = min(cut, *(int(np.searchsorted(of["time_ms"], min(new))) for of in (old, now)))
+        cut = max(cut - _AROUND, 0)
+        return old[cut:], now[cut:]
 
 
 @dataclass(slots=True)
@@ -71,9 +122,9 @@ class Reviser:
     lake, stored, targets, sink
         From where, the intervals that each instrument has there, which frequencies, whereto.
     origins
-        Opens of the first slots; nothing may be older (`OlderThanCalendarError`). A frequency without one may.
-    bars
-        Bars in the blocks looked at, by frequency.
+        Opens of the first slots; nothing may be older (`RebuildError`). A frequency without one may.
+    counts
+        Of the blocks looked at.
 
     """
 
@@ -82,10 +133,10 @@ class Reviser:
     targets: Sequence[Interval]
     sink: Sink
     origins: Mapping[Interval, int]
-    bars: dict[Interval, int] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
 
-    def revise(self, instrument: Instrument, held: Held, news: News) -> Held:
-        """What the provider holds of the instrument then.
+    def revise(self, news: Iterable[News]) -> Iterator[tuple[Instrument, Held]]:
+        """What the provider holds of each instrument then; those of one venue follow each other.
 
         Raises
         ------
@@ -95,74 +146,106 @@ class Reviser:
             A bar is off its grid, or two settlements fall on one minute.
 
         """
-        series, unpriced = held.series.copy(), []
-        for (start, end), rows in news.settlements:
-            if not _same_rows(series, rows, start, end):
-                series = funding.replaced(series, rows, start, end)
-                unpriced.append((start, end) if len(held.series) or not len(rows) else _around(rows))
-        extents = dict(held.extents)
-        intervals = self.stored.get(instrument, ())
-        for start, end in by_days([*news.bars, *unpriced], _DAYS):
-            sources = self._sources(instrument, intervals, start - DAY_MS, end + DAY_MS)
-            funding.price(series, sources, start, end)
-            if any(a < end and b > start for a, b in news.bars):
-                for target in self.targets:
-                    self._revise_bars(instrument, target, sources, (start, end), extents)
-        self._revise_funding(instrument, held, extents, Settled.of(series))
-        return Held(extents, series)
+        for group in together(news):
+            yield from self.revise_together(group)
 
-    def _sources(
-        self, instrument: Instrument, intervals: Sequence[Interval], start_ms: int, end_ms: int
-    ) -> list[GridBars]:
-        found = (on_grid(self.lake.bars(instrument, i, start_ms, end_ms), i) for i in intervals)
-        return [bars for bars in found if bars is not None]
+    def revise_together(self, news: Sequence[News]) -> list[tuple[Instrument, Held]]:
+        """`revise` of instruments of one venue whose bars fit into memory together."""
+        works = [_Work.of(one) for one in news]
+        for block in sorted({block for work in works for block in work.blocks}):
+            self._revise_block(block, [work for work in works if block in work.blocks])
+        self._revise_funding(works)
+        return [(work.news.instrument, Held(work.extents, work.series)) for work in works]
+
+    def _revise_block(self, block: Span, works: Sequence[_Work]) -> None:
+        start, end = block
+        instruments = [work.news.instrument for work in works]
+        window = start - DAY_MS, end + DAY_MS
+        sources = [
+            spread(
+                self.lake.columns(BARS, instruments, window, COLUMNS, interval=interval), instruments, interval, window
+            )
+            for interval in sorted({interval for of in instruments for interval in self.stored.get(of, ())})
+        ]
+        for row, work in enumerate(works):
+            funding.price(work.series, sources, row, start, end)
+        rows = [row for row, work in enumerate(works) if any(a < end and b > start for a, b in work.news.bars)]
+        if not rows:
+            return
+        made = resample(sources, self.targets)
+        for target in self.targets:
+            panel = made.get(target) or no_bars(target, window, len(instruments))
+            before = DAY_MS // target.ms
+            window_of = panel.slots(before - 1, before + (end - start) // target.ms + 1)
+            fields = bar_fields(window_of)
+            present = window_of.present[:, 1:]
+            broken = window_of.begun[:, 1:] & ~present
+            for row in rows:
+                self._revise_bars(works[row], target, block, present[row], fields[:, row])
+                first, last = works[row].extents.get(target, (end, start))
+                inside = slice(max((first - start) // target.ms, 0), max((last - start) // target.ms, 0))
+                self.counts.add(
+                    {target: int(np.count_nonzero(present[row, :-1]))},
+                    {target: int(np.count_nonzero(broken[row, :-1][inside]))},
+                )
 
     def _revise_bars(
         self,
-        instrument: Instrument,
+        work: _Work,
         target: Interval,
-        sources: Sequence[GridBars],
         block: Span,
-        extents: dict[Interval, Extent],
+        present: NDArray[np.bool_],
+        fields: NDArray[np.float32],
     ) -> None:
         """One block at one frequency, and the slot after it, whose `change` looks back into it."""
         start, end = block
-        window = cut(resample(sources, target), target, start - target.ms, end + target.ms)
-        present = window.present[1:]
-        held = extents.get(target)
-        _refuse_less(instrument, target, held, present, start)
-        there = np.flatnonzero(present)
+        instrument, held = work.news.instrument, work.extents.get(target)
+        _refuse_less(instrument, target, held, present[:-1], start)
+        there = np.flatnonzero(present[:-1])
         if there.size:
             own = start + int(there[0]) * target.ms, start + int(there[-1]) * target.ms
             if own[0] < self.origins.get(target, own[0]):
-                raise OlderThanCalendarError
+                raise RebuildError(f"{instrument} has a {target} bar at {iso(own[0])}, before the calendar")
             if held is not None and own[0] < held[0]:
-                self.sink.shift(instrument, target, (held[0] - own[0]) // target.ms)
+                self.sink.shift(instrument, target, own[0], (held[0] - own[0]) // target.ms)
             held = own if held is None else (min(own[0], held[0]), max(own[1], held[1]))
-            extents[target] = held
+            work.extents[target] = held
         if held is None:
             return
         first, last = max(start, held[0]), min(end, held[1]) + target.ms
         if first >= last:
             return
-        self.bars[target] = self.bars.get(target, 0) + int(np.count_nonzero(present[:-1]))
-        rows = slice(1 + (first - start) // target.ms, 1 + (last - start) // target.ms)
-        for name, values in bar_fields(window).items():
-            self.sink.put(instrument, target, name, (first - held[0]) // target.ms, values[rows].astype(FLOAT))
+        values = fields[:, (first - start) // target.ms : (last - start) // target.ms]
+        self.sink.put(instrument, target, BAR_FIELDS, held[0], (first - held[0]) // target.ms, values)
 
-    def _revise_funding(
-        self, instrument: Instrument, held: Held, extents: Mapping[Interval, Extent], now: Settled
-    ) -> None:
-        differing = funding.differing(Settled.of(held.series), now) if held.extents else None
-        for target, (first, last) in extents.items():
-            before = held.extents.get(target, (first, first - target.ms))
-            spans = [(first, before[0]), (before[1] + target.ms, last + target.ms)]
-            if differing is not None:
-                spans.append((target.floor(differing[0]) - target.ms, min(differing[1], last) + target.ms))
-            for start, end in _chunks(spans, target, (first, last + target.ms)):
-                fields = funding_fields(now, target, start, (end - start) // target.ms)
-                for name, values in fields.items():
-                    self.sink.put(instrument, target, name, (start - first) // target.ms, values.astype(FLOAT))
+    def _revise_funding(self, works: Sequence[_Work]) -> None:
+        tails = Settled.of_all([tail for work in works for tail in work.tails()])
+        for work, old, now in zip(works, tails[::2], tails[1::2], strict=True):
+            differing = funding.differing(old, now) if work.news.held.extents else None
+            for target, (first, last) in work.extents.items():
+                spans = work.new_spans(target)
+                if differing is not None:
+                    spans.append((target.floor(differing[0]) - target.ms, min(differing[1], last) + target.ms))
+                for start, end in _chunks(spans, target, (first, last + target.ms)):
+                    fields = funding_fields(now, target, start, (end - start) // target.ms)
+                    at = (start - first) // target.ms
+                    self.sink.put(work.news.instrument, target, FUNDING_FIELDS, first, at, fields)
+
+
+def together(news: Iterable[News]) -> Iterator[list[News]]:
+    """Instruments of one venue whose bars fit into memory together, one at least."""
+    for _, of_venue in groupby(news, lambda one: one.instrument.venue):
+        group: list[News] = []
+        days = 0
+        for one in of_venue:
+            own = sum((end - start) // DAY_MS + 2 for start, end in one.bars)
+            if group and days + own > _TOGETHER:
+                yield group
+                group, days = [], 0
+            group.append(one)
+            days += own
+        if group:
+            yield group
 
 
 def _refuse_less(

@@ -1,8 +1,7 @@
-"""`settlements/`: each instrument's settled funding in full precision, as NumPy arrays (`numpy.load`)."""
+"""`settlements/`: each instrument's settled funding in full precision, `numpy.fromfile(path, funding.SERIES)`."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +9,16 @@ from numpy.typing import NDArray
 
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.provider.funding import SERIES
-from qlib_crypto.provider.write import feature_dir
+from qlib_crypto.provider.write import folder_name
 from qlib_crypto.symbols import Instrument
 
 FOLDER = "settlements"
+_REMEDY = "make the provider anew with: qlib-crypto convert --full"
 
 
 def series_name(instrument: Instrument) -> str:
     """The file below the provider."""
-    return f"{FOLDER}/{feature_dir(Path(), instrument).name}.npy"
-
-
-def series_bytes(series: NDArray[np.void]) -> bytes:
-    """The content of the file."""
-    out = io.BytesIO()
-    np.save(out, series)
-    return out.getvalue()
+    return f"{FOLDER}/{folder_name(instrument)}.bin"
 
 
 def read_series(provider_dir: Path, instrument: Instrument) -> NDArray[np.void]:
@@ -34,15 +27,14 @@ def read_series(provider_dir: Path, instrument: Instrument) -> NDArray[np.void]:
     Raises
     ------
     SchemaError
-        When the file is missing or is no such array.
+        When the file is missing or torn.
 
     """
     path = provider_dir / series_name(instrument)
     try:
-        series: NDArray[np.void] = np.load(path)
-        if series.dtype == SERIES:
-            return series
-        why = f"has {series.dtype.names}"
-    except (OSError, ValueError, EOFError) as error:
-        why = str(error)
-    raise SchemaError(f"{path} cannot be read ({why}); make the provider anew with: qlib-crypto convert --full")
+        data = path.read_bytes()
+    except OSError as error:
+        raise SchemaError(f"{path} cannot be read ({error}); {_REMEDY}") from error
+    if len(data) % SERIES.itemsize:
+        raise SchemaError(f"{path} is torn: {len(data)} bytes are no multiple of {SERIES.itemsize}; {_REMEDY}")
+    return np.frombuffer(data, SERIES)

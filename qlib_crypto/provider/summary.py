@@ -28,6 +28,8 @@ class ConvertSummary:
         True when everything was built anew, False when what changed was put in place.
     bars
         Bars that were computed, by frequency (`60min`), over all instruments; empty when nothing changed.
+    incomplete
+        Bars between those, by frequency, that are missing because the lake has only a part of them.
     skipped
         Frequencies asked for that the lake has no complete bar of.
     notes
@@ -40,6 +42,7 @@ class ConvertSummary:
     manifest: Manifest
     rebuilt: bool = False
     bars: Mapping[str, int] = field(default_factory=dict)
+    incomplete: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -57,6 +60,7 @@ class ConvertSummary:
             "rebuilt": self.rebuilt,
             "instruments": len(self.manifest.instruments),
             "bars": dict(self.bars),
+            "incomplete": dict(self.incomplete),
             "skipped": list(self.skipped),
             "settlement_prices": self.settlement_prices,
             "notes": list(self.notes),
@@ -70,7 +74,9 @@ class ConvertSummary:
             grid = self.manifest.grid(name)
             first, last = iso(grid.origin_ms), iso(grid.open_ms(grid.length - 1))
             computed = "bars" if self.rebuilt else "bars computed"
-            lines.append(f"{name}: {bars:,} {computed}, calendar {first} to {last}")
+            broken = self.incomplete.get(name)
+            parts = f", {broken:,} between them lack a part" if broken else ""
+            lines.append(f"{name}: {bars:,} {computed}{parts}, calendar {first} to {last}")
         if self.skipped:
             lines.append(f"no complete bar of {' '.join(self.skipped)}")
         prices = ", ".join(f"{count:,} {source}" for source, count in self.settlement_prices.items())

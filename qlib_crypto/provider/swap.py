@@ -1,7 +1,7 @@
 """The folder a new provider is built in, one builder at a time, and its exchange with the old one.
 
 Beside `qlib_data/` lies `qlib_data.work/` with the lock, the provider being built (`new`) and, for an instant, the
-replaced one (`old`); or what an update changes (`sinks`).
+replaced one (`old`); or what an update changes (`update_files`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from qlib_crypto.errors import ConfigError, StorageError
 from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.manifest import NAME
-from qlib_crypto.provider.sinks import CACHES, COMMIT, NEXT, apply
+from qlib_crypto.provider.update_files import CACHES, COMMIT, NEXT, apply
 from qlib_crypto.provider.write import sync
 
 #: What a conversion writes.

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
+from qlib_crypto.errors import SchemaError
 from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.calendar import Grid, calendar_files
-from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, by_symbol, first_slots, grids_of
+from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, check_names, first_slots, grids_of
 from qlib_crypto.provider.dirty import Dirty, Seen
-from qlib_crypto.provider.funding import price_sources, series_of
+from qlib_crypto.provider.funding import SERIES, price_sources, series_by_symbol
 from qlib_crypto.provider.instruments import market_texts
 from qlib_crypto.provider.manifest import NAME, Manifest, manifest_text, membership_hash
 from qlib_crypto.provider.rebuild import rebuild
 from qlib_crypto.provider.revise import Extent, Held, News, Reviser
-from qlib_crypto.provider.settlements import read_series, series_bytes, series_name
-from qlib_crypto.provider.sinks import Update
+from qlib_crypto.provider.settlements import read_series, series_name
+from qlib_crypto.provider.sinks import RebuildError
 from qlib_crypto.provider.summary import ConvertSummary
+from qlib_crypto.provider.update_files import Update
 from qlib_crypto.provider.verify import structure_problems
-from qlib_crypto.schemas import FUNDING
 from qlib_crypto.symbols import Instrument, Interval
 
 
@@ -26,8 +30,8 @@ def update(task: Conversion, old: Manifest, before: Seen) -> ConvertSummary:
 
     Raises
     ------
-    OlderThanCalendarError
-        Bars came that are older than a calendar.
+    RebuildError
+        What is there cannot be updated: bars came that are older than a calendar, or files are damaged.
 
     """
     content = task.lake.content_hash(task.now.files)
@@ -37,14 +41,15 @@ def update(task: Conversion, old: Manifest, before: Seen) -> ConvertSummary:
             return rebuild(task)
         if task.now == before:
             return unchanged
-    held = _held(old)
+    held = old.spans_ms()
     lengths = {
         (instrument, interval): (last - first) // interval.ms + 1
         for instrument, extents in held.items()
         for interval, (first, last) in extents.items()
     }
-    with Update(task.provider_dir, task.work, lengths, FIELDS) as sink:
-        summary = _fill(task, sink, old, before, held, content)
+    origins = {Interval.parse(name): frequency.origin_ms for name, frequency in old.frequencies.items()}
+    with Update(task.provider_dir, task.work, lengths, origins, FIELDS) as sink:
+        summary = _fill(task, sink, old, before, held, origins, content)
         sink.whole(dirty.NAME, task.now.text())
         if sink.changes:
             sink.commit(durable=task.durable)
@@ -57,73 +62,78 @@ def _fill(
     old: Manifest,
     before: Seen,
     held: Extents,
+    origins: Mapping[Interval, int],
     content: str,
 ) -> ConvertSummary | None:
     """Write aside what differs; None when nothing does."""
-    origins = {Interval.parse(name): frequency.origin_ms for name, frequency in old.frequencies.items()}
     reviser = Reviser(task.lake, task.now.stored(), task.targets, sink, origins)
     prices = dict(old.settlement_prices)
     extents: dict[Instrument, Mapping[Interval, Extent]] = dict(held)
-    for instrument, news in _news(task, dirty.dirty(task.now, before), held):
-        own = held.get(instrument)
-        series = read_series(task.provider_dir, instrument) if own is not None else None
-        then = reviser.revise(instrument, Held() if own is None or series is None else Held(own, series), news)
+    for instrument, then in reviser.revise(_news(task, dirty.dirty(task.now, before), held)):
         if not then.extents:
             continue
-        task.check_name(instrument, extents)
         extents[instrument] = dict(then.extents)
         prices[instrument.qlib] = price_sources(then.series)
-        sink.whole(series_name(instrument), series_bytes(then.series))
+        sink.records(series_name(instrument), then.series.tobytes())
         if task.progress is not None:
             task.progress(f"{instrument} converted")
     grids = grids_of(extents, {name: frequency.origin_ms for name, frequency in old.frequencies.items()})
     sink.first_slots(first_slots(extents, grids))
-    _small_files(task, sink, old, extents, grids, before)
+    _small_files(task, sink, old, held, extents, grids, before)
     manifest = task.manifest(extents, grids, prices, content)
     if not sink.changes and manifest == old.model_copy(update={"generation": manifest.generation}):
         return None
     sink.whole(NAME, manifest_text(manifest))
-    return task.summary(manifest, reviser.bars, grids, rebuilt=False)
+    return task.summary(manifest, reviser.counts, grids, rebuilt=False)
 
 
-def _news(task: Conversion, changes: Dirty, held: Mapping[Instrument, object]) -> Iterable[tuple[Instrument, News]]:
+def _news(task: Conversion, changes: Dirty, held: Extents) -> Iterable[News]:
     """What changed of each instrument; of one that is not held, everything there is."""
     rows = {
-        venue: [(span, by_symbol(task.lake.settlements(venue, None, *span))) for span in spans]
+        venue: [(span, series_by_symbol(task.lake.settlements(venue, None, *span))) for span in spans]
         for venue, spans in changes.funding.items()
     }
-    none = FUNDING.empty_table()
+    none = np.zeros(0, SERIES)
     touched = set(changes.bars) | {i for i in held if i.venue in rows}
     everything = dirty.dirty(task.now, Seen()).bars if touched - set(held) else {}
+    check_names({*held, *everything})
     for instrument in sorted(touched):
         if instrument in held:
-            settlements = [
-                (span, series_of(of.get(instrument.symbol, none))) for span, of in rows.get(instrument.venue, ())
-            ]
-            yield instrument, News(changes.bars.get(instrument, ()), settlements)
+            settlements = [(span, of.get(instrument.symbol, none)) for span, of in rows.get(instrument.venue, ())]
+            own = Held(held[instrument], _series(task, instrument))
+            yield News(instrument, own, changes.bars.get(instrument, ()), settlements)
         elif instrument in everything:
-            table = task.lake.settlements(instrument.venue, instrument)
-            yield instrument, News(everything[instrument], [(ALL_TIME, series_of(table))])
+            of = series_by_symbol(task.lake.settlements(instrument.venue, instrument))
+            yield News(instrument, Held(), everything[instrument], [(ALL_TIME, series) for series in of.values()])
+
+
+def _series(task: Conversion, instrument: Instrument) -> NDArray[np.void]:
+    try:
+        return read_series(task.provider_dir, instrument)
+    except SchemaError as error:
+        raise RebuildError(str(error)) from None
 
 
 def _small_files(
     task: Conversion,
     sink: Update,
     old: Manifest,
+    held: Extents,
     extents: Extents,
     grids: Mapping[Interval, Grid],
     before: Seen,
 ) -> None:
     """Markets, calendars and order rules."""
-    markets = market_texts(extents, task.memberships)
-    for name, text in markets.items():
-        sink.whole(f"instruments/{name}", text)
-    for path in (task.provider_dir / "instruments").glob("*.txt"):
-        if path.name not in markets:
-            sink.remove(f"instruments/{path.name}")
+    if extents != held or membership_hash(task.memberships) != old.memberships:
+        markets = market_texts(extents, task.memberships)
+        for name, text in markets.items():
+            sink.whole(f"instruments/{name}", text)
+        for path in (task.provider_dir / "instruments").glob("*.txt"):
+            if path.name not in markets:
+                sink.remove(f"instruments/{path.name}")
     for interval, grid in grids.items():
-        held = old.frequencies.get(interval.qlib)
-        lengths = (held.length, held.future_length) if held else (0, 0)
+        stored = old.frequencies.get(interval.qlib)
+        lengths = (stored.length, stored.future_length) if stored else (0, 0)
         for (name, whole), length in zip(calendar_files(grid, task.settings.future_days).items(), lengths, strict=True):
             if not length:
                 sink.whole(f"calendars/{name}", whole.text())
@@ -139,11 +149,3 @@ def _specs_changed(task: Conversion, before: Seen) -> bool:
         for within in {*task.now.files, *before.files}
         if within.endswith("/instruments")
     )
-
-
-def _held(manifest: Manifest) -> dict[Instrument, dict[Interval, Extent]]:
-    """The extents that a provider has."""
-    return {
-        Instrument.parse(name): {Interval.parse(frequency): manifest.span_ms(name, frequency) for frequency in own}
-        for name, own in manifest.instruments.items()
-    }

@@ -21,11 +21,15 @@ from qlib_crypto.provider.swap import unfinished
 from qlib_crypto.provider.write import feature_dir
 from qlib_crypto.symbols import Instrument
 
+#: Files of the lake that a sample reads.
+_SAMPLED_FILES = 50
+
 
 def verify(lake: Lake, provider_dir: Path, *, cells: Cells = "sample") -> list[str]:
     """What is wrong with a provider, one line each; empty when it is good.
 
-    Files are checked for length, first slot and completeness, calendars and markets for their content. Values are
+    Files are checked for length, first slot and completeness, calendars and markets for their content, the lake's files
+    (some of them, or all) by their content hash. Values are
     compared with a second, independent computation from the lake: of every instrument a day or three, always the
     same, or every cell. Bars that came to the lake after the conversion are no fault.
 
@@ -41,6 +45,7 @@ def verify(lake: Lake, provider_dir: Path, *, cells: Cells = "sample") -> list[s
     if unfinished(provider_dir):
         return [f"a conversion of {provider_dir} is going on or was stopped in the middle; wait, or convert again"]
     problems = structure_problems(provider_dir, manifest)
+    problems += lake.damaged(_SAMPLED_FILES if cells == "sample" else None)
     return problems or value_problems(lake, provider_dir, manifest, cells)
 
 

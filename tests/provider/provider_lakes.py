@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from qlib_crypto.lake.columns import Columns
 from qlib_crypto.lake.identity import FileMark
 from qlib_crypto.schemas import FUNDING, KLINE
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -57,6 +58,14 @@ class MemoryLake:
             schema=KLINE,
         )
 
+    def columns(self, _table, instruments, window, names, *, interval):
+        frames = [self._frame(instrument, interval, *window) for instrument in instruments]
+        return Columns(
+            np.array([len(frame) for frame in frames]),
+            np.concatenate([frame.index.to_numpy(np.int64) for frame in frames]),
+            {name: np.concatenate([frame[name].to_numpy(float) for frame in frames]) for name in names},
+        )
+
     def bar_times(self, instrument, interval, start_ms=None, end_ms=None):
         return self._frame(instrument, interval, start_ms, end_ms).index.to_numpy()
 
@@ -84,7 +93,7 @@ class MemoryLake:
     def specs(self, venue):
         return {i: s for i, s in getattr(self, "known_specs", {}).items() if i.venue is venue}
 
-    def files(self, _known=None):
+    def files(self, _known=None, _changed=None):
         """A file a day of an instrument and interval, and one a day of settlements; its mark is what it says."""
         out = {}
         for instrument, frames in self.frames.items():
@@ -101,6 +110,9 @@ class MemoryLake:
                 within[name] = within.get(name, FileMark(0, 0, 0, ""))
                 within[name] = within[name]._replace(content=within[name].content + instrument.symbol + mark.content)
         return {within: of for within, of in out.items() if of}
+
+    def damaged(self, _most=None):
+        return []
 
     def unsealed(self, _venue, _table):
         return []

@@ -350,3 +350,12 @@ def test_progress_names_each_instrument(provider):
     lines = []
     convert(lake_of(), provider, PROVIDER, progress=lines.append)
     assert lines == ["BTC_USDT.OKX converted, 2 of 2", "ETH_USDT.BINANCE converted, 1 of 2"][::-1]
+
+
+def test_bars_that_lack_a_part_are_counted(tmp_path):
+    frame = make_bars(np.random.default_rng(1), ONE_HOUR, T0, 24 * 4 - 3)  # the last day is not over yet
+    lake = MemoryLake({BTC: {ONE_HOUR: frame.drop(frame.index[[5, 6, 30]])}})
+    summary = convert(lake, tmp_path / "qlib_data", PROVIDER, durable=False)
+    assert summary.incomplete == {"240min": 2}, "no day is complete before the third"
+    assert "240min: 21 bars, 2 between them lack a part" in str(summary)
+    assert summary.as_json()["incomplete"] == summary.incomplete

@@ -196,3 +196,49 @@ def test_a_conversion_that_was_stopped_on_its_way_is_told_and_finished(tmp_path)
     assert "stopped in the middle" in verify(memory, provider)[0]
     assert not convert(memory, provider, PROVIDER).changed
     assert verify(memory, provider) == []
+
+
+def test_named_files_are_enough(tmp_path):
+    """What the lake says that it wrote gives what a look at every file gives."""
+    lake, provider, other = Lake(tmp_path), tmp_path / "qlib_data", tmp_path / "other"
+    rows = rows_of(random_lake(5, symbols=3, days=3, mixed=True, holes=True))
+    lake.store(rows[: len(rows) // 2])
+    for venue in Venue:
+        lake.seal(venue)
+    convert(lake, provider, PROVIDER, durable=False)
+    for part in (rows[len(rows) // 2 : -50], rows[-50:], [row._replace(source="archive") for row in rows[:400:7]]):
+        lake.store(part)
+        named = [path for venue in Venue for path in lake.seal(venue)]
+        assert not convert(lake, provider, PROVIDER, durable=False, changed=[]).changed
+        summary = convert(lake, provider, PROVIDER, durable=False, changed=named)
+        assert summary.changed == (part[0].source != "archive")
+        assert not summary.rebuilt
+        convert(lake, other, PROVIDER, durable=False, full=True)
+        assert_equal(content(provider), content(other))
+        assert not convert(lake, provider, PROVIDER, durable=False).changed
+
+
+@pytest.mark.parametrize("kind", ["gone", "short", "settlements gone", "settlements torn"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_damaged_provider_is_built_anew(tmp_path, kind, named):
+    lake, provider, other = Lake(tmp_path), tmp_path / "qlib_data", tmp_path / "other"
+    rows = rows_of(random_lake(5, symbols=2, days=2, mixed=False, holes=False))
+    lake.store(rows)
+    for venue in Venue:
+        lake.seal(venue)
+    convert(lake, provider, PROVIDER, durable=False)
+    bar = next(row for row in rows if isinstance(row, Bar))
+    lake.store([bar._replace(source="archive", close=bar.close * 1.01, high=bar.high * 1.02)])
+    changed = lake.seal(bar.instrument.venue)
+    folder = next(path for path in (provider / "features").iterdir() if path.name.upper() == bar.instrument.qlib)
+    path = next(folder.glob("close.*.bin"))
+    if kind.startswith("settlements"):
+        path = provider / "settlements" / f"{folder.name}.bin"
+    if kind.endswith("gone"):
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:9])
+    summary = convert(lake, provider, PROVIDER, durable=False, changed=changed if named else None)
+    assert summary.rebuilt
+    convert(lake, other, PROVIDER, durable=False)
+    assert_equal(content(provider), content(other))

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider_lakes import T0, MemoryLake, make_bars
 
-from qlib_crypto.clock import HOUR_MS, MINUTE_MS
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import SchemaError
+from qlib_crypto.lake.tables import BARS
 from qlib_crypto.market.funding import holes
-from qlib_crypto.provider.funding import Settled, funding_fields, price, price_sources, series_of
-from qlib_crypto.provider.resample import on_grid
+from qlib_crypto.provider import funding
+from qlib_crypto.provider.funding import FUNDING_FIELDS, SERIES, Settled, price, price_sources, series_by_symbol
+from qlib_crypto.provider.panel import COLUMNS, spread
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 BTC = Instrument("BTC", "USDT", Venue.OKX)
@@ -28,14 +30,23 @@ def settle(rows, bars=()):
         dtype=float,
     )
     lake = MemoryLake({BTC: dict(bars)}, {BTC: frame})
-    series = series_of(lake.settlements(Venue.OKX))
-    price(series, [on_grid(lake.bars(BTC, i), i) for i in dict(bars)], 0, 1 << 62)
+    series = series_by_symbol(lake.settlements(Venue.OKX)).get("BTC_USDT", np.zeros(0, SERIES))
+    window = T0, T0 + DAY_MS
+    price(
+        series,
+        [spread(lake.columns(BARS, [BTC], window, COLUMNS, interval=i), [BTC], i, window) for i in dict(bars)],
+        0, 0, 1 << 62,
+    )  # fmt: skip
     return Settled.of(series)
+
+
+def funding_fields(*asked):
+    return dict(zip(FUNDING_FIELDS, funding.funding_fields(*asked), strict=True))
 
 
 def check(found, **expected):
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, err_msg=name)
+        np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
 
 
 def test_fields_hour_by_hour():
@@ -171,6 +182,19 @@ def test_what_was_lost_between_hourly_settlements_is_unknown_not_zero():
     check(hourly, funding=[0.01, 0.01, 0.01, NAN, NAN, NAN, NAN, 0.01, 0.01, 0.01, 0.01])
     until_seven = settle([(hour, 0, 0.01, 1) for hour in (0, 1, 2, 7)])
     check(funding_fields(until_seven, HOUR, T0 + 3 * HOUR_MS, 4), funding=[0, 0, 0, 0])  # may have grown
+
+
+@given(st.lists(SETTLEMENTS, min_size=1, max_size=5))
+def test_many_series_at_once_are_each_alone(many):
+    series = []
+    for gaps in many:
+        out = np.zeros(len(gaps), SERIES)
+        out["time_ms"] = T0 + np.cumsum(gaps) * HOUR_MS
+        series.append(out[: len(gaps) - (gaps[0] == 10)])
+    for alone, together in zip(map(Settled.of, series), Settled.of_all(series), strict=True):
+        np.testing.assert_array_equal(alone.interval_hours, together.interval_hours)
+        np.testing.assert_array_equal(alone.due_ms, together.due_ms)
+        np.testing.assert_array_equal(alone.known_ms, together.known_ms)
 
 
 def test_bar_edges_belong_to_the_bar_that_opens_there():

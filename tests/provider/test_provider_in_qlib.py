@@ -98,3 +98,25 @@ def test_a_backtest_reaches_the_last_bar(folder):
     assert run["last"] == "2025-03-17 23:00:00"
     assert run["steps"] == 24
     assert run["turnover"] > 0, "it trades on the last bar too"
+
+
+ODD = """
+import json, qlib
+from qlib.data import D
+qlib.init(provider_uri="qlib_data", region="cn", kernels=1)
+names = D.list_instruments(D.instruments("all"), freq="day", as_list=True)
+data = D.features(names, ["$close"], freq="60min")["$close"]
+print(json.dumps({"names": sorted(names), "close": {name: data.loc[name].tolist() for name in names}}))
+"""
+
+
+def test_names_that_others_take_for_something_else(tmp_path):
+    """`NA` and `NULL` are missing values to pandas, `CON` and `AUX` devices to Windows, `1E5` a number."""
+    rng = np.random.default_rng(4)
+    instruments = [Instrument(name, "USDT", Venue.OKX) for name in ("NA", "NULL", "NAN", "CON", "AUX", "1E5", "TRUE")]
+    frames = {i: {HOUR: make_bars(rng, HOUR, T0, 24)} for i in instruments}
+    convert(MemoryLake(frames), tmp_path / "qlib_data", ProviderSettings(), durable=False)
+    read = typed(ODD, tmp_path)
+    assert read["names"] == sorted(i.qlib for i in instruments)
+    for instrument, frame in frames.items():
+        np.testing.assert_allclose(read["close"][instrument.qlib], frame[HOUR]["close"], rtol=1e-6)
