@@ -113,6 +113,6 @@ def _on(engine: Engine) -> AbstractContextManager[object]:
         from ray.util.joblib import register_ray  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigError("--on ray needs Ray, which is not installed; pip install 'qlib-crypto[ray]'") from error
-    register_ray()  # type: ignore[no-untyped-call]
+    register_ray()
     config: AbstractContextManager[object] = parallel_config(backend="ray")
     return config
