@@ -66,8 +66,8 @@ def import_files(
     if dataset not in {"kline", "funding"}:
         raise ConfigError(f"dataset {dataset!r} is unknown; write kline or funding")
     settings = settings_from(config, lake=lake)
-    paths = table_files(files)
     kind = parse_interval(interval) if dataset == "kline" else None
+    paths = table_files(files, dataset, kind)
     result = import_data(
         Lake(settings.lake_dir),
         paths,

@@ -197,8 +197,10 @@ def _timed(path: Path, table: pa.Table, name: str) -> pa.Table:
         raise SchemaError(f"{path}: {name} is finer than a millisecond; round it on purpose first") from None
 
 
-def table_files(paths: Iterable[Path]) -> list[Path]:
+def table_files(paths: Iterable[Path], dataset: str | None = None, interval: Interval | None = None) -> list[Path]:
     """The files, and those of the folders, each folder's in order.
+
+    Of a folder those are left out whose name says another dataset or interval than what is asked for.
 
     Raises
     ------
@@ -208,8 +210,18 @@ def table_files(paths: Iterable[Path]) -> list[Path]:
     """
     out = []
     for path in paths:
-        found = sorted(one for one in path.iterdir() if one.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+        found = [path]
+        if path.is_dir():
+            found = sorted(
+                one for one in path.iterdir() if one.name.endswith(SUFFIXES) and _fits(one, dataset, interval)
+            )
         if not found or not all(one.is_file() for one in found):
             raise ConfigError(f"no file at {path} that is read; give files or a folder of them: {' '.join(SUFFIXES)}")
         out += found
     return out
+
+
+def _fits(path: Path, dataset: str | None, interval: Interval | None) -> bool:
+    said = said_by(path)
+    other = dataset is not None and said.dataset not in {None, dataset}
+    return not other and (interval is None or said.interval in {None, interval})

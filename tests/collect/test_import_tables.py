@@ -14,7 +14,7 @@ from pyarrow import feather
 
 from qlib_crypto.clock import HOUR_MS, parse_utc
 from qlib_crypto.collect import import_data
-from qlib_crypto.collect.import_tables import parse_map, said_by
+from qlib_crypto.collect.import_tables import parse_map, said_by, table_files
 from qlib_crypto.errors import ConfigError, SchemaError
 from qlib_crypto.lake import Lake
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -180,6 +180,19 @@ def test_what_is_damaged_or_foreign_is_refused(lake, tmp_path, bars):
     with pytest.raises(SchemaError, match="has no column nowhere; it has timestamp"):
         import_data(lake, [tmp_path / "BTCUSDT.csv"], Venue.BINANCE, "kline", H1, columns={"close": "nowhere"})
     assert lake.instruments(Venue.BINANCE) == []
+
+
+def test_of_a_folder_what_holds_something_else_is_left_out(tmp_path):
+    names = ["BTC_USDT_USDT-1h-futures.feather", "BTC_USDT_USDT-1h-mark.feather", "BTC_USDT_USDT-1m-futures.feather",
+             "BTC_USDT_USDT-8h-funding_rate.feather", "ETH_USDT.csv", "notes.txt"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in table_files([tmp_path], "kline", H1)] == [names[0], names[4]]
+    assert [path.name for path in table_files([tmp_path], "funding")] == [names[3], names[4]]
+    assert [path.name for path in table_files([tmp_path / names[1]], "kline", H1)] == [names[1]], "it is refused later"
+    (tmp_path / names[4]).unlink()
+    with pytest.raises(ConfigError, match="no file at"):
+        table_files([tmp_path], "kline", Interval.parse("5m"))
 
 
 def test_a_map_is_checked():
