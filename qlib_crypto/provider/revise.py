@@ -54,6 +54,12 @@ class News:
     bars: Sequence[Span]
     settlements: Sequence[tuple[Span, NDArray[np.void]]]
 
+    @property
+    def days(self) -> int:
+        """Days of bars to read at most, for themselves or to price settlements; those on either side too."""
+        settled = (_around(rows) for _, rows in self.settlements if len(rows))
+        return max(sum((end - start) // DAY_MS + 2 for start, end in spans) for spans in (self.bars, settled))
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -238,7 +244,7 @@ def together(news: Iterable[News]) -> Iterator[list[News]]:
         group: list[News] = []
         days = 0
         for one in of_venue:
-            own = sum((end - start) // DAY_MS + 2 for start, end in one.bars)
+            own = one.days
             if group and days + own > _TOGETHER:
                 yield group
                 group, days = [], 0
