@@ -54,7 +54,7 @@ def source(path):
     frame = pd.read_parquet(path)
     if "close_time" in frame:
         frame = frame.iloc[:-1]  # downloaded before it closed, so the import drops it
-    frame.index = frame["timestamp"].dt.tz_convert(None)
+    frame.index = frame["timestamp"].dt.tz_convert(None).astype("datetime64[ns]")
     return frame[NAMES]
 
 
