@@ -49,12 +49,7 @@ def value_problems(lake: Lake, provider_dir: Path, manifest: Manifest, cells: Ce
             for number, instrument in enumerate(sorted(stored)):
                 own = settlements.filter(pl.col("symbol") == instrument.symbol).drop("symbol")
                 check.instrument(instrument, stored[instrument], own, number)
-    problems = [f"{name} is not in the lake" for name in sorted(set(manifest.instruments) - in_lake)]
-    if not (check.differing or check.lacking):
-        return problems
-    if lake.content_hash() == manifest.lake_content:
-        return problems + check.differing + check.lacking
-    return problems + [f"{line} (the lake changed since; convert again)" for line in check.differing]
+    return [f"{name} is not in the lake" for name in sorted(set(manifest.instruments) - in_lake)] + check.problems()
 
 
 def glance(
@@ -62,7 +57,8 @@ def glance(
 ) -> list[str]:
     """The first differing values of three instruments, a day of each at every third frequency.
 
-    Enough to see a computation that went wrong altogether, and cheap enough for every conversion.
+    Enough to see a computation that went wrong altogether, and cheap enough for every conversion. What came to the lake
+    since the conversion began is no problem.
     """
     check = _Check(lake, provider_dir, manifest, "sample", turns=True)
     names = sorted(manifest.instruments)
@@ -70,7 +66,7 @@ def glance(
         instrument = Instrument.parse(name)
         settlements = _settlements(lake, instrument.venue, instrument)
         check.instrument(instrument, stored[instrument], settlements.drop("symbol"), number)
-    return check.differing + check.lacking
+    return check.problems()
 
 
 def _settlements(lake: Lake, venue: Venue, instrument: Instrument | None = None) -> pl.DataFrame:
@@ -87,6 +83,13 @@ class _Check:
     turns: bool = False
     differing: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        if not (self.differing or self.lacking):
+            return []
+        if self.lake.content_hash() == self.manifest.lake_content:
+            return self.differing + self.lacking
+        return [f"{line} (the lake changed since; convert again)" for line in self.differing]
 
     @property
     def _few(self) -> bool:

@@ -30,6 +30,9 @@ def rebuild(task: Conversion) -> ConvertSummary:
     """Build everything aside, verify it, and put it in place."""
     new = task.work / "new"
     new.mkdir()
+    content = task.lake.content_hash(
+        task.now.files
+    )  # before anything is read: what comes meanwhile is for the next one
     changes = dirty.dirty(task.now, Seen())
     if not changes.bars:
         raise DataError(
@@ -59,17 +62,15 @@ def rebuild(task: Conversion) -> ConvertSummary:
             f"lake {task.lake.root} has no complete bar of {names}; collect more, or add a finer provider.intervals"
         )
     grids = grids_of(extents, origins)
-    content = task.lake.content_hash(task.now.files)
     manifest = task.manifest(extents, grids, prices, content)
     if old is not None:
         _refuse_less(task.provider_dir, old, manifest)
     _finish(task, new, likely, extents, grids, manifest)
     problems = [*size_problems(new, manifest), *glance(task.lake, new, manifest, stored)]
     if problems:
-        changed = task.lake.content_hash() != content
         raise DataError(
-            f"the new provider does not equal the lake in {len(problems)} places, first: {problems[0]}; "
-            + ("the lake changed meanwhile, convert again" if changed else "the old one stays, please report this")
+            f"the new provider does not equal the lake in {len(problems)} places, first: {problems[0]}; the old one "
+            "stays. If converting again does not help, please report this"
         )
     swap(new, task.provider_dir)
     notes = tuple(

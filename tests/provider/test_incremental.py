@@ -198,6 +198,26 @@ def test_a_conversion_that_was_stopped_on_its_way_is_told_and_finished(tmp_path)
     assert verify(memory, provider) == []
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_rows_that_come_during_a_conversion_are_for_the_next(tmp_path, full):
+    """Bars after the last, bars between others and settlements, none sealed: no fault, and nothing forgotten."""
+    lake, provider, other = Lake(tmp_path), tmp_path / "qlib_data", tmp_path / "other"
+    rows = rows_of(random_lake(5, symbols=3, days=1, mixed=False, holes=False))
+    late = [*rows[300:340], *rows[-60:], *(row for row in rows if isinstance(row, Settlement))][::-1]
+    lake.store([row for row in rows if row not in late])
+
+    def more_comes(_line):
+        for _ in range(20):
+            lake.store([late.pop()] if late else [])
+
+    while late:
+        convert(lake, provider, PROVIDER, durable=False, full=full, progress=more_comes)
+    convert(lake, provider, PROVIDER, durable=False)
+    convert(lake, other, PROVIDER, durable=False, full=True)
+    assert_equal(content(provider), content(other))
+    assert verify(lake, provider, cells="all") == []
+
+
 def test_named_files_are_enough(tmp_path):
     """What the lake says that it wrote gives what a look at every file gives."""
     lake, provider, other = Lake(tmp_path), tmp_path / "qlib_data", tmp_path / "other"
