@@ -26,6 +26,13 @@ def _interval(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _candle(text: str) -> str:
+    try:
+        return Interval.parse_candle(text).name
+    except QlibCryptoError as error:
+        raise ValueError(str(error)) from None
+
+
 def _symbols(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     if value == "top50" or not isinstance(value, str):
         try:
@@ -40,6 +47,7 @@ def _number(value: object) -> object:
 
 
 IntervalName = Annotated[str, AfterValidator(_interval)]
+CandleName = Annotated[str, AfterValidator(_candle)]
 #: They divide a day: what is done every so many hours, counted from 00:00, is done at the same times each day.
 EveryHours = Annotated[Literal[1, 2, 3, 4, 6, 8, 12, 24], BeforeValidator(_number)]
 
@@ -78,7 +86,7 @@ class VenueSettings(_Part):
 
     enabled: bool = True
     symbols: Annotated[str | tuple[str, ...], AfterValidator(_symbols)] = "top50"
-    interval: IntervalName = "1m"
+    interval: CandleName = "1m"
     region: str = "global"
     rest_url: str = ""
     ws_url: str = ""
@@ -189,9 +197,9 @@ class ScheduleSettings(_Part):
 
 
 class RetentionSettings(_Part):
-    """How long bulky captures (trades, books, estimates) stay, and when day files become monthly ones.
+    """How long bulky captures (trades, books) stay, and when day files become monthly ones.
 
-    Candles, marks, settlements, open interest, ratios, instruments, rankings and the ledger stay for ever.
+    Whatever a field of the provider is made of stays for ever, and instruments, rankings and the ledger.
     """
 
     bulky_days: int = Field(default=90, ge=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import total_ordering
 
-from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, WEEK_MS
 from qlib_crypto.errors import ConfigError
 
 
@@ -40,20 +40,26 @@ class Venue(StrEnum):
 #: Quote coins of the linear perpetuals we know, longest first, because Binance writes no separator.
 QUOTES = ("USDT", "USDC")
 
-_DAY_LABEL = {"1d": "day"}
+_UNITS = {
+    "m": MINUTE_MS, "min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "day": DAY_MS, "w": WEEK_MS, "week": WEEK_MS,
+}  # fmt: skip
+#: Qlib's own words for a day and a week.
+_LABEL = {"1d": "day", "1w": "1week"}
+#: The first Monday of Unix time, 00:00 UTC: weeks begin on Mondays.
+_MONDAY_MS = 4 * DAY_MS
 
 
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A bar length; `name` is the lake's spelling (`1m 5m 1h 4h 1d`).
+    """A bar length; `name` is the lake's spelling (`1m 5m 1h 4h 1d`, and `1w`, which only a provider has).
 
     Attributes
     ----------
     name
         Canonical lake spelling.
     ms
-        Length in milliseconds; divides a UTC day.
+        Length in milliseconds; divides a UTC day, or is a week.
 
     """
 
@@ -62,35 +68,49 @@ class Interval:
 
     @classmethod
     def parse(cls, text: str) -> Interval:
-        """The interval of a lake (`5m`, `1h`, `1d`) or Qlib (`5min`, `60min`, `day`) spelling.
+        """The interval of a lake (`5m`, `1h`, `1d`) or Qlib (`5min`, `60min`, `day`, `week`) spelling.
 
         Raises
         ------
         ConfigError
-            When the text is no interval, or does not divide a UTC day.
+            When the text is no interval, or neither divides a UTC day nor is a week.
 
         """
-        match = re.fullmatch(r"(\d*)(m|min|h|d|day)", str(text).strip().lower())
-        unit = {"m": MINUTE_MS, "min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "day": DAY_MS}
-        ms = int(match[1] or 1) * unit[match[2]] if match else 0
-        if ms == 0 or DAY_MS % ms:
+        match = re.fullmatch(r"(\d*)(m|min|h|d|day|w|week)", str(text).strip().lower())
+        ms = int(match[1] or 1) * _UNITS[match[2]] if match else 0
+        if ms == 0 or (DAY_MS % ms and ms != WEEK_MS):
             raise ConfigError(
-                f"interval {text!r} is unknown; write minutes, hours or one day that divide a UTC day, "
-                "such as 1m 5m 15m 1h 4h 1d"
+                f"interval {text!r} is unknown; write minutes or hours that divide a UTC day, a day or a week, "
+                "such as 1m 5m 15m 1h 4h 1d 1w"
             )
         return cls.of_ms(ms)
 
     @classmethod
+    def parse_candle(cls, text: str) -> Interval:
+        """`parse` of what a lake may hold: no week.
+
+        Raises
+        ------
+        ConfigError
+            As `parse`, and for a week: venues disagree on when one begins.
+
+        """
+        found = cls.parse(text)
+        if found.ms > DAY_MS:
+            raise ConfigError(f"candles of {text!r} are not collected; collect 1d or finer, convert makes weeks of it")
+        return found
+
+    @classmethod
     def of_ms(cls, ms: int) -> Interval:
-        """The interval of a length in milliseconds that divides a UTC day."""
-        if ms == DAY_MS:
-            return cls("1d", ms)
+        """The interval of a length in milliseconds that divides a UTC day or is a week."""
+        if ms >= DAY_MS:
+            return cls("1d" if ms == DAY_MS else "1w", ms)
         return cls(f"{ms // HOUR_MS}h" if ms % HOUR_MS == 0 else f"{ms // MINUTE_MS}m", ms)
 
     @property
     def qlib(self) -> str:
-        """Qlib's canonical spelling: `1min`, `60min`, `240min`, `day`."""
-        return _DAY_LABEL.get(self.name) or f"{self.ms // MINUTE_MS}min"
+        """Qlib's canonical spelling: `1min`, `60min`, `240min`, `day`, `1week`."""
+        return _LABEL.get(self.name) or f"{self.ms // MINUTE_MS}min"
 
     @property
     def by_month(self) -> bool:
@@ -99,7 +119,7 @@ class Interval:
 
     def floor(self, ms: int) -> int:
         """The open of the bar that holds the instant `ms`."""
-        return ms - ms % self.ms
+        return ms - (ms - _MONDAY_MS) % self.ms
 
     def __lt__(self, other: Interval) -> bool:
         return self.ms < other.ms

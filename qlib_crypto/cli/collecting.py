@@ -57,7 +57,7 @@ def run_collector(venue: Venue, *, symbols: str, interval: str, until: str, cloc
             client,
             part,
             instruments,
-            Interval.parse(interval or part.interval),
+            Interval.parse_candle(interval or part.interval),
             clock=time,
             membership=universe_path(settings.lake_dir, venue) if follows else None,
             until_ms=parse_utc(until) if until else None,
@@ -157,7 +157,7 @@ def run_repair(venue: Venue, *, settings: Settings, symbols: str, interval: str,
         since_ms = parse_utc(since) if since else now_ms - WINDOW_MS
         leavers = {} if symbols else recent_leavers(lake, venue, part, now_ms, since_ms)
         done = repair(
-            lake, client, archive, instruments, Interval.parse(interval or part.interval), part.datasets,
+            lake, client, archive, instruments, Interval.parse_candle(interval or part.interval), part.datasets,
             now_ms=now_ms, since_ms=since_ms, leavers=leavers, say=say,
         )  # fmt: skip
     if as_json:
@@ -180,7 +180,7 @@ def run_reconcile(
 
     with _venue(venue, settings) as (lake, client, archive):
         instruments = _collected(lake, symbols, venue, settings)
-        at = Interval.parse(interval or settings.venue(venue).interval)
+        at = Interval.parse_candle(interval or settings.venue(venue).interval)
         report = reconcile(lake, client, archive, instruments, at, *span_ms, say=say)
     if as_json:
         print(json.dumps({"venue": venue.value, **dataclasses.asdict(report)}))  # noqa: T201 - the command's output

@@ -93,8 +93,8 @@ def span_from(start: str, end: str) -> tuple[int, int]:
 
 
 def parse_interval(text: str) -> Interval:
-    """The interval of an option."""
-    return Interval.parse(text)
+    """The interval of an option about candles of the lake."""
+    return Interval.parse_candle(text)
 
 
 def warn_outside_environment() -> None:

@@ -14,13 +14,12 @@ from qlib_crypto.cli.options import (
     JsonOption,
     LakeOption,
     ProviderOption,
-    parse_interval,
     settings_from,
 )
 from qlib_crypto.cli.progress import line_progress, say
 from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.errors import DataError, counted
-from qlib_crypto.symbols import Instrument, Venue
+from qlib_crypto.symbols import Instrument, Interval, Venue
 
 if TYPE_CHECKING:
     from qlib_crypto.lake import Lake
@@ -136,7 +135,7 @@ def export(
         paths = run(
             settings.provider_dir,
             out,
-            parse_interval(interval),
+            Interval.parse(interval),
             instruments=[Instrument.parse(name.strip()) for name in symbols.split(",") if name.strip()] or None,
             columns=[name.strip() for name in columns.split(",")],
             span_ms=(parse_utc(start) if start else None, parse_utc(end) if end else None),

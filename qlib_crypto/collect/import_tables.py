@@ -81,7 +81,7 @@ def said_by(path: Path) -> FileName:
 
 def _interval(text: str) -> Interval | None:
     try:
-        return Interval.parse(text)
+        return Interval.parse_candle(text)
     except QlibCryptoError:
         return None
 

@@ -23,7 +23,7 @@ _TIME = pl.Datetime("ms", "UTC")
 
 
 class Columns(NamedTuple):
-    """Rows in the order of the instruments asked for, those of each by time, unique.
+    """Rows in the order of the instruments asked for, those of each by time, unique by the table's key.
 
     Attributes
     ----------
@@ -58,6 +58,8 @@ def read_columns(
         if of.interval_ms == interval_ms and of.first_ms < end_ms and of.last_ms >= start_ms
     }
     dataset = table.dataset(interval_ms)
+    if not table.by_symbol:
+        return _of_all(hot, folder, table, [of.symbol for of in instruments], window, names, sealed=not waiting)
     parts: list[Columns | None] = [None] * len(instruments)
     quick: list[tuple[int, list[Dated]]] = []
     look = partial(_listed, folder, dataset, instruments, window)
@@ -83,6 +85,51 @@ def read_columns(
         np.concatenate([part.time_ms for part in whole]),
         {name: np.concatenate([part.values[name] for part in whole]) for name in names},
     )
+
+
+def _of_all(
+    hot: HotStore,
+    folder: Path,
+    table: Table,
+    symbols: Sequence[str],
+    window: tuple[int, int],
+    names: Sequence[str],
+    *,
+    sealed: bool,
+) -> Columns:
+    """The rows of some symbols, of a table whose files hold those of all."""
+    frame = None
+    if sealed:
+        files = unchanging(folder / table.folder, lambda: dated_files(folder, table.folder, table.stem(None), *window))
+        if not any(a.end_ms > b.start_ms for a, b in pairwise(files)):
+            frame = _some(files, table, symbols, window)
+    if frame is None:
+        found = pl.from_arrow(Asked(table, None, 0, *window).rows(hot, folder))
+        assert isinstance(found, pl.DataFrame)  # noqa: S101 - a table gives a frame; for the type checker
+        frame = found.filter(pl.col("symbol").is_in(symbols))
+    at = pl.col("symbol").replace_strict(symbols, range(len(symbols)), return_dtype=pl.Int64)
+    frame = frame.with_columns(at.alias("_at")).sort("_at", "timestamp", maintain_order=True)
+    return Columns(
+        np.bincount(frame["_at"].to_numpy(), minlength=len(symbols)),
+        frame["timestamp"].to_physical().to_numpy(),
+        {name: _floats(frame[name]) for name in names},
+    )
+
+
+def _some(files: Sequence[Dated], table: Table, symbols: Sequence[str], window: tuple[int, int]) -> pl.DataFrame | None:
+    """The rows of these symbols; None where a file is not as it should be, or just went."""
+    if not files:
+        empty = pl.from_arrow(table.schema.empty_table())
+        assert isinstance(empty, pl.DataFrame)  # noqa: S101 - a table gives a frame; for the type checker
+        return empty
+    first, end = (pl.lit(edge).cast(_TIME) for edge in window)
+    wanted = pl.col("symbol").is_in(symbols) & pl.col("timestamp").is_between(first, end, closed="left")
+    try:
+        frame = pl.scan_parquet([str(file.path) for file in files], hive_partitioning=False, glob=False)
+        found = frame.filter(wanted).collect()
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    return found if found.columns == table.schema.names else None
 
 
 def _listed(
@@ -137,5 +184,9 @@ def _of_table(rows: pa.Table, names: Sequence[str]) -> Columns:
 
 
 def _floats(column: pl.Series) -> NDArray[np.float64]:
-    """The numbers; nulls become NaN."""
+    """The numbers; nulls become NaN, times Unix milliseconds, `buy` 1 and any other word 0."""
+    if column.dtype == pl.String:
+        column = (column == "buy").cast(pl.Float64)
+    elif column.dtype == _TIME:
+        column = column.to_physical().cast(pl.Float64)
     return np.asarray((column.fill_null(np.nan) if column.null_count() else column).to_numpy())

@@ -229,6 +229,10 @@ class Ledgers:
         pairs = np.array(found, dtype=np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
+    def flagged(self, venue: Venue) -> list[tuple[str, int, int, int]]:
+        """Every flagged bar as `(symbol, interval_ms, open_ms, mask)`, ascending."""
+        return self._asked(venue, "symbol, interval_ms, open_ms, mask", "flags", [], "1, 2, 3")
+
     def told(self, venue: Venue, name: str) -> pa.Table:
         """One of `TOLD` as a table; a time `X_ms` is the timestamp `X_at` (`at_ms`: `at`), a length stays a number."""
         lines = self._asked(venue, ", ".join(TOLD[name]), name, [], "1, 2, 3")

@@ -6,7 +6,7 @@
     {venue}_data/kline_1h/{SYMBOL}_{YYYYMM}.parquet             an hour and more: a month
     {venue}_data/funding/funding_rates_{YYYYMMDD}.parquet       all symbols
     {venue}_data/funding_estimate/funding_estimate_{YYYYMMDD}.parquet
-    {venue}_data/mark_1m/{SYMBOL}_{YYYYMMDD}.parquet            as kline
+    {venue}_data/mark_1m/{SYMBOL}_{YYYYMMDD}.parquet            as kline; likewise index_1m
     {venue}_data/open_interest/open_interest_{YYYYMMDD}.parquet all symbols; likewise long_short_ratio, liquidations
     {venue}_data/trades/{SYMBOL}_{YYYYMMDD}.parquet             likewise books
     {venue}_data/restated/{DATASET}_{YYYYMMDD}.parquet          rows that the venue, or a better source, replaced
@@ -32,6 +32,7 @@ from qlib_crypto.symbols import Instrument, Interval, Venue
 
 KLINE = "kline_"
 MARK = "mark_"
+INDEX = "index_"
 FUNDING = "funding"
 ESTIMATE = "funding_estimate"
 OPEN_INTEREST = "open_interest"
@@ -78,7 +79,7 @@ def dataset_interval(dataset: str) -> Interval | None:
     if not dataset.startswith(KLINE):
         return None
     try:
-        interval = Interval.parse(dataset.removeprefix(KLINE))
+        interval = Interval.parse_candle(dataset.removeprefix(KLINE))
     except QlibCryptoError:
         return None
     return interval if kline_dataset(interval) == dataset else None
@@ -102,10 +103,10 @@ def month_of_days(path: Path) -> bool:
 
 def _by_day(dataset: str) -> bool:
     """Whether the dataset's files hold days, before any compaction."""
-    for prefix in (KLINE, MARK):
+    for prefix in (KLINE, MARK, INDEX):
         if dataset.startswith(prefix):
             try:
-                return not Interval.parse(dataset.removeprefix(prefix)).by_month
+                return not Interval.parse_candle(dataset.removeprefix(prefix)).by_month
             except QlibCryptoError:
                 return False
     return dataset not in {INSTRUMENTS, UNIVERSE}

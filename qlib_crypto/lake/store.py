@@ -210,9 +210,10 @@ class Lake(Identified):
         *,
         interval: Interval | None = None,
     ) -> Columns:
-        """Float columns of the rows of several instruments of one venue in `[start_ms, end_ms)`, read at once.
+        """Columns of the rows of several instruments of one venue in `[start_ms, end_ms)` as floats, read at once.
 
-        What `read` gives for each, of a table that has a file a symbol. Raises as `read` does.
+        What `read` gives for each, of any table but settlements. A time becomes Unix milliseconds, `side` 1 where it
+        is `buy`. Raises as `read` does.
         """
         venue = instruments[0].venue
         interval_ms = interval.ms if interval else 0

@@ -240,17 +240,16 @@ BARS = Table("bars", paths.KLINE, schemas.KLINE, step_ms=0, by_symbol=True)
 SETTLEMENTS = Table(
     "settlements", paths.FUNDING, schemas.FUNDING, slot_ms=MINUTE_MS, shift_ms=MINUTE_MS // 2, step_ms=MINUTE_MS
 )
-ESTIMATES = Table(
-    "estimates", paths.ESTIMATE, schemas.FUNDING_ESTIMATE, slot_ms=MINUTE_MS, step_ms=MINUTE_MS, bulky=True
-)
+ESTIMATES = Table("estimates", paths.ESTIMATE, schemas.FUNDING_ESTIMATE, slot_ms=MINUTE_MS, step_ms=MINUTE_MS)
 MARKS = Table("mark_bars", paths.MARK, schemas.MARK, step_ms=0, by_symbol=True)
+INDEXES = Table("index_bars", paths.INDEX, schemas.INDEX, step_ms=0, by_symbol=True)
 OPEN_INTEREST = Table("open_interest", paths.OPEN_INTEREST, schemas.OPEN_INTEREST, step_ms=PERIOD_MS)
 LONG_SHORT_RATIO = Table("long_short_ratio", paths.LONG_SHORT_RATIO, schemas.LONG_SHORT_RATIO, step_ms=PERIOD_MS)
 LIQUIDATIONS = Table("liquidations", paths.LIQUIDATIONS, schemas.LIQUIDATIONS, more=("side", "price", "quantity"))
 TRADES = Table("trades", paths.TRADES, schemas.TRADES, more=("trade_id",), by_symbol=True, bulky=True)
 BOOKS = Table("books", paths.BOOKS, schemas.BOOKS, by_symbol=True, bulky=True)
 TABLES = (
-    BARS, SETTLEMENTS, ESTIMATES, MARKS, OPEN_INTEREST, LONG_SHORT_RATIO, LIQUIDATIONS, TRADES, BOOKS,
+    BARS, SETTLEMENTS, ESTIMATES, MARKS, INDEXES, OPEN_INTEREST, LONG_SHORT_RATIO, LIQUIDATIONS, TRADES, BOOKS,
 )  # fmt: skip
 #: Where the rows go that others replaced by saying something else.
 RESTATED: Mapping[Table, Table] = {
@@ -261,7 +260,7 @@ RESTATED: Mapping[Table, Table] = {
 
 TABLE_OF: Mapping[type[Row], Table] = {
     schemas.Bar: BARS, schemas.Settlement: SETTLEMENTS, schemas.Estimate: ESTIMATES, schemas.MarkBar: MARKS,
-    schemas.OpenInterest: OPEN_INTEREST, schemas.LongShortRatio: LONG_SHORT_RATIO,
+    schemas.IndexBar: INDEXES, schemas.OpenInterest: OPEN_INTEREST, schemas.LongShortRatio: LONG_SHORT_RATIO,
     schemas.Liquidation: LIQUIDATIONS, schemas.Trade: TRADES, schemas.Book: BOOKS,
 }  # fmt: skip
 
@@ -273,7 +272,7 @@ def find_table(dataset: str) -> tuple[Table, Interval | None] | None:
             return table, None
         if table.by_interval and dataset.startswith(table.folder):
             try:
-                interval = Interval.parse(dataset.removeprefix(table.folder))
+                interval = Interval.parse_candle(dataset.removeprefix(table.folder))
             except ConfigError:
                 return None
             return (table, interval) if table.dataset(interval.ms) == dataset else None

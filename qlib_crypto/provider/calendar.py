@@ -27,7 +27,7 @@ class Grid:
     interval
         The frequency.
     origin_ms
-        Open of slot 0, 00:00 UTC of a day.
+        Open of slot 0, 00:00 UTC of a day, of a Monday where the interval is a week.
     length
         Number of slots; slots are [0, length).
 
@@ -38,7 +38,7 @@ class Grid:
     length: int
 
     def __post_init__(self) -> None:
-        if self.origin_ms % DAY_MS:
+        if self.origin_ms % DAY_MS or self.origin_ms != self.interval.floor(self.origin_ms):
             raise DataError(f"calendar origin {iso(self.origin_ms)} of {self.interval} is not 00:00 UTC; rebuild it")
         if self.length > MAX_SLOTS:
             raise DataError(
@@ -64,20 +64,23 @@ class Grid:
         return self.origin_ms + np.arange(self.length, dtype=np.int64) * self.interval.ms
 
     def extended(self, days: int) -> Grid:
-        """The same grid with the future: whole days, `days` after its last bar at most and at least one.
+        """The same grid with the future: whole days, `days` after its last bar at most and at least one; or a week.
 
         The end stays for `days - 1` days, so that the file with the future changes as seldom.
         """
         ahead = days - 1
         covered = self.length * self.interval.ms // DAY_MS
         end = (covered // ahead + 1) * ahead + 1
-        return Grid(self.interval, self.origin_ms, end * (DAY_MS // self.interval.ms))
+        return Grid(self.interval, self.origin_ms, max(end * DAY_MS // self.interval.ms, self.length + 1))
 
     def text(self, since: int = 0) -> bytes:
-        """The calendar file from a slot on: one open a line, `YYYY-MM-DD HH:MM:SS`, for days `YYYY-MM-DD`.
+        """The calendar file from a slot on: one open a line, `YYYY-MM-DD HH:MM:SS`, for days and weeks `YYYY-MM-DD`.
 
         The times of a day repeat, so only dates are formatted: a year of minutes takes milliseconds.
         """
+        if self.interval.ms > DAY_MS:
+            opens = self.opens()[since:].astype("datetime64[ms]").astype("datetime64[D]")
+            return "".join(f"{day}\n" for day in opens).encode()
         per_day = DAY_MS // self.interval.ms
         before = since // per_day
         days = -(-self.length // per_day) - before

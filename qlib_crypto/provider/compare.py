@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,13 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from qlib_crypto.clock import DAY_MS, day_start, iso
+from qlib_crypto.clock import DAY_MS, WEEK_MS, day_start, iso
 from qlib_crypto.lake import Lake
+from qlib_crypto.provider.dirty import Seen
+from qlib_crypto.provider.flags import Flags
 from qlib_crypto.provider.manifest import Manifest
 from qlib_crypto.provider.recompute import expected_bars, expected_fields
+from qlib_crypto.provider.recompute_extra import expected_extra
 from qlib_crypto.provider.write import feature_file
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -53,7 +57,7 @@ def value_problems(lake: Lake, provider_dir: Path, manifest: Manifest, cells: Ce
 
 
 def glance(
-    lake: Lake, provider_dir: Path, manifest: Manifest, stored: Mapping[Instrument, Sequence[Interval]]
+    lake: Lake, provider_dir: Path, manifest: Manifest, stored: Mapping[Instrument, Collection[Interval]]
 ) -> list[str]:
     """The first differing values of three instruments, a day of each at every third frequency.
 
@@ -87,33 +91,44 @@ class _Check:
     def problems(self) -> list[str]:
         if not (self.differing or self.lacking):
             return []
-        if self.lake.content_hash() == self.manifest.lake_content:
+        if self._as_converted():
             return self.differing + self.lacking
         return [f"{line} (the lake changed since; convert again)" for line in self.differing]
+
+    def _as_converted(self) -> bool:
+        """Whether the lake says what it said when the provider was made of it."""
+        seen = Seen.read(self.provider_dir) or Seen()
+        now = Seen.of(self.lake, Flags.read(self.lake), seen)
+        return now.flags == seen.flags and self.lake.content_hash(now.files) == self.manifest.lake_content
 
     @property
     def _few(self) -> bool:
         return not self.turns and len(self.manifest.instruments) <= _FEW
 
     def instrument(
-        self, instrument: Instrument, stored: Sequence[Interval], settlements: pl.DataFrame, number: int
+        self, instrument: Instrument, stored: Collection[Interval], settlements: pl.DataFrame, number: int
     ) -> None:
         for window in self._windows(instrument, stored, number):
-            bars = {
-                interval: _frame(self.lake.bars(instrument, interval, window[0] - DAY_MS, window[1]), *_BAR)
-                for interval in stored
-            }
-            for target in self._targets(number):
-                self.lacking.extend(self._lacking(instrument, target, bars, window))
-                if target.qlib in self.manifest.instruments.get(instrument.qlib, {}):
-                    self._differ(instrument, target, bars, settlements, window)
+            for unit, targets in groupby(self._targets(number), lambda target: max(target.ms, DAY_MS)):
+                wide = _whole_weeks(window) if unit > DAY_MS else window
+                bars = {interval: self._bars(instrument, interval, wide[0] - unit, wide[1]) for interval in stored}
+                for target in targets:
+                    self.lacking.extend(self._lacking(instrument, target, bars, wide))
+                    if target.qlib in self.manifest.instruments.get(instrument.qlib, {}):
+                        self._differ(instrument, target, bars, settlements, wide)
+
+    def _bars(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> pl.DataFrame:
+        opens, masks = self.lake.flags(instrument, interval, start_ms, end_ms)
+        flags = pl.DataFrame({"t": opens, "flags": masks}, schema={"t": pl.Int64, "flags": pl.Int64})
+        bars = _frame(self.lake.bars(instrument, interval, start_ms, end_ms), *_BAR)
+        return bars.join(flags, on="t", how="left", maintain_order="left").with_columns(pl.col("flags").fill_null(0))
 
     def _targets(self, number: int) -> list[Interval]:
         """The frequencies to compare: all, or of more instruments than a few every third, in turns."""
         targets = sorted(Interval.parse(name) for name in self.manifest.settings.intervals)
         return targets if self.cells == "all" or self._few else targets[number % 3 :: 3] or targets[:1]
 
-    def _windows(self, instrument: Instrument, stored: Sequence[Interval], number: int) -> list[Window]:
+    def _windows(self, instrument: Instrument, stored: Collection[Interval], number: int) -> list[Window]:
         """The times to compare, whole days and where they touch an end a day more: everything, or a sample.
 
         A sample is the first day, one between and the last day; more instruments than a few take turns.
@@ -156,7 +171,10 @@ class _Check:
         if start >= end:
             return
         expected = expected_fields(bars, settlements, target, (start, end))
-        for name in self.manifest.fields:
+        if instrument.qlib in self.manifest.extra_fields:
+            closes = expected.select("t", "close")
+            expected = expected.join(expected_extra(self.lake, instrument, target, (start, end), closes), on="t")
+        for name in self.manifest.fields_of(instrument.qlib):
             path = feature_file(self.provider_dir, instrument, name, target)
             found = np.fromfile(path, dtype="<f4", count=expected.height, offset=4 * (1 + (start - first) // target.ms))
             right = expected[name].to_numpy().astype(np.float64)
@@ -168,6 +186,12 @@ class _Check:
                         f"{instrument} {name} of {target.qlib} differs in {wrong.sum()} bars, the first at "
                         f"{iso(int(expected['t'][at]))}: provider {found[at]}, lake {np.float32(right[at])}"
                     )
+
+
+def _whole_weeks(window: Window) -> Window:
+    """The weeks that touch a window."""
+    week = Interval.of_ms(WEEK_MS)
+    return week.floor(window[0]), week.floor(window[1] - 1) + WEEK_MS
 
 
 def _same(found: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.bool_]:

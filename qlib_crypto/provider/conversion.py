@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from qlib_crypto import __version__
-from qlib_crypto.clock import day_start
+from qlib_crypto.clock import day_start, iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.calendar import Grid
-from qlib_crypto.provider.dirty import Seen
+from qlib_crypto.provider.dirty import Seen, Stored
+from qlib_crypto.provider.extra_fields import extra_fields
+from qlib_crypto.provider.flags import Flags
 from qlib_crypto.provider.funding import FUNDING_FIELDS
 from qlib_crypto.provider.instruments import Memberships
 from qlib_crypto.provider.manifest import Frequency, Manifest, membership_hash
@@ -33,7 +36,7 @@ Progress = Callable[[str], None]
 Extents = Mapping[Instrument, Mapping[Interval, Extent]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversion:
     """What is asked for.
 
@@ -43,8 +46,8 @@ class Conversion:
         From where, whereto, and the folder beside it that work is done in.
     settings, memberships, full, durable, progress, jobs, engine
         As `convert` has them.
-    now
-        The lake as it is seen.
+    now, flags
+        The lake as it is seen, and its doubtful bars.
     old
         What is there; None when nothing is, or nobody can read it.
 
@@ -56,12 +59,22 @@ class Conversion:
     settings: ProviderSettings
     memberships: Memberships
     now: Seen
+    flags: Flags
     old: Manifest | None
     full: bool
     durable: bool
     progress: Progress | None
     jobs: int = 1
     engine: Engine = "local"
+
+    @cached_property
+    def stored(self) -> Stored:
+        """What the lake has of which instrument."""
+        return self.now.stored()
+
+    def fields(self, instrument: Instrument) -> tuple[str, ...]:
+        """Those that an instrument has then."""
+        return (*FIELDS, *extra_fields(self.stored, instrument))
 
     @property
     def targets(self) -> list[Interval]:
@@ -83,6 +96,7 @@ class Conversion:
             settings=self.settings,
             memberships=membership_hash(self.memberships),
             fields=FIELDS,
+            extra_fields={of.qlib: more for of in extents if (more := extra_fields(self.stored, of))},
             frequencies={i.qlib: Frequency.of(grid, self.settings.future_days) for i, grid in grids.items()},
             instruments={
                 instrument.qlib: {
@@ -129,6 +143,52 @@ def check_names(instruments: Iterable[Instrument]) -> None:
         other = folders.setdefault(folder_name(instrument), instrument)
         if other != instrument:
             raise DataError(f"{other} and {instrument} differ only in case; remove one from the lake")
+
+
+def refuse_fewer(provider_dir: Path, old: Manifest, new: Manifest) -> None:
+    """A conversion never drops a field that the provider has of an instrument, unless told to.
+
+    Raises
+    ------
+    DataError
+        The lake has no rows any more that make one.
+
+    """
+    for instrument, fields in old.extra_fields.items():
+        lost = [name for name in fields if name not in new.extra_fields.get(instrument, ())]
+        if lost and instrument in new.instruments:
+            raise DataError(
+                f"{provider_dir} has {' '.join(lost)} of {instrument}, the lake has no rows of it any more; restore "
+                "the lake's files, or accept fewer fields with: qlib-crypto convert --full"
+            )
+
+
+def refuse_less(provider_dir: Path, old: Manifest, new: Manifest) -> None:
+    """A conversion never shortens a history that the provider has, and drops no field, unless told to.
+
+    Raises
+    ------
+    DataError
+        The lake no longer has some bars, or the rows that make a field.
+
+    """
+    refuse_fewer(provider_dir, old, new)
+    for instrument, frequencies in old.instruments.items():
+        for frequency in frequencies:
+            if Interval.parse(frequency).name not in new.settings.intervals:
+                continue
+            first, last = old.span_ms(instrument, frequency)
+            if frequency in new.instruments.get(instrument, {}):
+                new_first, new_last = new.span_ms(instrument, frequency)
+                if new_first <= first and new_last >= last:
+                    continue
+                holds = f"only {iso(new_first)} to {iso(new_last)}"
+            else:
+                holds = "none of it"
+            raise DataError(
+                f"{provider_dir} has {frequency} bars of {instrument} from {iso(first)} to {iso(last)}, the lake "
+                f"{holds}; restore the lake's files, or accept less history with: qlib-crypto convert --full"
+            )
 
 
 def grids_of(extents: Extents, origins: Mapping[str, int]) -> dict[Interval, Grid]:

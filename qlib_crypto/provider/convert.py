@@ -11,6 +11,7 @@ from qlib_crypto.errors import SchemaError, StorageError
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.conversion import FIELDS, Conversion, Progress
 from qlib_crypto.provider.dirty import Seen
+from qlib_crypto.provider.flags import Flags
 from qlib_crypto.provider.instruments import Memberships
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.rebuild import rebuild
@@ -82,12 +83,14 @@ def convert(
         with workplace(provider_dir) as work:
             old = _previous(provider_dir, full=full)
             like = None if full or old is None else _made_alike(provider_dir, old, settings, sizes=changed is None)
-            before = Seen() if like is None else Seen.read(provider_dir)
-            now = Seen.of(lake, before, changed if before.files else None)
+            before = None if like is None else Seen.read(provider_dir)
+            flags = Flags.read(lake)
+            now = Seen.of(lake, flags, before or Seen(), changed if before else None)
             task = Conversion(
-                lake, provider_dir, work, settings, memberships or {}, now, old, full, durable, progress, jobs, on
-            )
-            if like is not None and before.files:
+                lake, provider_dir, work, settings, memberships or {}, now, flags, old, full, durable, progress, jobs,
+                on,
+            )  # fmt: skip
+            if like is not None and before is not None:
                 with suppress(RebuildError):
                     return update(task, like, before)
             return rebuild(task)

@@ -6,34 +6,84 @@ those that were not when the conversion before looked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
-from qlib_crypto.clock import DAY_MS, MINUTE_MS, day_start
+from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.identity import FileMark, Marks
-from qlib_crypto.lake.paths import FUNDING, dataset_interval, parse_name, venue_folder
-from qlib_crypto.lake.tables import BARS, SETTLEMENTS
+from qlib_crypto.lake.paths import parse_name, venue_folder
+from qlib_crypto.lake.tables import (
+    BARS,
+    ESTIMATES,
+    INDEXES,
+    LIQUIDATIONS,
+    LONG_SHORT_RATIO,
+    MARKS,
+    OPEN_INTEREST,
+    SETTLEMENTS,
+    Table,
+    find_table,
+)  # fmt: skip
+from qlib_crypto.provider.flags import Flags
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 NAME = "lake_files.json"
 
 #: [start, end), Unix milliseconds.
 Span = tuple[int, int]
+#: No row but a bar or a settlement tells of a bar that opens later than this after it.
+REACH_MS = HOUR_MS
+#: What fields are made of.
+TABLES = (BARS, SETTLEMENTS, MARKS, INDEXES, OPEN_INTEREST, LONG_SHORT_RATIO, LIQUIDATIONS, ESTIMATES)
 
 
-class Unsealed(NamedTuple):
-    """Rows that were in no file: settlements where the interval is 0, bars elsewhere."""
+class FlaggedDay(NamedTuple):
+    """A day on which an instrument has doubtful bars of an interval, with a hash of which and as what."""
 
     venue: Venue
     symbol: str
     interval_ms: int
+    day_ms: int
+    told: str
+
+
+class Unsealed(NamedTuple):
+    """Rows that were in no file."""
+
+    venue: Venue
+    dataset: str
+    symbol: str
     start_ms: int
     end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a lake has: the intervals of each instrument, by table, and the venues that have rows of a table."""
+
+    by_interval: Mapping[Table, Mapping[Instrument, Collection[Interval]]]
+    by_venue: Mapping[Table, Collection[Venue]]
+
+    @property
+    def bars(self) -> Mapping[Instrument, Collection[Interval]]:
+        """The intervals that each instrument has bars of."""
+        return self.by_interval.get(BARS, {})
+
+    def intervals(self, table: Table, instruments: Iterable[Instrument]) -> list[Interval]:
+        """Those that any of the instruments has, finest first."""
+        of = self.by_interval.get(table, {})
+        return sorted({interval for instrument in instruments for interval in of.get(instrument, ())})
+
+    def has(self, table: Table, instrument: Instrument) -> bool:
+        """Whether there may be rows of an instrument."""
+        if table.by_interval:
+            return instrument in self.by_interval.get(table, {})
+        return instrument.venue in self.by_venue.get(table, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,93 +92,127 @@ class Seen:
 
     files: Marks = field(default_factory=dict)
     unsealed: Sequence[Unsealed] = ()
+    flags: Sequence[FlaggedDay] = ()
 
     @classmethod
-    def of(cls, lake: Lake, before: Seen, changed: Iterable[Path] | None = None) -> Seen:
+    def of(cls, lake: Lake, flags: Flags, before: Seen, changed: Iterable[Path] | None = None) -> Seen:
         """The lake now; files are opened only where they are not as they were `before`.
 
         With `changed`, no other files are looked at.
         """
         unsealed = [
-            Unsealed(venue, of.symbol, of.interval_ms, of.first_ms, of.last_ms + (of.interval_ms or MINUTE_MS))
+            Unsealed(
+                venue, table.dataset(of.interval_ms), of.symbol, of.first_ms, of.last_ms + (of.interval_ms or MINUTE_MS)
+            )
             for venue in Venue
-            for table in (BARS, SETTLEMENTS)
+            for table in TABLES
             for of in lake.unsealed(venue, table)
         ]
-        return cls(
-            lake.files(before.files, changed), unsealed
-        )  # after the hot rows: what is sealed meanwhile is in both
+        files = lake.files(before.files, changed)  # after the hot rows: what is sealed meanwhile is in both
+        return cls(files, unsealed, [FlaggedDay(*day, told) for day, told in flags.days()])
 
     @classmethod
-    def read(cls, folder: Path) -> Seen:
-        """What a conversion wrote; nothing where it cannot be read, so that everything counts as changed."""
+    def read(cls, folder: Path) -> Seen | None:
+        """What a conversion wrote; None where it cannot be read."""
         try:
             plain = orjson.loads((folder / NAME).read_bytes())
             files = {
                 within: {name: FileMark(*mark) for name, mark in of.items()} for within, of in plain["files"].items()
             }
-            return cls(files, [Unsealed(Venue(venue), *rest) for venue, *rest in plain["unsealed"]])
+            unsealed = [Unsealed(Venue(venue), *rest) for venue, *rest in plain["unsealed"]]
+            return cls(files, unsealed, [FlaggedDay(Venue(venue), *rest) for venue, *rest in plain["flags"]])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return cls()
+            return None
 
-    def stored(self) -> dict[Instrument, list[Interval]]:
-        """The intervals that each instrument has bars of, finest first."""
-        found: set[tuple[Interval, Venue, str]] = set()
+    def stored(self) -> Stored:
+        """What there is of which instrument and venue."""
+        intervals: dict[Table, dict[Instrument, set[Interval]]] = {}
+        venues: dict[Table, set[Venue]] = {}
+
+        def add(venue: Venue, dataset: str, symbols: Iterable[str]) -> None:
+            table, interval = find_table(dataset) or (None, None)
+            if table is None or table not in TABLES:
+                return
+            venues.setdefault(table, set()).add(venue)
+            if interval is not None:
+                own = intervals.setdefault(table, {})
+                for symbol in symbols:
+                    own.setdefault(Instrument.parse(symbol, venue), set()).add(interval)
+
         for venue in Venue:
             folder = venue_folder(Path(), venue).name
             for within, files in self.files.items():
                 at, _, dataset = within.partition("/")
-                if at == folder and (interval := dataset_interval(dataset)) is not None:
-                    symbols = {name.rpartition("_")[0] for name in files}
-                    found |= {(interval, venue, symbol) for symbol in symbols}
-        found |= {(Interval.of_ms(of.interval_ms), of.venue, of.symbol) for of in self.unsealed if of.interval_ms}
-        out: dict[Instrument, list[Interval]] = {}
-        for interval, venue, symbol in sorted(found):
-            out.setdefault(Instrument.parse(symbol, venue), []).append(interval)
-        return out
+                if at == folder and files:
+                    add(venue, dataset, {name.rpartition("_")[0] for name in files})
+        for of in self.unsealed:
+            add(of.venue, of.dataset, [of.symbol])
+        return Stored(intervals, venues)
 
     def text(self) -> bytes:
         """For `lake_files.json`."""
-        said = {"files": self.files, "unsealed": self.unsealed}
+        said = {"files": self.files, "unsealed": self.unsealed, "flags": self.flags}
         return orjson.dumps(said, default=list, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Dirty:
-    """Spans of changed bars by instrument, and of changed settlements by venue; disjoint and ascending."""
+    """Spans of changed bars by instrument, and of changed settlements by venue; disjoint and ascending.
+
+    `extra` are those of rows of other tables, by venue and by instrument where a file is one symbol's.
+    """
 
     bars: Mapping[Instrument, Sequence[Span]]
     funding: Mapping[Venue, Sequence[Span]]
+    extra: Mapping[Venue | Instrument, Sequence[Span]]
 
     def __bool__(self) -> bool:
-        return bool(self.bars or self.funding)
+        return bool(self.bars or self.funding or self.extra)
+
+    def fields_of(self, instrument: Instrument, within: Sequence[Span]) -> list[Span]:
+        """Times of which an instrument's fields may differ: of changed bars, and of other rows between these."""
+        spans = [*self.extra.get(instrument, ()), *self.extra.get(instrument.venue, ())]
+        if not spans or not within:
+            return list(self.bars.get(instrument, ()))
+        first, last = min(a for a, _ in within), max(b for _, b in within)
+        clipped = ((max(a, first), min(b + REACH_MS, last)) for a, b in spans if a < last and b + REACH_MS > first)
+        return merged([*self.bars.get(instrument, ()), *clipped])
 
 
 def dirty(now: Seen, before: Seen) -> Dirty:
     """What changed between two looks."""
     bars: dict[Instrument, list[Span]] = {}
     funding: dict[Venue, list[Span]] = {}
+    extra: dict[Venue | Instrument, list[Span]] = {}
+
+    def add(venue: Venue, table: Table, symbol: str, span: Span) -> None:
+        if table is BARS:
+            bars.setdefault(Instrument.parse(symbol, venue), []).append(span)
+        elif table is SETTLEMENTS:
+            funding.setdefault(venue, []).append(span)
+        else:
+            extra.setdefault(Instrument.parse(symbol, venue) if table.by_symbol else venue, []).append(span)
+
     for venue in Venue:
         folder = venue_folder(Path(), venue).name
         for within in {*now.files, *before.files}:
             at, _, dataset = within.partition("/")
-            bar = dataset_interval(dataset) is not None
-            if at != folder or not (bar or dataset == FUNDING):
+            table, _ = find_table(dataset) or (None, None)
+            if at != folder or table is None or table not in TABLES:
                 continue
             for name in _differing(now.files.get(within, {}), before.files.get(within, {})):
                 file = parse_name(Path(within, name))
-                spans = (
-                    bars.setdefault(Instrument.parse(file.stem, venue), []) if bar else funding.setdefault(venue, [])
-                )
-                spans.append((file.start_ms, file.end_ms))
+                add(venue, table, file.stem, (file.start_ms, file.end_ms))
     for of in (*now.unsealed, *before.unsealed):
-        into = (
-            bars.setdefault(Instrument.parse(of.symbol, of.venue), [])
-            if of.interval_ms
-            else funding.setdefault(of.venue, [])
-        )
-        into.append((of.start_ms, of.end_ms))
-    return Dirty({i: merged(spans) for i, spans in bars.items()}, {v: merged(spans) for v, spans in funding.items()})
+        table, _ = find_table(of.dataset) or (BARS, None)
+        add(of.venue, table, of.symbol, (of.start_ms, of.end_ms))
+    for day in {*now.flags} ^ {*before.flags}:
+        add(day.venue, BARS, day.symbol, (day.day_ms, day.day_ms + DAY_MS))
+    return Dirty(
+        {of: merged(spans) for of, spans in bars.items()},
+        {of: merged(spans) for of, spans in funding.items()},
+        {of: merged(spans) for of, spans in extra.items()},
+    )
 
 
 def _differing(now: Mapping[str, FileMark], before: Mapping[str, FileMark]) -> Iterable[str]:
@@ -147,8 +231,9 @@ def merged(spans: Iterable[Span], *, within_ms: int = 0) -> list[Span]:
     return out
 
 
-def by_days(spans: Iterable[Span], most: int) -> Iterator[Span]:
-    """The union as whole UTC days, cut to at most so many days each, ascending."""
-    for start, end in merged((day_start(a), day_start(b - 1) + DAY_MS) for a, b in spans if a < b):
-        for at in range(start, end, most * DAY_MS):
-            yield at, min(at + most * DAY_MS, end)
+def whole(spans: Iterable[Span], unit: Interval, most_ms: int) -> Iterator[Span]:
+    """The union as whole days or weeks, cut to as many as `most_ms` holds each, ascending."""
+    step = most_ms - most_ms % unit.ms
+    for start, end in merged((unit.floor(a), unit.floor(b - 1) + unit.ms) for a, b in spans if a < b):
+        for at in range(start, end, step):
+            yield at, min(at + step, end)

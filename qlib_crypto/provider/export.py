@@ -96,8 +96,8 @@ def _check(
     if interval.qlib not in manifest.frequencies:
         raise ConfigError(f"the provider has no {interval} bars; it has {' '.join(manifest.frequencies)}")
     for name in columns:
-        if name not in manifest.fields:
-            raise ConfigError(f"the provider has no field {name!r}; choose of: {' '.join(manifest.fields)}")
+        if name not in manifest.all_fields:
+            raise ConfigError(f"the provider has no field {name!r}; choose of: {' '.join(manifest.all_fields)}")
     for instrument in instruments or ():
         if instrument.qlib not in manifest.instruments:
             raise ConfigError(f"{instrument} is not in the provider; it has {len(manifest.instruments)} others")
@@ -114,6 +114,8 @@ def _frame(
     start, length = manifest.instruments[instrument.qlib][interval.qlib]
 
     def values(name: str) -> NDArray[np.float32]:
+        if name not in manifest.fields_of(instrument.qlib):
+            return np.full(length, np.nan, dtype=np.float32)
         path = feature_file(provider_dir, instrument, name, interval)
         try:
             found = read_at(str(path), 0, length)

@@ -59,6 +59,8 @@ class Manifest(_Part):
         What was asked for; of the memberships a hash.
     fields
         The fields of every instrument at every frequency it has.
+    extra_fields
+        By instrument: those that it has beside them, at every frequency too.
     frequencies
         By Qlib's name (`60min`).
     instruments
@@ -76,9 +78,19 @@ class Manifest(_Part):
     settings: ProviderSettings
     memberships: str
     fields: tuple[str, ...]
+    extra_fields: dict[str, tuple[str, ...]] = {}
     frequencies: dict[str, Frequency]
     instruments: dict[str, dict[str, tuple[int, int]]]
     settlement_prices: dict[str, dict[str, int]]
+
+    def fields_of(self, instrument: str) -> tuple[str, ...]:
+        """The fields of one instrument."""
+        return (*self.fields, *self.extra_fields.get(instrument, ()))
+
+    @property
+    def all_fields(self) -> tuple[str, ...]:
+        """The fields that any instrument has."""
+        return (*self.fields, *dict.fromkeys(name for of in self.extra_fields.values() for name in of))
 
     def grid(self, frequency: str) -> Grid:
         """The stored slots of one frequency."""

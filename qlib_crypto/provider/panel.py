@@ -18,7 +18,9 @@ Floats = NDArray[np.float64]
 #: Columns of a lake bar that the provider reads.
 COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume")
 #: Fields that are made of bars alone.
-BAR_FIELDS = ("open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change")
+BAR_FIELDS = ("open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change", "quality")
+#: Column of the flags of doubtful bars (`lake.quality.Flag`), in panels that have any.
+FLAGS = "flags"
 
 #: Up to so many parts are added one after another: whole columns at once are faster than many short sums.
 _FEW = 16
@@ -40,7 +42,7 @@ class Panel:
         Same shape; True where there is one or a part of one.
     data
         By column of the lake, each of shape (k, n): prices (quote per base), volume (base), amount (quote); NaN where
-        there is no bar, and where the source has none.
+        there is no bar, and where the source has none. `FLAGS` are 0 for good bars.
 
     """
 
@@ -159,21 +161,23 @@ _JOIN: Mapping[str, Callable[[Floats], Floats]] = {
     "close": lambda parts: parts[..., -1].copy(),
     "volume": _sum,
     "quote_volume": _sum,
+    FLAGS: lambda parts: _over(np.bitwise_or, np.nan_to_num(parts).astype(np.uint8)).astype(np.float64),
 }
 
 
 def bar_fields(bars: Panel) -> NDArray[np.float32]:
-    """`BAR_FIELDS` of all slots but the first, shape (9, k, n - 1), NaN where there is no bar.
+    """`BAR_FIELDS` of all slots but the first, shape (10, k, n - 1), NaN where there is no bar.
 
     `vwap` is amount / volume, NaN at zero volume or without an amount; `factor` is 1 at every bar; `change` is
-    close / close of the bar just before - 1, NaN when that bar is missing.
+    close / close of the bar just before - 1, NaN when that bar is missing. `quality` is 0 or the flags of the bar,
+    and of the bars that it was made of, added up.
     """
     count, n = bars.present.shape
     out = np.empty((len(BAR_FIELDS), count, n - 1), dtype=np.float32)
     for at, name in enumerate(COLUMNS):
         out[at] = bars.data[name][:, 1:]
     amount, volume, close = (bars.data[name] for name in ("quote_volume", "volume", "close"))
-    vwap, factor, change = out[len(COLUMNS) :]
+    vwap, factor, change, quality = out[len(COLUMNS) :]
     with np.errstate(divide="ignore", invalid="ignore"):
         np.divide(amount[:, 1:], volume[:, 1:], out=vwap, casting="same_kind")
         vwap[~(volume[:, 1:] > 0)] = np.nan
@@ -181,4 +185,6 @@ def bar_fields(bars: Panel) -> NDArray[np.float32]:
         factor[~bars.present[:, 1:]] = np.nan
         change[:] = close[:, 1:] / close[:, :-1] - 1
         change[~(close[:, :-1] > 0)] = np.nan
+    quality[:] = bars.data[FLAGS][:, 1:] if FLAGS in bars.data else 0
+    quality[~bars.present[:, 1:]] = np.nan
     return out

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from qlib_crypto.clock import day_start, iso
+from qlib_crypto.clock import DAY_MS, day_start, iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.calendar import Grid, calendar_files
 from qlib_crypto.provider.compare import glance
-from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, check_names, first_slots, grids_of
+from qlib_crypto.provider.conversion import (
+    ALL_TIME,
+    Conversion,
+    Extents,
+    check_names,
+    first_slots,
+    grids_of,
+    refuse_less,
+)  # fmt: skip
 from qlib_crypto.provider.dirty import Dirty, Seen, Span
 from qlib_crypto.provider.funding import price_sources, series_by_symbol
 from qlib_crypto.provider.instruments import market_texts
@@ -40,10 +48,9 @@ def rebuild(task: Conversion) -> ConvertSummary:
         )
     old = None if task.full else task.old
     origins = {name: frequency.origin_ms for name, frequency in old.frequencies.items()} if old else {}
-    stored = task.now.stored()
     check_names(changes.bars)
-    likely = _likely_origins(changes.bars, stored, task.targets, origins)
-    work = Build(task.lake, stored, task.targets, new, likely)
+    likely = _likely_origins(changes.bars, task.stored.bars, task.targets, origins)
+    work = Build(task.lake, task.stored, task.flags, task.targets, new, likely)
     counts = Counts()
     extents: dict[Instrument, Mapping[Interval, Extent]] = {}
     prices: dict[str, dict[str, int]] = {}
@@ -64,9 +71,9 @@ def rebuild(task: Conversion) -> ConvertSummary:
     grids = grids_of(extents, origins)
     manifest = task.manifest(extents, grids, prices, content)
     if old is not None:
-        _refuse_less(task.provider_dir, old, manifest)
+        refuse_less(task.provider_dir, old, manifest)
     _finish(task, new, likely, extents, grids, manifest)
-    problems = [*size_problems(new, manifest), *glance(task.lake, new, manifest, stored)]
+    problems = [*size_problems(new, manifest), *glance(task.lake, new, manifest, task.stored.bars)]
     if problems:
         raise DataError(
             f"the new provider does not equal the lake in {len(problems)} places, first: {problems[0]}; the old one "
@@ -86,12 +93,13 @@ def _news(task: Conversion, changes: Dirty) -> Iterator[News]:
     settlements = {venue: series_by_symbol(task.lake.settlements(venue)) for venue in changes.funding}
     for instrument in sorted(changes.bars):
         series = settlements.get(instrument.venue, {}).get(instrument.symbol)
-        yield News(instrument, Held(), changes.bars[instrument], [] if series is None else [(ALL_TIME, series)])
+        spans = changes.fields_of(instrument, changes.bars[instrument])
+        yield News(instrument, Held(), spans, [] if series is None else [(ALL_TIME, series)])
 
 
 def _likely_origins(
     bars: Mapping[Instrument, Sequence[Span]],
-    stored: Mapping[Instrument, Sequence[Interval]],
+    stored: Mapping[Instrument, Collection[Interval]],
     targets: Sequence[Interval],
     had: Mapping[str, int],
 ) -> dict[Interval, int]:
@@ -104,7 +112,8 @@ def _likely_origins(
             if instrument in bars and any(target.ms % interval.ms == 0 for interval in intervals)
         ]
         if firsts:
-            out[target] = min(day_start(min(firsts)), had.get(target.qlib, day_start(min(firsts))))
+            first = target.floor(day_start(min(firsts)) + max(target.ms, DAY_MS) - 1)  # a week begins on a Monday
+            out[target] = min(first, had.get(target.qlib, first))
     return out
 
 
@@ -120,7 +129,7 @@ def _finish(
     for (instrument, interval), slot in first_slots(extents, grids).items():
         first, _ = extents[instrument][interval]
         if slot != (first - likely.get(interval, first)) // interval.ms:
-            set_first_slot(new, instrument, interval, FIELDS, slot)
+            set_first_slot(new, instrument, interval, task.fields(instrument), slot)
     texts = {f"instruments/{name}": text for name, text in market_texts(extents, task.memberships).items()}
     for grid in grids.values():
         for name, whole in calendar_files(grid, task.settings.future_days).items():
@@ -133,23 +142,3 @@ def _finish(
         (new / name).write_bytes(text)
     if task.durable:
         sync_all(new)
-
-
-def _refuse_less(provider_dir: Path, old: Manifest, new: Manifest) -> None:
-    """A conversion never shortens a history that the provider has, unless told to."""
-    for instrument, frequencies in old.instruments.items():
-        for frequency in frequencies:
-            if Interval.parse(frequency).name not in new.settings.intervals:
-                continue
-            first, last = old.span_ms(instrument, frequency)
-            if frequency in new.instruments.get(instrument, {}):
-                new_first, new_last = new.span_ms(instrument, frequency)
-                if new_first <= first and new_last >= last:
-                    continue
-                holds = f"only {iso(new_first)} to {iso(new_last)}"
-            else:
-                holds = "none of it"
-            raise DataError(
-                f"{provider_dir} has {frequency} bars of {instrument} from {iso(first)} to {iso(last)}, the lake "
-                f"{holds}; restore the lake's files, or accept less history with: qlib-crypto convert --full"
-            )

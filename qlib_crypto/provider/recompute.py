@@ -13,6 +13,7 @@ from qlib_crypto.symbols import Interval
 
 _MINUTE = 60_000
 _HOUR = 60 * _MINUTE
+_MONDAY = 4 * 24 * _HOUR
 _LONGEST = 8 * _HOUR + _MINUTE
 _VENUE = [n * _HOUR for n in (1, 2, 4, 8)]
 
@@ -25,7 +26,8 @@ def expected_fields(
     Parameters
     ----------
     bars
-        Lake bars by interval that cover the window and the slot before it; columns of `KLINE`, `t` for the open in ms.
+        Lake bars by interval that cover the window and the slot before it; columns of `KLINE`, `t` for the open in ms,
+        `flags` for what they were flagged as.
     settlements
         All settlements of the instrument: `t` (ms as the venue sent it), `rate`, `mark`.
     target, window
@@ -43,6 +45,7 @@ def expected_fields(
         change=pl.when(pl.col("previous") > 0).then(pl.col("close") / pl.col("previous") - 1),
     )
     events = _events(settlements.lazy(), bars)
+    out = out.rename({"flags": "quality"})
     return _with_funding(out.drop("previous", "present"), events, target).collect()
 
 
@@ -54,7 +57,7 @@ def expected_bars(bars: Mapping[Interval, pl.DataFrame], target: Interval) -> pl
             continue
         parts = bars[interval].lazy().sort("t")
         first_come.append(
-            parts.group_by(pl.col("t") // target.ms * target.ms, maintain_order=True)
+            parts.group_by(open_of(pl.col("t"), target).alias("t"), maintain_order=True)
             .agg(
                 pl.col("open").first(),
                 pl.col("high").max(),
@@ -62,15 +65,21 @@ def expected_bars(bars: Mapping[Interval, pl.DataFrame], target: Interval) -> pl
                 pl.col("close").last(),
                 pl.col("volume").sum(),
                 amount=pl.when(pl.col("quote_volume").null_count() == 0).then(pl.col("quote_volume").sum()),
+                flags=pl.col("flags").bitwise_or(),
                 parts=pl.len(),
             )
             .filter(pl.col("parts") == target.ms // interval.ms)
         )
     empty = dict.fromkeys(("open", "high", "low", "close", "volume", "amount"), pl.Float64)
     if not first_come:
-        return pl.DataFrame(schema={"t": pl.Int64, **empty, "present": pl.Boolean})
+        return pl.DataFrame(schema={"t": pl.Int64, **empty, "flags": pl.Int64, "present": pl.Boolean})
     made = pl.concat(first_come).unique("t", keep="first", maintain_order=True).sort("t")
     return made.drop("parts").with_columns(present=pl.lit(value=True)).collect()
+
+
+def open_of(time: pl.Expr, target: Interval) -> pl.Expr:
+    """The open of the bar that holds a time in ms; weeks begin on Mondays, the fourth day of Unix time was one."""
+    return (time - _MONDAY) // target.ms * target.ms + _MONDAY
 
 
 def _events(settlements: pl.LazyFrame, bars: Mapping[Interval, pl.DataFrame]) -> pl.DataFrame:
@@ -108,7 +117,7 @@ def _interval(minute: pl.Expr, gap: pl.Expr) -> pl.Expr:
 
 def _with_funding(slots: pl.LazyFrame, events: pl.DataFrame, target: Interval) -> pl.LazyFrame:
     known = _known(slots.select("t"), events, target)
-    inside = events.lazy().with_columns(t=pl.col("m") // target.ms * target.ms, cash=pl.col("rate") * pl.col("price"))
+    inside = events.lazy().with_columns(t=open_of(pl.col("m"), target), cash=pl.col("rate") * pl.col("price"))
     totals = slots.select("t")
     for suffix, rows in (("", inside), ("_open", inside.filter(pl.col("m") == pl.col("t")))):
         sums = rows.group_by("t").agg(

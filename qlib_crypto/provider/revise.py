@@ -1,8 +1,8 @@
 """What a change of the lake makes of instruments' feature files: the one computation, for a whole history or a bar.
 
-Time goes in blocks of whole days, and instruments with the same days go together, so memory does not grow with the
-history. A block is computed from the bars in it and a day on either side, whatever changed in it: the same bars make
-the same bytes, however they came.
+Time goes in blocks of whole days, or weeks where weeks are asked for, and instruments with the same days go together,
+so memory does not grow with the history. A block is computed from the bars in it and a day (a week) on either side,
+whatever changed in it: the same bars make the same bytes, however they came.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from qlib_crypto.clock import DAY_MS, iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.tables import BARS
+from qlib_crypto.lake.tables import BARS, Table
 from qlib_crypto.provider import funding
-from qlib_crypto.provider.dirty import Span, by_days
+from qlib_crypto.provider.dirty import Span, Stored, whole
+from qlib_crypto.provider.extra_fields import EXTRA_FIELDS, ExtraBlock, Heard
+from qlib_crypto.provider.flags import Flags
 from qlib_crypto.provider.funding import FUNDING_FIELDS, SERIES, Settled, funding_fields
 from qlib_crypto.provider.panel import BAR_FIELDS, COLUMNS, bar_fields, no_bars, resample, spread
 from qlib_crypto.provider.sinks import RebuildError, Sink
@@ -54,11 +56,11 @@ class News:
     bars: Sequence[Span]
     settlements: Sequence[tuple[Span, NDArray[np.void]]]
 
-    @property
-    def days(self) -> int:
-        """Days of bars to read at most, for themselves or to price settlements; those on either side too."""
+    def days(self, unit: Interval) -> int:
+        """Days of bars to read at most, for themselves or to price settlements; the units on either side too."""
+        more = 2 * unit.ms
         settled = (_around(rows) for _, rows in self.settlements if len(rows))
-        return max(sum((end - start) // DAY_MS + 2 for start, end in spans) for spans in (self.bars, settled))
+        return max(sum((end - start + more) // DAY_MS for start, end in spans) for spans in (self.bars, settled))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +87,14 @@ class _Work:
     blocks: list[Span]
 
     @classmethod
-    def of(cls, news: News) -> _Work:
+    def of(cls, news: News, unit: Interval) -> _Work:
         """With the blocks that bars are needed of, for themselves or to price settlements."""
         series, unpriced = news.held.series.copy(), []
         for (start, end), rows in news.settlements:
             if not _same_rows(series, rows, start, end):
                 series = funding.replaced(series, rows, start, end)
                 unpriced.append((start, end) if len(news.held.series) or not len(rows) else _around(rows))
-        blocks = list(by_days([*news.bars, *unpriced], _DAYS))
+        blocks = list(whole([*news.bars, *unpriced], unit, _DAYS * DAY_MS))
         return cls(news, dict(news.held.extents), series, blocks)
 
     def new_spans(self, target: Interval) -> list[Span]:
@@ -125,21 +127,30 @@ class Reviser:
 
     Attributes
     ----------
-    lake, stored, targets, sink
-        From where, the intervals that each instrument has there, which frequencies, whereto.
+    lake, stored, flags, targets, sink
+        From where, what there is and what is doubtful of it, which frequencies, whereto.
     origins
         Opens of the first slots; nothing may be older (`RebuildError`). A frequency without one may.
+    heard
+        Of the lake; several revisers may share it.
     counts
         Of the blocks looked at.
 
     """
 
     lake: Lake
-    stored: Mapping[Instrument, Sequence[Interval]]
+    stored: Stored
+    flags: Flags
     targets: Sequence[Interval]
     sink: Sink
     origins: Mapping[Interval, int]
+    heard: Heard
     counts: Counts = field(default_factory=Counts)
+
+    @property
+    def unit(self) -> Interval:
+        """What blocks are whole numbers of."""
+        return unit_of(self.targets)
 
     def revise(self, news: Iterable[News]) -> Iterator[tuple[Instrument, Held]]:
         """What the provider holds of each instrument then; those of one venue follow each other.
@@ -152,12 +163,12 @@ class Reviser:
             A bar is off its grid, or two settlements fall on one minute.
 
         """
-        for group in together(news):
+        for group in together(news, self.unit):
             yield from self.revise_together(group)
 
     def revise_together(self, news: Sequence[News]) -> list[tuple[Instrument, Held]]:
         """`revise` of instruments of one venue whose bars fit into memory together."""
-        works = [_Work.of(one) for one in news]
+        works = [_Work.of(one, self.unit) for one in news]
         for block in sorted({block for work in works for block in work.blocks}):
             self._revise_block(block, [work for work in works if block in work.blocks])
         self._revise_funding(works)
@@ -166,28 +177,31 @@ class Reviser:
     def _revise_block(self, block: Span, works: Sequence[_Work]) -> None:
         start, end = block
         instruments = [work.news.instrument for work in works]
-        window = start - DAY_MS, end + DAY_MS
+        window = start - self.unit.ms, end + self.unit.ms
         sources = [
             spread(
                 self.lake.columns(BARS, instruments, window, COLUMNS, interval=interval), instruments, interval, window
             )
-            for interval in sorted({interval for of in instruments for interval in self.stored.get(of, ())})
+            for interval in self.stored.intervals(BARS, instruments)
         ]
         for row, work in enumerate(works):
             funding.price(work.series, sources, row, start, end)
         rows = [row for row, work in enumerate(works) if any(a < end and b > start for a, b in work.news.bars)]
         if not rows:
             return
-        made = resample(sources, self.targets)
+        made = resample(self.flags.on(sources, instruments), self.targets)
+        extra = ExtraBlock(self.lake, self.stored, self.heard, instruments, window, self.targets)
         for target in self.targets:
             panel = made.get(target) or no_bars(target, window, len(instruments))
-            before = DAY_MS // target.ms
+            before = self.unit.ms // target.ms
             window_of = panel.slots(before - 1, before + (end - start) // target.ms + 1)
             fields = bar_fields(window_of)
+            more = {table: extra.fields(table, target, start, window_of) for table in extra.used}
             present = window_of.present[:, 1:]
             broken = window_of.begun[:, 1:] & ~present
             for row in rows:
-                self._revise_bars(works[row], target, block, present[row], fields[:, row])
+                own = {table: more[table][:, row] for table in extra.tables[instruments[row]]}
+                self._revise_bars(works[row], target, block, present[row], fields[:, row], own)
                 first, last = works[row].extents.get(target, (end, start))
                 inside = slice(max((first - start) // target.ms, 0), max((last - start) // target.ms, 0))
                 self.counts.add(
@@ -202,6 +216,7 @@ class Reviser:
         block: Span,
         present: NDArray[np.bool_],
         fields: NDArray[np.float32],
+        more: Mapping[Table, NDArray[np.float32]],
     ) -> None:
         """One block at one frequency, and the slot after it, whose `change` looks back into it."""
         start, end = block
@@ -221,8 +236,10 @@ class Reviser:
         first, last = max(start, held[0]), min(end, held[1]) + target.ms
         if first >= last:
             return
-        values = fields[:, (first - start) // target.ms : (last - start) // target.ms]
-        self.sink.put(instrument, target, BAR_FIELDS, held[0], (first - held[0]) // target.ms, values)
+        part, at = slice((first - start) // target.ms, (last - start) // target.ms), (first - held[0]) // target.ms
+        self.sink.put(instrument, target, BAR_FIELDS, held[0], at, fields[:, part])
+        for table, values in more.items():
+            self.sink.put(instrument, target, EXTRA_FIELDS[table], held[0], at, values[:, part])
 
     def _revise_funding(self, works: Sequence[_Work]) -> None:
         tails = Settled.of_all([tail for work in works for tail in work.tails()])
@@ -238,13 +255,18 @@ class Reviser:
                     self.sink.put(work.news.instrument, target, FUNDING_FIELDS, first, at, fields)
 
 
-def together(news: Iterable[News]) -> Iterator[list[News]]:
+def unit_of(targets: Iterable[Interval]) -> Interval:
+    """A day, or a week where weeks are asked for."""
+    return max([Interval.of_ms(DAY_MS), *targets])
+
+
+def together(news: Iterable[News], unit: Interval) -> Iterator[list[News]]:
     """Instruments of one venue whose bars fit into memory together, one at least."""
     for _, of_venue in groupby(news, lambda one: one.instrument.venue):
         group: list[News] = []
         days = 0
         for one in of_venue:
-            own = one.days
+            own = one.days(unit)
             if group and days + own > _TOGETHER:
                 yield group
                 group, days = [], 0

@@ -14,7 +14,10 @@ from joblib import Parallel, delayed, parallel_config
 
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake import Lake
-from qlib_crypto.provider.revise import Counts, Held, News, Reviser, together
+from qlib_crypto.provider.dirty import Stored
+from qlib_crypto.provider.extra_fields import Heard
+from qlib_crypto.provider.flags import Flags
+from qlib_crypto.provider.revise import Counts, Held, News, Reviser, together, unit_of
 from qlib_crypto.provider.sinks import WholeFiles
 from qlib_crypto.symbols import Instrument, Interval
 
@@ -31,7 +34,7 @@ class Build:
 
     Attributes
     ----------
-    lake, stored, targets
+    lake, stored, flags, targets
         As `Reviser` has them.
     root, origins
         As `WholeFiles` has them; all processes must see the folder.
@@ -39,23 +42,25 @@ class Build:
     """
 
     lake: Lake
-    stored: Mapping[Instrument, Sequence[Interval]]
+    stored: Stored
+    flags: Flags
     targets: Sequence[Interval]
     root: Path
     origins: Mapping[Interval, int]
 
     def instruments(self, news: Sequence[News], counts: Counts) -> Iterator[tuple[Instrument, Held]]:
         """Write the files of each, and count; two threads, as reading and writing wait for the disk."""
-        sink, stored, targets = WholeFiles(self.root, self.origins), self.stored, self.targets
+        sink, heard = WholeFiles(self.root, self.origins), Heard(self.lake)
 
         def made(group: list[News]) -> tuple[list[tuple[Instrument, Held]], Counts]:
             own = Counts()
-            return Reviser(self.lake, stored, targets, sink, {}, own).revise_together(group), own
+            reviser = Reviser(self.lake, self.stored, self.flags, self.targets, sink, {}, heard, own)
+            return reviser.revise_together(group), own
 
         with ThreadPoolExecutor(_THREADS) as pool:
             waiting: deque[Future[tuple[list[tuple[Instrument, Held]], Counts]]] = deque()
             try:
-                for group in together(news):
+                for group in together(news, unit_of(self.targets)):
                     waiting.append(pool.submit(made, group))
                     if len(waiting) > _THREADS:  # memory is that of so many groups
                         yield from _done(waiting.popleft(), counts)

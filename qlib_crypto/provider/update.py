@@ -10,8 +10,18 @@ from numpy.typing import NDArray
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.calendar import Grid, calendar_files
-from qlib_crypto.provider.conversion import ALL_TIME, FIELDS, Conversion, Extents, check_names, first_slots, grids_of
-from qlib_crypto.provider.dirty import Dirty, Seen
+from qlib_crypto.provider.conversion import (
+    ALL_TIME,
+    Conversion,
+    Extents,
+    check_names,
+    first_slots,
+    grids_of,
+    refuse_fewer,
+    refuse_less,
+)  # fmt: skip
+from qlib_crypto.provider.dirty import Dirty, Seen, Span
+from qlib_crypto.provider.extra_fields import Heard
 from qlib_crypto.provider.funding import SERIES, price_sources, series_by_symbol
 from qlib_crypto.provider.instruments import market_texts
 from qlib_crypto.provider.manifest import NAME, Manifest, manifest_text, membership_hash
@@ -41,14 +51,14 @@ def update(task: Conversion, old: Manifest, before: Seen) -> ConvertSummary:
             return rebuild(task)
         if task.now == before:
             return unchanged
-    held = old.spans_ms()
+    held = {of: extents for of, extents in old.spans_ms().items() if _has_fields(task, old, of)}
     lengths = {
         (instrument, interval): (last - first) // interval.ms + 1
         for instrument, extents in held.items()
         for interval, (first, last) in extents.items()
     }
     origins = {Interval.parse(name): frequency.origin_ms for name, frequency in old.frequencies.items()}
-    with Update(task.provider_dir, task.work, lengths, origins, FIELDS) as sink:
+    with Update(task.provider_dir, task.work, lengths, origins, task.fields) as sink:
         summary = _fill(task, sink, old, before, held, origins, content)
         sink.whole(dirty.NAME, task.now.text())
         if sink.changes:
@@ -66,7 +76,7 @@ def _fill(
     content: str,
 ) -> ConvertSummary | None:
     """Write aside what differs; None when nothing does."""
-    reviser = Reviser(task.lake, task.now.stored(), task.targets, sink, origins)
+    reviser = Reviser(task.lake, task.stored, task.flags, task.targets, sink, origins, Heard(task.lake))
     prices = dict(old.settlement_prices)
     extents: dict[Instrument, Mapping[Interval, Extent]] = dict(held)
     for instrument, then in reviser.revise(_news(task, dirty.dirty(task.now, before), held)):
@@ -81,6 +91,9 @@ def _fill(
     sink.first_slots(first_slots(extents, grids))
     _small_files(task, sink, old, held, extents, grids, before)
     manifest = task.manifest(extents, grids, prices, content)
+    refuse_fewer(task.provider_dir, old, manifest)
+    if len(held) < len(old.instruments):
+        refuse_less(task.provider_dir, old, manifest)
     if not sink.changes and manifest == old.model_copy(update={"generation": manifest.generation}):
         return None
     sink.whole(NAME, manifest_text(manifest))
@@ -94,17 +107,29 @@ def _news(task: Conversion, changes: Dirty, held: Extents) -> Iterable[News]:
         for venue, spans in changes.funding.items()
     }
     none = np.zeros(0, SERIES)
-    touched = set(changes.bars) | {i for i in held if i.venue in rows}
-    everything = dirty.dirty(task.now, Seen()).bars if touched - set(held) else {}
-    check_names({*held, *everything})
+    other = {of for of in task.stored.bars if of in changes.extra or of.venue in changes.extra}
+    touched = set(changes.bars) | other | {i for i in held if i.venue in rows}
+    everything = dirty.dirty(task.now, Seen()) if touched - set(held) else Dirty({}, {}, {})
+    check_names({*held, *everything.bars})
     for instrument in sorted(touched):
         if instrument in held:
             settlements = [(span, of.get(instrument.symbol, none)) for span, of in rows.get(instrument.venue, ())]
             own = Held(held[instrument], _series(task, instrument))
-            yield News(instrument, own, changes.bars.get(instrument, ()), settlements)
-        elif instrument in everything:
+            spans = changes.fields_of(instrument, [*changes.bars.get(instrument, ()), *_whole(held[instrument])])
+            yield News(instrument, own, spans, settlements)
+        elif instrument in everything.bars:
+            spans = everything.fields_of(instrument, everything.bars[instrument])
             of = series_by_symbol(task.lake.settlements(instrument.venue, instrument))
-            yield News(instrument, Held(), everything[instrument], [(ALL_TIME, series) for series in of.values()])
+            yield News(instrument, Held(), spans, [(ALL_TIME, series) for series in of.values()])
+
+
+def _whole(extents: Mapping[Interval, Extent]) -> list[Span]:
+    return [(first, last + interval.ms) for interval, (first, last) in extents.items()]
+
+
+def _has_fields(task: Conversion, old: Manifest, instrument: Instrument) -> bool:
+    """Whether the provider has all fields of an instrument; if not, all of it is made again."""
+    return set(task.fields(instrument)) <= set(old.fields_of(instrument.qlib))
 
 
 def _series(task: Conversion, instrument: Instrument) -> NDArray[np.void]:

@@ -8,7 +8,7 @@ place, again after a kill until it is done (`apply`). Every step can be repeated
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -40,7 +40,7 @@ class Update:
     origins
         Opens of the first slots of its calendars.
     fields
-        Every field.
+        Those of an instrument.
 
     """
 
@@ -50,7 +50,7 @@ class Update:
         work: Path,
         held: Mapping[tuple[Instrument, Interval], int],
         origins: Mapping[Interval, int],
-        fields: Sequence[str],
+        fields: Callable[[Instrument], Sequence[str]],
     ) -> None:
         self._provider_dir, self._work, self._held, self._fields = provider_dir, work, held, fields
         self._next = work / NEXT
@@ -115,7 +115,7 @@ class Update:
         if key not in self._held or key in self._made:
             raise AssertionError(f"{instrument} {interval}: blocks come in order of time")  # pragma: no cover
         self._made.add(key)
-        for field in self._fields:
+        for field in self._fields(instrument):
             old = self._read(feature_name(instrument, field, interval), 0, self._held[key])
             self._whole.put(instrument, interval, [field], first_ms, slots, old[None])
 
@@ -172,7 +172,7 @@ class Update:
         """Set the first slot of every file that is new or begins earlier."""
         for instrument, interval in self._made:
             slot = slots[instrument, interval]
-            set_first_slot(self._next / _FILES, instrument, interval, self._fields, slot)
+            set_first_slot(self._next / _FILES, instrument, interval, self._fields(instrument), slot)
 
     def commit(self, *, durable: bool) -> None:
         """Decide for it, and put it in place."""

@@ -77,7 +77,7 @@ def _calendar_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _calendar_text(grid: Grid, length: int) -> bytes:
     times = pl.int_range(grid.origin_ms, grid.origin_ms + length * grid.interval.ms, grid.interval.ms, eager=True)
-    style = "%Y-%m-%d" if grid.interval.ms == DAY_MS else "%Y-%m-%d %H:%M:%S"
+    style = "%Y-%m-%d" if grid.interval.ms >= DAY_MS else "%Y-%m-%d %H:%M:%S"
     lines = times.cast(pl.Datetime("ms")).dt.strftime(style)
     return ("\n".join(lines) + "\n").encode()
 
@@ -93,7 +93,7 @@ def size_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
         expected = {
             f"{field}.{freq}.bin": 4 * (1 + length)
             for freq, (_, length) in manifest.instruments[folders[name]].items()
-            for field in manifest.fields
+            for field in manifest.fields_of(folders[name])
         }
         if sizes == expected:
             continue
@@ -115,7 +115,7 @@ def _feature_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
     for name, spans in manifest.instruments.items():
         folder = feature_dir(provider_dir, Instrument.parse(name))
         for freq, (start, length) in spans.items():
-            for field in manifest.fields:
+            for field in manifest.fields_of(name):
                 path = folder / f"{field}.{freq}.bin"
                 slot = _first_slot(path)
                 if slot is not None and slot != start:

@@ -51,9 +51,9 @@ def check_data(workflow: Workflow) -> Manifest:
         )
     _check_calendar(workflow, manifest)
     for field in re.findall(r"\$(\w+)", workflow.label):
-        if field not in manifest.fields:
+        if field not in manifest.all_fields:
             raise ConfigError(
-                f"{workflow.path}: label {workflow.label!r}: no field {field}{hint(field, manifest.fields)}"
+                f"{workflow.path}: label {workflow.label!r}: no field {field}{hint(field, manifest.all_fields)}"
             )
     for market in workflow.markets:
         _check_market(workflow, market, manifest)
@@ -245,7 +245,7 @@ def _check_files(provider: Path, instrument: Instrument, interval: Interval, man
     if stored is None:
         return  # an instrument without bars at this frequency has no rows
     wanted = (1 + stored[1]) * _FLOAT.itemsize
-    for field in manifest.fields:
+    for field in manifest.fields_of(instrument.qlib):
         path = feature_file(provider, instrument, field, interval)
         size = path.stat().st_size if path.is_file() else None
         if size != wanted:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_lake import BTC, ETH, H1, M1, PEPE, RECEIVED, T0, bar, estimate, settlement, spec
+from support_lake import BTC, ETH, H1, M1, PEPE, RECEIVED, T0, bar, settlement, spec
 from typer.testing import CliRunner
 
 from qlib_crypto import schemas
@@ -23,7 +23,7 @@ from qlib_crypto.lake.inspect import check
 from qlib_crypto.lake.quality import Flag
 from qlib_crypto.lake.sql import query
 from qlib_crypto.lake.tables import BARS
-from qlib_crypto.schemas import Bar
+from qlib_crypto.schemas import Bar, Trade
 from qlib_crypto.symbols import Instrument, Venue
 
 DOGE, DOGE_THERE = Instrument("DOGE", "USDT", Venue.OKX), Instrument("DOGE", "USDT", Venue.BINANCE)
@@ -318,7 +318,7 @@ def run(*words):
 
 
 def test_the_commands_say_what_they_did(sealed, tmp_path):
-    sealed.store([estimate(T0)])
+    sealed.store([Trade(BTC, T0 + 5_000, 7, "buy", 100.0, 1.0, RECEIVED)])
     sealed.seal(BTC.venue)
     sealed.close()
     good = run("check", "--lake", str(tmp_path))
@@ -335,5 +335,5 @@ def test_the_commands_say_what_they_did(sealed, tmp_path):
         "BTC_USDT_202504.parquet",
         "ETH_USDT_202504.parquet",
     ]
-    assert not list(file_of(sealed, "funding_estimate").iterdir())
+    assert not list(file_of(sealed, "trades").iterdir())
     assert "no lake" in str(run("check", "--lake", str(tmp_path / "none")).exception)

@@ -176,11 +176,11 @@ def test_months_take_the_place_of_days_and_every_answer_stays(lake):
     ]
     assert [f.name for f in (folder / "restated").iterdir() if "2025" in f.name] != []
     assert all(len(f.stem.rsplit("_", 1)[1]) == 6 for f in (folder / "restated").iterdir())
-    assert {path.parent.name for path in done.dropped} == {"funding_estimate", "trades", "books"}
+    assert {path.parent.name for path in done.dropped} == {"trades", "books"}
     assert len(done.compacted) == len(lines)
     assert done.problems == []
     assert not any(path.exists() for path in (*done.dropped, *done.removed))
-    assert len(lake.read(TRADES, BTC.venue)) == len(lake.read(BOOKS, BTC.venue)) == len(lake.estimates(BTC.venue)) == 0
+    assert len(lake.read(TRADES, BTC.venue)) == len(lake.read(BOOKS, BTC.venue)) == 0
     again = retain(lake, BTC.venue, KEEP, NOW)
     assert (again.dropped, again.compacted, again.removed) == ([], [], [])
 
@@ -237,7 +237,7 @@ ROWS = st.builds(
         LIQUIDATIONS: lambda: Liquidation(of, T0 + day * DAY_MS + k, "buy", value, 1.0, RECEIVED),
         ESTIMATES: lambda: estimate(T0 + day * DAY_MS + k, of=of, rate=value),
     }[kind](),
-    st.sampled_from([*KEPT, ESTIMATES]),
+    st.sampled_from(KEPT),
     st.integers(0, 70),
     st.integers(0, 2),
     st.sampled_from([BTC, ETH, PEPE]),
@@ -556,7 +556,8 @@ def test_after_200_days_of_retention_a_full_rebuild_equals_the_one_without(tmp_p
                 lake.seal(venue, before_ms=T0 + (day + 1) * DAY_MS)
                 retain(lake, venue, KEEP, T0 + (day + 1) * DAY_MS + 2 * HOUR_MS)
     kept = {name: len(all_files(lake.folder(Venue.OKX), name)) for name in datasets(lake.folder(Venue.OKX))}
-    assert kept["trades"] == kept["funding_estimate"] == 90 // 5
+    assert kept["trades"] == 90 // 5
+    assert kept["funding_estimate"] == 3 + 200 // 5 - -(-91 // 5)
     assert kept["kline_15m"] == 3 + 200 - 91  # April to June whole, then days
     chosen = ProviderSettings(intervals=("15m", "1h", "1d"))
     for store, name in ((plain, "before"), (lake, "after")):

@@ -117,6 +117,12 @@ class MemoryLake:
     def unsealed(self, _venue, _table):
         return []
 
+    def flagged(self, _venue):
+        return []
+
+    def flags(self, _instrument, _interval, _start_ms=None, _end_ms=None):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+
     def content_hash(self, _files=None):
         digest = hashlib.sha256()
         for instrument, frames in sorted(self.frames.items()):

@@ -10,7 +10,7 @@ import pandas as pd
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 
 FIELDS = (
-    "open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change",
+    "open", "high", "low", "close", "volume", "amount", "vwap", "factor", "change", "quality",
     "funding", "funding_cash", "funding_open", "funding_open_cash", "funding_rate", "funding_interval", "funding_next",
 )  # fmt: skip
 LONGEST = 8 * HOUR_MS + MINUTE_MS
@@ -30,6 +30,7 @@ def oracle(frames, settlements, target) -> pd.DataFrame | None:
     out = bars.reindex(index)
     out["vwap"] = (out["amount"] / out["volume"]).where(out["volume"] != 0)
     out["factor"] = np.where(out["close"].isna(), np.nan, 1.0)
+    out["quality"] = out["factor"] - 1  # these lakes flag nothing
     out["change"] = out["close"] / out["close"].shift(1) - 1
     return out.join(_funding(frames, settlements, index, target))[list(FIELDS)]
 

@@ -67,7 +67,7 @@ def test_what_is_written(provider):
         name for frequency in frequencies for name in (frequency, f"{frequency}_future")
     }
     assert {path.name for path in (provider / "features").iterdir()} == {"btc_usdt.okx", "eth_usdt.binance"}
-    assert len(list((provider / "features" / "btc_usdt.okx").iterdir())) == 16 * 3
+    assert len(list((provider / "features" / "btc_usdt.okx").iterdir())) == 17 * 3
     assert {path.stem for path in (provider / "instruments").iterdir()} == {
         *("all", "okx", "binance", "top50"),
         *(f"{market}_{frequency}" for market in ("all", "okx", "binance", "top50") for frequency in frequencies),
