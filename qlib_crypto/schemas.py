@@ -80,8 +80,8 @@ class Estimate(NamedTuple):
     received_ms: int
 
 
-class MarkBar(NamedTuple):
-    """One closed candle of the mark price, quote per base; `open_ms` is its open time."""
+class PriceBar(NamedTuple):
+    """One closed candle of a price at which nobody trades, quote per base; `open_ms` is its open time."""
 
     instrument: Instrument
     interval: Interval
@@ -92,6 +92,18 @@ class MarkBar(NamedTuple):
     close: float
     source: str
     received_ms: int
+
+
+class MarkBar(PriceBar):
+    """One closed candle of the mark price."""
+
+    __slots__ = ()
+
+
+class IndexBar(PriceBar):
+    """One closed candle of the index, the price on spot markets; contracts of one coin and quote share theirs."""
+
+    __slots__ = ()
 
 
 class OpenInterest(NamedTuple):
@@ -157,7 +169,7 @@ class Book(NamedTuple):
 
 
 #: Whatever is collected.
-type Row = Bar | Settlement | Estimate | MarkBar | OpenInterest | LongShortRatio | Liquidation | Trade | Book
+type Row = Bar | Settlement | Estimate | MarkBar | IndexBar | OpenInterest | LongShortRatio | Liquidation | Trade | Book
 
 #: Period of open interest and long/short ratio.
 PERIOD_MS = 300_000
@@ -176,16 +188,15 @@ _TIME = pa.timestamp("ms", tz="UTC")
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
+    """Symbol and time, then these columns: name, type, whether a value may be missing."""
+    key = ("symbol", pa.string(), False), ("timestamp", _TIME, False)
+    return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in (*key, *fields)])
 
+
+_PRICES = tuple((name, pa.float64(), False) for name in ("open", "high", "low", "close"))
 
 KLINE = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
-    ("open", pa.float64(), False),
-    ("high", pa.float64(), False),
-    ("low", pa.float64(), False),
-    ("close", pa.float64(), False),
+    *_PRICES,
     ("volume", pa.float64(), False),
     ("quote_volume", pa.float64(), True),
     ("trades", pa.int64(), True),
@@ -194,8 +205,6 @@ KLINE = _schema(
 )
 
 FUNDING = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("funding_rate", pa.float64(), False),
     ("mark_price", pa.float64(), True),
     ("source", pa.string(), False),
@@ -203,8 +212,6 @@ FUNDING = _schema(
 )
 
 FUNDING_ESTIMATE = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("funding_rate", pa.float64(), False),
     ("settles_at", _TIME, False),
     ("interval_hours", pa.float64(), True),
@@ -212,20 +219,14 @@ FUNDING_ESTIMATE = _schema(
     ("received_at", _TIME, False),
 )
 
-MARK = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
-    ("open", pa.float64(), False),
-    ("high", pa.float64(), False),
-    ("low", pa.float64(), False),
-    ("close", pa.float64(), False),
+#: Of mark and index alike.
+MARK = INDEX = _schema(
+    *_PRICES,
     ("source", pa.string(), False),
     ("received_at", _TIME, False),
 )
 
 OPEN_INTEREST = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("open_interest", pa.float64(), False),
     ("open_interest_quote", pa.float64(), True),
     ("source", pa.string(), False),
@@ -233,16 +234,12 @@ OPEN_INTEREST = _schema(
 )
 
 LONG_SHORT_RATIO = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("ratio", pa.float64(), False),
     ("source", pa.string(), False),
     ("received_at", _TIME, False),
 )
 
 LIQUIDATIONS = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("side", pa.string(), False),
     ("price", pa.float64(), False),
     ("quantity", pa.float64(), False),
@@ -250,8 +247,6 @@ LIQUIDATIONS = _schema(
 )
 
 TRADES = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("trade_id", pa.int64(), False),
     ("side", pa.string(), False),
     ("price", pa.float64(), False),
@@ -260,8 +255,6 @@ TRADES = _schema(
 )
 
 BOOKS = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("bid_prices", pa.list_(pa.float64()), False),
     ("bid_quantities", pa.list_(pa.float64()), False),
     ("ask_prices", pa.list_(pa.float64()), False),
@@ -270,8 +263,6 @@ BOOKS = _schema(
 )
 
 INSTRUMENTS = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("venue_id", pa.string(), False),
     ("state", pa.string(), False),
     ("category", pa.string(), False),
@@ -288,8 +279,6 @@ INSTRUMENTS = _schema(
 )
 
 MEMBERSHIP = _schema(
-    ("symbol", pa.string(), False),
-    ("timestamp", _TIME, False),
     ("member", pa.bool_(), False),
     ("rank", pa.int64(), False),
     ("funding_rate", pa.float64(), False),

@@ -57,7 +57,7 @@ class _Part(BaseModel):
 
 
 #: What can be collected beside candles and funding; `trades` and `books` are bulky and off unless asked for.
-DatasetName = Literal["mark", "open_interest", "long_short_ratio", "liquidations", "trades", "books"]
+DatasetName = Literal["mark", "index", "open_interest", "long_short_ratio", "liquidations", "trades", "books"]
 
 
 class VenueSettings(_Part):
@@ -94,7 +94,7 @@ class VenueSettings(_Part):
     proxy: str | None = None
     rate_scale: float = Field(default=1.0, gt=0)
     timer_scale: float = Field(default=1.0, gt=0)
-    datasets: tuple[DatasetName, ...] = ("mark", "open_interest", "long_short_ratio", "liquidations")
+    datasets: tuple[DatasetName, ...] = ("mark", "index", "open_interest", "long_short_ratio", "liquidations")
     book_depth: Annotated[Literal[5, 10, 20], BeforeValidator(_number)] = 5
     book_every_s: float = Field(default=10.0, gt=0)
     grace_hours: float = Field(default=24.0, ge=0)

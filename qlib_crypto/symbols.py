@@ -167,6 +167,11 @@ class Instrument:
         return f"{self.base}{self.quote}"
 
     @property
+    def index_id(self) -> str:
+        """The venue's own id of the index that the contract follows: `BTC-USDT` or `BTCUSDT`."""
+        return f"{self.base}-{self.quote}" if self.venue is Venue.OKX else self.venue_id
+
+    @property
     def cryptofeed(self) -> str:
         """`BTC-USDT-PERP`, as cryptofeed normalises it."""
         return f"{self.base}-{self.quote}-PERP"

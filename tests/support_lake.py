@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from qlib_crypto.clock import parse_utc
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.schemas import PERIOD_MS, Bar, Estimate, LongShortRatio, MarkBar, OpenInterest, Settlement, Ticker
+from qlib_crypto.schemas import (
+    PERIOD_MS,
+    Bar,
+    Estimate,
+    IndexBar,
+    LongShortRatio,
+    MarkBar,
+    OpenInterest,
+    PriceBar,
+    Settlement,
+    Ticker,
+)
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 M1, H1 = Interval.parse("1m"), Interval.parse("1h")
@@ -30,6 +41,11 @@ def settlement(time_ms=T0, *, of=BTC, rate=1e-4, source="rest", mark=None) -> Se
 def mark(k=0, *, of=BTC, price=100.0, source="rest") -> MarkBar:
     """The k-th minute of the mark price after 2025-04-01."""
     return MarkBar(of, M1, T0 + k * M1.ms, price, price + 1, price - 1, price, source, RECEIVED)
+
+
+def index(k=0, *, of=BTC, price=99.0, source="rest") -> IndexBar:
+    """The k-th minute of the index after 2025-04-01."""
+    return IndexBar(of, M1, T0 + k * M1.ms, price, price + 1, price - 1, price, source, RECEIVED)
 
 
 def open_interest(k=0, *, of=BTC, amount=10.0, source="rest") -> OpenInterest:
@@ -79,9 +95,9 @@ class FakeVenue:
             self.settled.setdefault(row.instrument, {})[row.time_ms] = row
 
     def add(self, *rows):
-        """Mark candles, open interest, ratios."""
+        """Mark and index candles, open interest, ratios."""
         for row in rows:
-            at = row.open_ms if isinstance(row, MarkBar) else row.time_ms
+            at = row.open_ms if isinstance(row, PriceBar) else row.time_ms
             self.gridded.setdefault((type(row), row.instrument), {})[at] = row
 
     def server_time_ms(self):
@@ -113,6 +129,9 @@ class FakeVenue:
 
     def marks(self, instrument, interval, start_ms, end_ms):
         yield from self._gridded("marks", MarkBar, instrument, interval.ms, start_ms, end_ms)
+
+    def indexes(self, instrument, interval, start_ms, end_ms):
+        yield from self._gridded("indexes", IndexBar, instrument, interval.ms, start_ms, end_ms)
 
     def open_interest(self, instrument, start_ms, end_ms):
         yield from self._gridded("open_interest", OpenInterest, instrument, PERIOD_MS, start_ms, end_ms)

@@ -66,7 +66,9 @@ def backfill(
     symbols: SymbolsOption = "",
     interval: IntervalOption = "1m",
     funding: Annotated[bool, typer.Option(help="Also fetch settled funding of the span.")] = True,
-    datasets: Annotated[str, typer.Option(help="Also mark, open_interest, long_short_ratio; a list with commas.")] = "",
+    datasets: Annotated[
+        str, typer.Option(help="Also mark, index, open_interest, long_short_ratio; a list with commas.")
+    ] = "",
     source: Annotated[
         str, typer.Option(help="rest, archive (bulk files), or auto: what reaches and is faster.")
     ] = "auto",

@@ -63,9 +63,9 @@ def collect(
     """Collect what the settings name into the lake until stopped; on return every row is durable and sealed.
 
     Candles and funding estimates come by stream, and by REST at the start and after every gap; settlements by REST
-    when an estimate moves on to the next one; mark candles, open interest and ratios by REST every five market
-    minutes. What the venue itself does not have is asked for twice and then kept as a hole with its cause. Days are
-    sealed as they end. A full disk is waited for. SIGINT and SIGTERM stop it cleanly when it runs in the main thread.
+    when an estimate moves on to the next one; mark and index candles, open interest and ratios by REST every five
+    market minutes. What the venue itself does not have is asked for twice and then kept as a hole with its cause. Days
+    are sealed as they end. A full disk is waited for. SIGINT and SIGTERM stop it cleanly in the main thread.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ _FILE_S = 0.7
 #: The archive is chosen for what REST has too when REST would take longer than this, and the archive half of it.
 _PATIENCE_S = 120.0
 #: Bytes a row in the lake's files, about: snappy, a day a file.
-_ROW_BYTES = {"kline": 60, "mark": 40, "funding": 60, "open_interest": 40, "long_short_ratio": 30}
+_ROW_BYTES = {"kline": 60, "mark": 40, "index": 40, "funding": 60, "open_interest": 40, "long_short_ratio": 30}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is collected on a grid: candles, mark candles, open interest, long/short ratio, all asked and repaired alike."""
+"""What is collected on a grid, asked and repaired alike: candles, those of mark and index, open interest, ratios."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from qlib_crypto.feeds import History
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.paths import kline_dataset
-from qlib_crypto.lake.tables import BARS, LONG_SHORT_RATIO, MARKS, OPEN_INTEREST, Table
-from qlib_crypto.schemas import PERIOD_MS, Bar, LongShortRatio, MarkBar, OpenInterest
+from qlib_crypto.lake.tables import BARS, INDEXES, LONG_SHORT_RATIO, MARKS, OPEN_INTEREST, Table
+from qlib_crypto.schemas import PERIOD_MS, Bar, IndexBar, LongShortRatio, MarkBar, OpenInterest, PriceBar
 from qlib_crypto.symbols import Instrument, Interval
 
-type Gridded = Bar | MarkBar | OpenInterest | LongShortRatio
+type Gridded = Bar | MarkBar | IndexBar | OpenInterest | LongShortRatio
 
 _MINUTE = Interval.parse("1m")
 FUNDING = "funding"
@@ -56,7 +56,7 @@ class Series:
 
 def time_of(row: Any) -> int:
     """A row's own time: the open of a candle."""
-    return int(row.open_ms if isinstance(row, Bar | MarkBar) else row.time_ms)
+    return int(row.open_ms if isinstance(row, Bar | PriceBar) else row.time_ms)
 
 
 def candles(interval: Interval) -> Series:
@@ -67,6 +67,7 @@ def candles(interval: Interval) -> Series:
 #: By the names of `VenueSettings.datasets`; those that are asked for, the others come by websocket alone.
 POLLED: dict[str, Series] = {
     "mark": Series("mark_1m", MARKS, _MINUTE, _MINUTE.ms, lambda s, i, a, b: s.marks(i, _MINUTE, a, b)),
+    "index": Series("index_1m", INDEXES, _MINUTE, _MINUTE.ms, lambda s, i, a, b: s.indexes(i, _MINUTE, a, b)),
     "open_interest": Series(
         "open_interest", OPEN_INTEREST, None, PERIOD_MS, lambda s, i, a, b: s.open_interest(i, a, b)
     ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.feeds.transport import Patience
 from qlib_crypto.feeds.venues import VENUES
-from qlib_crypto.schemas import Bar, LongShortRatio, MarkBar, OpenInterest, Settlement
+from qlib_crypto.schemas import Bar, IndexBar, LongShortRatio, MarkBar, OpenInterest, Settlement
 from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -61,6 +61,13 @@ class Archive:
         """Candles of the mark price, as `bars`."""
         self._check(f"mark_{interval}")
         return self._files.marks(instrument, interval, start_ms, end_ms)
+
+    def indexes(
+        self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int
+    ) -> Iterator[list[IndexBar]]:
+        """Candles of the index that the contract follows, as `bars`."""
+        self._check(f"index_{interval}")
+        return self._files.indexes(instrument, interval, start_ms, end_ms)
 
     def open_interest(self, instrument: Instrument, start_ms: int, end_ms: int) -> Iterator[list[OpenInterest]]:
         """Open interest every 5 minutes, labelled as REST labels it."""

@@ -1,4 +1,4 @@
-"""Binance's bulk files, data.binance.vision: candles, mark prices, settled funding, open interest, ratios.
+"""Binance's bulk files, data.binance.vision: candles, mark and index prices, settled funding, open interest, ratios.
 
 Facts about them: a header only from about May 2022 on; monthly files of spring 2022 lack whole days that the daily
 ones have; stamps are milliseconds, in files of the spot market microseconds; delisted contracts keep theirs.
@@ -12,10 +12,10 @@ from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_start, month_start
 from qlib_crypto.feeds.bulk_files import BulkFiles, Table, milliseconds
 from qlib_crypto.feeds.calendar_files import by_grid, months
 from qlib_crypto.feeds.client import kind_of
-from qlib_crypto.feeds.fields import confirmed_bar, mark_bar, number, wall_ms
+from qlib_crypto.feeds.fields import confirmed_bar, number, price_bar, wall_ms
 from qlib_crypto.feeds.session import PathsLike
 from qlib_crypto.feeds.transport import Patience
-from qlib_crypto.schemas import PERIOD_MS, Bar, LongShortRatio, MarkBar, OpenInterest, Settlement
+from qlib_crypto.schemas import PERIOD_MS, Bar, IndexBar, LongShortRatio, MarkBar, OpenInterest, PriceBar, Settlement
 from qlib_crypto.settings import VenueSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue, venue_bar
 
@@ -23,7 +23,7 @@ _ROOT = "/data/futures/um"
 #: Every file that may be asked for.
 PATHS = PathsLike(
     rf"{_ROOT}/(daily|monthly)/"
-    r"((klines|markPriceKlines)/[A-Z0-9]+/[0-9]+[mhd]|(fundingRate|metrics)/[A-Z0-9]+)"
+    r"((klines|markPriceKlines|indexPriceKlines)/[A-Z0-9]+/[0-9]+[mhd]|(fundingRate|metrics)/[A-Z0-9]+)"
     r"/[A-Z0-9]+-[A-Za-z0-9]+-[0-9]{4}-[0-9]{2}(-[0-9]{2})?\.zip(\.CHECKSUM)?"
 )
 _KLINE = (
@@ -37,7 +37,7 @@ _BARS = Table(
         ("quote_volume", "quote_asset_volume"), ("count", "number_of_trades"),
     ],
 )  # fmt: skip
-_MARKS = Table([_KLINE], [("open_time",), ("open",), ("high",), ("low",), ("close",)])
+_PRICES = Table([_KLINE], [("open_time",), ("open",), ("high",), ("low",), ("close",)])
 _FUNDING = Table(
     [("calc_time", "funding_interval_hours", "last_funding_rate")], [("calc_time",), ("last_funding_rate",)]
 )
@@ -50,7 +50,7 @@ _METRICS = Table(
 )
 #: From this day's file on, a metrics row is labelled with the start of its 5 minutes; before, with their end.
 RELABELLED_MS = parse_utc("2026-06-25")
-_SERVED = ("kline", "mark", "funding", "open_interest", "long_short_ratio")
+_SERVED = ("kline", "mark", "index", "funding", "open_interest", "long_short_ratio")
 #: Daily files of a day are there the next morning, monthly ones from the first Monday on.
 _DAILY_AFTER_MS = 8 * HOUR_MS + 30 * MINUTE_MS
 _MONDAY = 0
@@ -63,7 +63,7 @@ class BinanceArchive:
         self._files = BulkFiles(Venue.BINANCE, settings, PATHS, patience)
 
     def serves(self, dataset: str) -> bool:
-        """Candles and marks of every interval, funding, open interest, long/short ratio."""
+        """Candles, marks and indexes of every interval, funding, open interest, long/short ratio."""
         return kind_of(dataset) in _SERVED
 
     def published_until_ms(self, now_ms: int, dataset: str) -> int:
@@ -89,15 +89,13 @@ class BinanceArchive:
 
     def marks(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> Iterator[list[MarkBar]]:
         """See `archive.Archive`."""
+        return self._prices(MarkBar, "markPriceKlines", instrument, interval, start_ms, end_ms)
 
-        def read(path: str) -> Iterator[tuple[int, MarkBar]]:
-            received = wall_ms()
-            for stamp, *prices in self._files.rows(path, _MARKS, summed=True):
-                at = milliseconds(stamp)
-                yield at, mark_bar(instrument, interval, at, prices, "archive", received)
-
-        folder = f"markPriceKlines/{instrument.venue_id}/{venue_bar(Venue.BINANCE, interval)}"
-        return by_grid(_by(read, folder, "monthly"), _by(read, folder, "daily"), interval.ms, start_ms, end_ms)
+    def indexes(
+        self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int
+    ) -> Iterator[list[IndexBar]]:
+        """See `archive.Archive`."""
+        return self._prices(IndexBar, "indexPriceKlines", instrument, interval, start_ms, end_ms)
 
     def settlements(self, instrument: Instrument, start_ms: int, end_ms: int) -> Iterator[list[Settlement]]:
         """See `archive.Archive`; the files have no mark price."""
@@ -136,6 +134,18 @@ class BinanceArchive:
     def close(self) -> None:
         """Close the connections."""
         self._files.close()
+
+    def _prices[B: PriceBar](
+        self, kind: type[B], named: str, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int
+    ) -> Iterator[list[B]]:
+        def read(path: str) -> Iterator[tuple[int, B]]:
+            received = wall_ms()
+            for stamp, *prices in self._files.rows(path, _PRICES, summed=True):
+                at = milliseconds(stamp)
+                yield at, price_bar(kind, instrument, interval, at, prices, "archive", received)
+
+        folder = f"{named}/{instrument.index_id}/{venue_bar(Venue.BINANCE, interval)}"
+        return by_grid(_by(read, folder, "monthly"), _by(read, folder, "daily"), interval.ms, start_ms, end_ms)
 
     def _metrics(
         self, instrument: Instrument, start_ms: int, end_ms: int

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from qlib_crypto.clock import DAY_MS
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.feeds.binance_rows import bar_of, mark_of, open_interest_of, ratio_of, spec_of
+from qlib_crypto.feeds.binance_rows import bar_of, open_interest_of, price_bar_of, ratio_of, spec_of
 from qlib_crypto.feeds.client import Served, kind_of, served
 from qlib_crypto.feeds.fields import linear, number, time_of, wall_ms, whole
 from qlib_crypto.feeds.rest import Dialect, Http, Refusal
@@ -17,6 +18,7 @@ from qlib_crypto.schemas import (
     PERIOD_MS,
     Bar,
     Estimate,
+    IndexBar,
     LongShortRatio,
     MarkBar,
     OpenInterest,
@@ -56,6 +58,7 @@ ROUTES = {
     f"{_V1}/exchangeInfo": _weighs(1),
     f"{_V1}/klines": Route(_WEIGHT, _MINUTE_S, bucket="weight", cost=_kline_weight),
     f"{_V1}/markPriceKlines": Route(_WEIGHT, _MINUTE_S, bucket="weight", cost=_kline_weight),
+    f"{_V1}/indexPriceKlines": Route(_WEIGHT, _MINUTE_S, bucket="weight", cost=_kline_weight),
     f"{_V1}/premiumIndex": _weighs(10),
     f"{_V1}/ticker/24hr": _weighs(40),
     f"{_V1}/fundingRate": Route(500, 300.0, bucket="funding"),
@@ -67,6 +70,7 @@ SERVED = {
     "kline": Served(f"{_V1}/klines", _KLINES),
     "funding": Served(f"{_V1}/fundingRate", _SETTLEMENTS),
     "mark": Served(f"{_V1}/markPriceKlines", _KLINES),
+    "index": Served(f"{_V1}/indexPriceKlines", _KLINES),
     "open_interest": Served(_OPEN_INTEREST, _PERIOD_ROWS, _REACH_MS),
     "long_short_ratio": Served(_RATIO, _PERIOD_ROWS, _REACH_MS),
 }
@@ -142,11 +146,20 @@ class BinanceRest:
 
     def bars(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> Iterator[list[Bar]]:
         """Pages oldest first, of bars that open in [start, end) and were closed before they were asked for."""
-        return self._candles("klines", bar_of, instrument, interval, start_ms, end_ms)
+        make = partial(bar_of, instrument, interval)
+        return self._candles("klines", {"symbol": instrument.venue_id}, make, interval, start_ms, end_ms)
 
     def marks(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> Iterator[list[MarkBar]]:
         """Pages oldest first, as `bars`."""
-        return self._candles("markPriceKlines", mark_of, instrument, interval, start_ms, end_ms)
+        make = partial(price_bar_of, MarkBar, instrument, interval)
+        return self._candles("markPriceKlines", {"symbol": instrument.venue_id}, make, interval, start_ms, end_ms)
+
+    def indexes(
+        self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int
+    ) -> Iterator[list[IndexBar]]:
+        """Pages oldest first, as `bars`."""
+        make = partial(price_bar_of, IndexBar, instrument, interval)
+        return self._candles("indexPriceKlines", {"pair": instrument.index_id}, make, interval, start_ms, end_ms)
 
     def settlements(self, instrument: Instrument, start_ms: int, end_ms: int) -> Iterator[list[Settlement]]:
         """Pages oldest first, of funding settled in [start, end); mark price None before November 2023.
@@ -211,8 +224,8 @@ class BinanceRest:
     def _candles[T](
         self,
         path: str,
-        make: Callable[[Instrument, Interval, Any, int, int], T | None],
-        instrument: Instrument,
+        of: Mapping[str, str],
+        make: Callable[[Any, int, int], T | None],
         interval: Interval,
         start_ms: int,
         end_ms: int,
@@ -226,7 +239,7 @@ class BinanceRest:
             now = self._known_ms(end_ms + interval.ms)  # before the page: what closes while we ask is still half there
             rows = self._get(
                 f"{_V1}/{path}",
-                symbol=instrument.venue_id,
+                **of,
                 interval=bar,
                 startTime=cursor,
                 endTime=end_ms - 1,
@@ -236,7 +249,7 @@ class BinanceRest:
             newer = {o: row for row in rows if cursor <= (o := time_of(row, 0)) < end_ms}
             if not newer:
                 return
-            page = [one for row in newer.values() if (one := make(instrument, interval, row, now, received))]
+            page = [one for row in newer.values() if (one := make(row, now, received))]
             if page:
                 yield page
             if len(page) < len(newer):

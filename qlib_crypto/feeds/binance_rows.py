@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.feeds.fields import confirmed_bar, levels, linear, mark_bar, needed, number, side_of, time_of, whole
+from qlib_crypto.feeds.fields import confirmed_bar, levels, linear, needed, number, price_bar, side_of, time_of, whole
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.schemas import Bar, Book, Estimate, Liquidation, LongShortRatio, MarkBar, OpenInterest, Trade
+from qlib_crypto.schemas import Bar, Book, Estimate, Liquidation, LongShortRatio, OpenInterest, PriceBar, Trade
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 #: `deliveryDate` of a contract whose delisting is not announced.
@@ -35,10 +35,10 @@ def bar_of(instrument: Instrument, interval: Interval, row: Sequence[Any], now_m
     return confirmed_bar(instrument, interval, time_of(row, 0), fields, row[8], "rest", received_ms)
 
 
-def mark_of(
-    instrument: Instrument, interval: Interval, row: Sequence[Any], now_ms: int, received_ms: int
-) -> MarkBar | None:
-    """The mark-price candle of a markPriceKlines row; None while it is open at `now_ms`, as for `bar_of`.
+def price_bar_of[B: PriceBar](
+    kind: type[B], instrument: Instrument, interval: Interval, row: Sequence[Any], now_ms: int, received_ms: int
+) -> B | None:
+    """The candle of a markPriceKlines or indexPriceKlines row; None while it is open at `now_ms`, as for `bar_of`.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def mark_of(
     """
     if not _closed(instrument, row, now_ms):
         return None
-    return mark_bar(instrument, interval, time_of(row, 0), row[1:5], "rest", received_ms)
+    return price_bar(kind, instrument, interval, time_of(row, 0), row[1:5], "rest", received_ms)
 
 
 def open_interest_of(instrument: Instrument, row: Mapping[str, Any], received_ms: int) -> OpenInterest:

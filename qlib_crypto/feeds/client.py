@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.schemas import Bar, Estimate, LongShortRatio, MarkBar, OpenInterest, Settlement, Ticker
+from qlib_crypto.schemas import Bar, Estimate, IndexBar, LongShortRatio, MarkBar, OpenInterest, Settlement, Ticker
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 
@@ -31,6 +31,12 @@ class History(Protocol):
 
     def marks(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> Iterator[list[MarkBar]]:
         """Pages of closed candles of the mark price by open time."""
+        ...
+
+    def indexes(
+        self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int
+    ) -> Iterator[list[IndexBar]]:
+        """Pages of closed candles of the index that the contract follows, by open time."""
         ...
 
     def open_interest(self, instrument: Instrument, start_ms: int, end_ms: int) -> Iterator[list[OpenInterest]]:
@@ -61,7 +67,8 @@ class BulkHistory(History, Protocol):
 class RestClient(History, Protocol):
     """Public market data of one venue over REST.
 
-    A dataset is named as in the lake: `kline_1m`, `funding`, `mark_1m`, `open_interest`, `long_short_ratio`.
+    A dataset is named as in the lake: `kline_1m`, `funding`, `mark_1m`, `index_1m`, `open_interest`,
+    `long_short_ratio`.
     """
 
     venue: Venue
@@ -104,9 +111,9 @@ class Served(NamedTuple):
 
 
 def kind_of(dataset: str) -> str:
-    """`kline` of `kline_1m`, `mark` of `mark_1m`, other names as they are: a dataset without its interval."""
+    """A dataset without its interval: `kline` of `kline_1m`, likewise `mark` and `index`, other names as they are."""
     kind = dataset.partition("_")[0]
-    return kind if kind in ("kline", "mark") else dataset
+    return kind if kind in ("kline", "mark", "index") else dataset
 
 
 def served(table: dict[str, Served], venue: Venue, dataset: str) -> Served:

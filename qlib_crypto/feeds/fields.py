@@ -9,7 +9,7 @@ from typing import Any
 
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.schemas import Bar, MarkBar
+from qlib_crypto.schemas import Bar, PriceBar
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 #: What JSON writers make of numbers that are none; Python spells its own floats so.
@@ -94,10 +94,16 @@ def confirmed_bar(
     return Bar(instrument, interval, open_ms, o, h, l, c, volume, quote, whole(trades), source, received_ms)
 
 
-def mark_bar(
-    instrument: Instrument, interval: Interval, open_ms: int, prices: Sequence[Any], source: str, received_ms: int
-) -> MarkBar:
-    """The mark-price candle of one closed row; `prices` are open, high, low and close as sent, NaN as in a bar.
+def price_bar[B: PriceBar](
+    kind: type[B],
+    instrument: Instrument,
+    interval: Interval,
+    open_ms: int,
+    prices: Sequence[Any],
+    source: str,
+    received_ms: int,
+) -> B:
+    """The mark or index candle of one closed row; `prices` are open, high, low and close as sent, NaN as in a bar.
 
     Raises
     ------
@@ -107,8 +113,8 @@ def mark_bar(
     """
     o, h, l, c = map(_price, prices)
     if open_ms % interval.ms:
-        raise SchemaError(_off_grid(f"{instrument} {interval} mark candle", open_ms, prices))
-    return MarkBar(instrument, interval, open_ms, o, h, l, c, source, received_ms)
+        raise SchemaError(_off_grid(f"{instrument} {interval} {kind.__name__}", open_ms, prices))
+    return kind(instrument, interval, open_ms, o, h, l, c, source, received_ms)
 
 
 def _price(value: Any) -> float:

@@ -117,7 +117,7 @@ class OkxArchive:
         """No page: OKX publishes no such files, and `serves` says so."""
         return iter(())
 
-    marks = open_interest = long_short_ratio = _nothing
+    marks = indexes = open_interest = long_short_ratio = _nothing
 
     def close(self) -> None:
         """Close the connections."""

@@ -11,7 +11,7 @@ from qlib_crypto.clock import DAY_MS
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.feeds.client import Served, kind_of, served
 from qlib_crypto.feeds.fields import linear, number, time_of, wall_ms, whole
-from qlib_crypto.feeds.okx_rows import bar_of, estimate_of, mark_of, open_interest_of, ratio_of, spec_of
+from qlib_crypto.feeds.okx_rows import bar_of, estimate_of, open_interest_of, price_bar_of, ratio_of, spec_of
 from qlib_crypto.feeds.rest import Dialect, Http, Refusal
 from qlib_crypto.feeds.transport import Patience, Route
 from qlib_crypto.market.specs import InstrumentSpec
@@ -19,9 +19,11 @@ from qlib_crypto.schemas import (
     PERIOD_MS,
     Bar,
     Estimate,
+    IndexBar,
     LongShortRatio,
     MarkBar,
     OpenInterest,
+    PriceBar,
     Settlement,
     Ticker,
 )
@@ -44,17 +46,20 @@ ROUTES = {
     f"{_V5}/market/history-candles": Route(20, _WINDOW_S),
     f"{_V5}/market/mark-price-candles": Route(20, _WINDOW_S),
     f"{_V5}/market/history-mark-price-candles": Route(20, _WINDOW_S),
+    f"{_V5}/market/index-candles": Route(20, _WINDOW_S),
+    f"{_V5}/market/history-index-candles": Route(10, _WINDOW_S),
     _OPEN_INTEREST: Route(10, _WINDOW_S, per="instId"),
     _RATIO: Route(5, _WINDOW_S),
     _FILES: Route(5, _WINDOW_S),
 }
-_CANDLE_ROWS, _FUNDING_ROWS, _MARK_ROWS, _PERIOD_ROWS = 300, 400, 100, 100
+_CANDLE_ROWS, _FUNDING_ROWS, _PRICE_ROWS, _PERIOD_ROWS = 300, 400, 100, 100
 #: The newest rows that the statistics have, 5 minutes each: five days.
 _PERIODS_KEPT = 1_440
 SERVED = {
     "kline": Served(f"{_V5}/market/history-candles", _CANDLE_ROWS),
     "funding": Served(f"{_V5}/public/funding-rate-history", _FUNDING_ROWS, 90 * DAY_MS),
-    "mark": Served(f"{_V5}/market/history-mark-price-candles", _MARK_ROWS),
+    "mark": Served(f"{_V5}/market/history-mark-price-candles", _PRICE_ROWS),
+    "index": Served(f"{_V5}/market/history-index-candles", _PRICE_ROWS),
     "open_interest": Served(_OPEN_INTEREST, _PERIOD_ROWS, _PERIODS_KEPT * PERIOD_MS),
     "long_short_ratio": Served(_RATIO, _PERIOD_ROWS, _PERIODS_KEPT * PERIOD_MS),
 }
@@ -123,12 +128,21 @@ class OkxRest:
     def bars(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> Iterator[list[Bar]]:
         """Pages newest first; what `candles` still has comes from there, at twice the rate of its history."""
         make = lambda row, received: bar_of(instrument, interval, row, "rest", received)  # noqa: E731 - one line a kind
-        return self._candles("candles", _CANDLE_ROWS, instrument, interval, start_ms, end_ms, make)
+        return self._candles("candles", _CANDLE_ROWS, instrument.venue_id, interval, start_ms, end_ms, make)
 
     def marks(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> Iterator[list[MarkBar]]:
         """Pages newest first, of 100 rows; the newest 1,440 have a path of their own here too."""
-        make = lambda row, received: mark_of(instrument, interval, row, "rest", received)  # noqa: E731 - one line a kind
-        return self._candles("mark-price-candles", _MARK_ROWS, instrument, interval, start_ms, end_ms, make)
+        make = _maker(MarkBar, instrument, interval)
+        asked = "mark-price-candles", _PRICE_ROWS, instrument.venue_id
+        return self._candles(*asked, interval, start_ms, end_ms, make)
+
+    def indexes(
+        self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int
+    ) -> Iterator[list[IndexBar]]:
+        """As `marks`; asked for by the index (`BTC-USDT`), whatever contract follows it."""
+        make = _maker(IndexBar, instrument, interval)
+        asked = "index-candles", _PRICE_ROWS, instrument.index_id
+        return self._candles(*asked, interval, start_ms, end_ms, make)
 
     def settlements(self, instrument: Instrument, start_ms: int, end_ms: int) -> Iterator[list[Settlement]]:
         """Pages newest first, of funding settled in [start, end).
@@ -190,7 +204,7 @@ class OkxRest:
         self,
         path: str,
         most: int,
-        instrument: Instrument,
+        inst_id: str,
         interval: Interval,
         start_ms: int,
         end_ms: int,
@@ -211,7 +225,7 @@ class OkxRest:
             recent = after > horizon
             limit = min(most, math.ceil((after - start_ms) / interval.ms))
             asked = f"market/{path}" if recent else f"market/history-{path}"
-            rows = self._rows(asked, instId=instrument.venue_id, bar=bar, after=after, limit=limit)
+            rows = self._rows(asked, instId=inst_id, bar=bar, after=after, limit=limit)
             received = wall_ms()
             older = {open_ms: row for row in rows if (open_ms := time_of(row, 0)) < after}
             if not older:
@@ -256,3 +270,10 @@ class OkxRest:
         if not isinstance(rows, list):
             raise SchemaError(f"okx GET {path}: data is {rows!r:.100} instead of a list; check --endpoint")
         return rows
+
+
+def _maker[B: PriceBar](
+    kind: type[B], instrument: Instrument, interval: Interval
+) -> Callable[[Sequence[str], int], B | None]:
+    """Candles of a kind from rows, and when they came."""
+    return lambda row, received: price_bar_of(kind, instrument, interval, row, "rest", received)

@@ -8,12 +8,12 @@ from typing import Any
 
 from qlib_crypto.clock import HOUR_MS
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.feeds.fields import confirmed_bar, levels, linear, mark_bar, needed, number, side_of, time_of, whole
+from qlib_crypto.feeds.fields import confirmed_bar, levels, linear, needed, number, price_bar, side_of, time_of, whole
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.schemas import Bar, Book, Estimate, Liquidation, LongShortRatio, MarkBar, OpenInterest, Trade
+from qlib_crypto.schemas import Bar, Book, Estimate, Liquidation, LongShortRatio, OpenInterest, PriceBar, Trade
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
-_CANDLE_FIELDS, _MARK_FIELDS, _OPEN_INTEREST_FIELDS, _RATIO_FIELDS = 9, 6, 4, 2
+_CANDLE_FIELDS, _PRICE_FIELDS, _OPEN_INTEREST_FIELDS, _RATIO_FIELDS = 9, 6, 4, 2
 _CRYPTO = "1"
 
 
@@ -35,10 +35,10 @@ def bar_of(instrument: Instrument, interval: Interval, row: Sequence[str], sourc
     return confirmed_bar(instrument, interval, time_of(row, 0), fields, None, source, received_ms)
 
 
-def mark_of(
-    instrument: Instrument, interval: Interval, row: Sequence[str], source: str, received_ms: int
-) -> MarkBar | None:
-    """The mark-price candle of a row `[ts, o, h, l, c, confirm]`; None while it is open.
+def price_bar_of[B: PriceBar](
+    kind: type[B], instrument: Instrument, interval: Interval, row: Sequence[str], source: str, received_ms: int
+) -> B | None:
+    """The mark or index candle of a row `[ts, o, h, l, c, confirm]`; None while it is open.
 
     Raises
     ------
@@ -46,10 +46,10 @@ def mark_of(
         The row has another shape.
 
     """
-    _width(instrument, "mark candle", row, _MARK_FIELDS)
+    _width(instrument, kind.__name__, row, _PRICE_FIELDS)
     if row[5] != "1":
         return None
-    return mark_bar(instrument, interval, time_of(row, 0), row[1:5], source, received_ms)
+    return price_bar(kind, instrument, interval, time_of(row, 0), row[1:5], source, received_ms)
 
 
 def open_interest_of(instrument: Instrument, row: Sequence[str], received_ms: int) -> OpenInterest:

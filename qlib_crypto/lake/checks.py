@@ -36,7 +36,7 @@ def fault(row: Row) -> DataError | None:
     """Why this row may not be stored, None when it is good; `UnconfirmedBarError` for a bar that was still open."""
     kind = KINDS[type(row)]
     values = kind.fields(row)
-    step = row.interval.ms if isinstance(row, schemas.Bar | schemas.MarkBar) else kind.grid
+    step = row.interval.ms if isinstance(row, schemas.Bar | schemas.PriceBar) else kind.grid
     phrase = _phrase(kind, values, step)
     time, received = values["timestamp"], values["received_at"]
     if not phrase and not kind.too_early(time, received, step if kind.has_interval else 0):
@@ -71,7 +71,7 @@ def refuse_faults(rows: Iterable[Row]) -> None:
 
 
 def faulty(table: pa.Table, kind: type[Row], interval: Interval | None = None) -> NDArray[np.bool_]:
-    """True for each row of a Parquet table that has a fault; bars and marks need their interval.
+    """True for each row of a Parquet table that has a fault; bars of any price need their interval.
 
     The table has the kind's schema. `row_at` and `fault` tell what is wrong with one.
     """

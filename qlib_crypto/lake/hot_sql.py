@@ -12,7 +12,7 @@ from qlib_crypto.lake.quality import Flag
 from qlib_crypto.lake.tables import BARS, KEY, RESTATED, TABLES, Columns, Table
 
 #: Raised when tables are added or changed; a file of a lower version gets what it lacks when it is opened.
-_VERSION = 3
+_VERSION = 4
 #: Of a new file: of 16 KiB fewer are split, logged and copied than of the 4 KiB that older files keep.
 _PAGE_BYTES = 16 * 1024
 #: Log before it is copied into the file: rarely enough to leave the 99th percentile alone.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from qlib_crypto.lake.tables import TABLE_OF
-from qlib_crypto.schemas import Bar, MarkBar, Row
+from qlib_crypto.schemas import Bar, PriceBar, Row
 from qlib_crypto.symbols import Instrument, Interval
 
 _LARGEST = 2**62
@@ -60,7 +60,7 @@ def quarantined(row: Row, reason: str, *, unreadable: str | None = None) -> Quar
     }
     if unreadable is not None:
         told["instrument"] = unreadable
-    at = row.open_ms if isinstance(row, Bar | MarkBar) else row.time_ms
+    at = row.open_ms if isinstance(row, Bar | PriceBar) else row.time_ms
     return Quarantined(
         time.time_ns() // 1_000_000, dataset, row.instrument.symbol if unreadable is None else unreadable, _whole(at),
         reason,
@@ -77,7 +77,7 @@ def put_quarantined(connection: sqlite3.Connection, refused: Iterable[Quarantine
 
 
 def _dataset_of(row: Row) -> str:
-    return TABLE_OF[type(row)].dataset(row.interval.ms if isinstance(row, Bar | MarkBar) else 0)
+    return TABLE_OF[type(row)].dataset(row.interval.ms if isinstance(row, Bar | PriceBar) else 0)
 
 
 def _whole(value: object) -> int:

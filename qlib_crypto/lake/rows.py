@@ -95,7 +95,7 @@ def _bars(columns: Columns) -> Columns:
     ]  # fmt: skip
 
 
-def _marks(columns: Columns) -> Columns:
+def _prices(columns: Columns) -> Columns:
     of, interval, at, opens, highs, lows, closes, source, received = columns
     at = _ints(at)
     return [
@@ -152,7 +152,7 @@ def _books(columns: Columns) -> Columns:
 
 
 _VALUES: Mapping[type[Row], Callable[[Columns], Columns]] = {
-    schemas.Bar: _bars, schemas.Settlement: _settlements, schemas.Estimate: _estimates, schemas.MarkBar: _marks,
-    schemas.OpenInterest: _samples, schemas.LongShortRatio: _samples, schemas.Liquidation: _liquidations,
-    schemas.Trade: _trades, schemas.Book: _books,
+    schemas.Bar: _bars, schemas.Settlement: _settlements, schemas.Estimate: _estimates, schemas.MarkBar: _prices,
+    schemas.IndexBar: _prices, schemas.OpenInterest: _samples, schemas.LongShortRatio: _samples,
+    schemas.Liquidation: _liquidations, schemas.Trade: _trades, schemas.Book: _books,
 }  # fmt: skip

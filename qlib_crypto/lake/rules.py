@@ -127,6 +127,9 @@ KINDS: dict[type, Kind] = {
     schemas.MarkBar: Kind(
         "mark bar", schemas.MARK, {**_CANDLE, "timestamp": _TIME, "source": _SOURCE}, grid=0, early=_OPEN,
     ),
+    schemas.IndexBar: Kind(
+        "index bar", schemas.INDEX, {**_CANDLE, "timestamp": _TIME, "source": _SOURCE}, grid=0, early=_OPEN,
+    ),
     schemas.OpenInterest: Kind(
         "open interest", schemas.OPEN_INTEREST,
         {"open_interest": AMOUNT, "open_interest_quote": AMOUNT, "timestamp": _TIME, "source": _SOURCE},

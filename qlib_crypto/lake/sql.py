@@ -1,9 +1,9 @@
 """SQL over the lake: DuckDB views of sealed and hot rows of both venues, read-only.
 
-Views: `kline_1m`, `kline_1h`, … (one for every interval there is, and for the usual ones), `mark_1m`, `funding`,
-`funding_estimate`, `open_interest`, `long_short_ratio`, `liquidations`, `trades`, `books`, `instruments`, `membership`;
-`restated_…` of those that are restated; `holes`, `repairs`, `quarantine`, `flags`. Each has the columns of its Parquet
-schema, or of the ledger, and `venue` in front.
+Views: `kline_1m`, `kline_1h`, … (one for every interval there is, and for the usual ones), `mark_1m`, `index_1m`,
+`funding`, `funding_estimate`, `open_interest`, `long_short_ratio`, `liquidations`, `trades`, `books`, `instruments`,
+`membership`; `restated_…` of those that are restated; `holes`, `repairs`, `quarantine`, `flags`. Each has the columns
+of its Parquet schema, or of the ledger, and `venue` in front.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qlib_crypto.lake.ledger import TOLD
 from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE
 from qlib_crypto.lake.read import listed
 from qlib_crypto.lake.store import Lake
-from qlib_crypto.lake.tables import BARS, MARKS, TABLES, Table
+from qlib_crypto.lake.tables import BARS, TABLES, Table
 from qlib_crypto.lake.tables import RESTATED as TWINS
 from qlib_crypto.symbols import Interval, Venue
 
@@ -97,7 +97,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, asked: str)
 
 def _intervals(lake: Lake, table: Table) -> list[int]:
     """Lengths that a view is made for: the usual ones and those that there are; 0 where rows have none."""
-    if table not in {BARS, MARKS}:
+    if not table.by_interval:
         return [0]
     usual = {Interval.parse(name) for name in (_USUAL if table is BARS else _USUAL[:1])}
     return sorted(interval.ms for interval in usual.union(*(lake.intervals(venue, table) for venue in Venue)))

@@ -163,7 +163,7 @@ class Lake(Identified):
         start_ms, end_ms
             None for all there is. A slot is a bar's open, the minute of a settlement or estimate, else the time.
         interval
-            Needed for bars and mark bars, and for nothing else.
+            Needed for bars, mark and index bars, and for nothing else.
         known_ms
             The rows as they were known then: of each key the best (source, then latest received) of those received
             by then. What replaced a row later, or arrived later, does not count. For kinds that have no source, what
@@ -266,7 +266,7 @@ class Lake(Identified):
         return sorted(Instrument.parse(symbol, venue) for symbol in symbols)
 
     def intervals(self, venue: Venue, table: Table = BARS) -> list[Interval]:
-        """Intervals that have bars (or mark bars), finest first."""
+        """Intervals that have bars (or mark or index bars), finest first."""
         found = {Interval.of_ms(ms) for ms in self._hot[venue].intervals(table)}
         for name in datasets(self.folder(venue)):
             of, interval = find_table(name) or (None, None)

@@ -45,6 +45,7 @@ from qlib_crypto.sandbox.faults import Faults
 from qlib_crypto.sandbox.limits import WEIGHT_PER_MINUTE, Verdict, Weights, Windows
 from qlib_crypto.sandbox.market import Market, gone
 from qlib_crypto.sandbox.series import chain, take
+from qlib_crypto.sandbox.tape import Price
 from qlib_crypto.sandbox.text import plain
 
 FUNDING, NEWEST_FUNDING, MOST_FUNDING = 100, 200, 1_000
@@ -76,8 +77,9 @@ class BinanceRest:
             "ping": Endpoint(lambda _: 1, lambda *_: b"{}"),
             "time": Endpoint(lambda _: 1, self._time),
             "exchangeInfo": Endpoint(lambda _: 1, self._exchange_info),
-            "klines": Endpoint(kline_weight, partial(self._klines, mark=False), pages=True),
-            "markPriceKlines": Endpoint(kline_weight, partial(self._klines, mark=True), pages=True),
+            "klines": Endpoint(kline_weight, partial(self._klines, Price.TRADED), pages=True),
+            "markPriceKlines": Endpoint(kline_weight, partial(self._klines, Price.MARK), pages=True),
+            "indexPriceKlines": Endpoint(kline_weight, partial(self._klines, Price.INDEX), pages=True),
             "fundingRate": Endpoint(lambda _: 0, self._settlements, funding=True, pages=True),
             "fundingInfo": Endpoint(lambda _: 0, self._funding_info, funding=True),
             "premiumIndex": Endpoint(lambda query: 1 if query.get("symbol") else 10, self._premium),
@@ -170,32 +172,32 @@ class BinanceRest:
         specs = self._market.tape.specs.values()
         return [spec for spec in specs if spec.delisted_ms and spec.delisted_ms <= now < spec.delisted_ms + SETTLING_MS]
 
-    def _spec(self, query: Query, now: int) -> InstrumentSpec | None:
+    def _spec(self, query: Query, now: int, named: str = "symbol") -> InstrumentSpec | None:
         """The contract of `symbol`, also a delisted one; None for an awkward one, that has no bars."""
-        symbol = needed(query, "symbol")
+        symbol = needed(query, named)
         spec = self._market.find(symbol, now)
         if spec is None and not (self._strange and symbol in (*awkward.BINANCE_RATES, awkward.NON_ASCII)):
             raise BinanceError(-1121, "Invalid symbol.")
         return spec
 
-    def _klines(self, query: Query, now: int, *, mark: bool) -> bytes:
-        """Rows oldest first, the open bar last; both times are inclusive and mean the open."""
-        spec = self._spec(query, now)
+    def _klines(self, price: Price, query: Query, now: int) -> bytes:
+        """Rows oldest first, the open bar last; both times are inclusive and mean the open. An index has a `pair`."""
+        spec = self._spec(query, now, "pair" if price is Price.INDEX else "symbol")
         grid = BARS.get(needed(query, "interval"))
         if grid is None:
             raise BinanceError(-1120, "Invalid interval.")
         limit, start, end = page(query, KLINES, MOST_KLINES)
         if spec is None:
             return b"[]"
-        closed = self._market.closed(spec.instrument, grid, now, mark=mark)
+        closed = self._market.closed(spec.instrument, grid, now, price)
         lo = int(np.searchsorted(closed.open_ms, start or 0))
         hi = len(closed.open_ms) if end is None else int(np.searchsorted(closed.open_ms, end, side="right"))
         rows = take(closed, slice(lo, min(hi, lo + limit)) if start is not None else slice(max(lo, hi - limit), hi))
-        open_bar = self._market.open_bar(spec.instrument, grid, now, mark=mark)
+        open_bar = self._market.open_bar(spec.instrument, grid, now, price)
         if any((start or 0) <= opened <= (now if end is None else end) for opened in open_bar.open_ms):
             rows = chain(rows, open_bar)
         rows = take(rows, slice(limit) if start is not None else slice(-limit, None))
-        return f"[{','.join(BinanceKlines(grid.ms, mark=mark).rows(rows))}]".encode()
+        return f"[{','.join(BinanceKlines(grid.ms, traded=price is Price.TRADED).rows(rows))}]".encode()
 
     def _settlements(self, query: Query, now: int) -> bytes:
         """Rows oldest first: from `startTime`, or the newest when no start is given."""

@@ -1,4 +1,4 @@
-"""data.binance.vision over a tape: daily and monthly zips of klines, mark klines, funding and metrics, with checksums.
+"""data.binance.vision over a tape: daily and monthly zips of klines of each price, funding and metrics, with checksums.
 
 As there: funding by month only and metrics by day only; a header from May 2022 on; the monthly klines of April and May
 2022 lack a day that its daily file has; metrics rows are labelled with the end of their 5 minutes before 2026-06-25 and
@@ -18,7 +18,7 @@ from qlib_crypto.sandbox.binance_rows import BARS
 from qlib_crypto.sandbox.bulk import zipped
 from qlib_crypto.sandbox.market import Market
 from qlib_crypto.sandbox.series import Grid, chain, empty_bars, take
-from qlib_crypto.sandbox.tape import BarSeries, HasFlow
+from qlib_crypto.sandbox.tape import BarSeries, HasFlow, Price
 from qlib_crypto.sandbox.text import plain, texts
 from qlib_crypto.schemas import PERIOD_MS
 
@@ -29,12 +29,13 @@ HEADERS_FROM_MS = parse_utc("2022-05-01")
 _LACKING = {"2022-04": 15, "2022-05": 10}
 _DAILY_AFTER_MS = DAY_MS + 8 * HOUR_MS + 30 * MINUTE_MS
 _NAME = re.compile(
-    r"(daily|monthly)/(?:(klines|markPriceKlines)/([^/]+)/([0-9a-z]+)|(fundingRate|metrics)/([^/]+))"
+    r"(daily|monthly)/(?:(klines|markPriceKlines|indexPriceKlines)/([^/]+)/([0-9a-z]+)|(fundingRate|metrics)/([^/]+))"
     r"/([^/]+)-([^/-]+)-(\d{4}-\d\d(?:-\d\d)?)\.zip"
 )
 _KLINES = (
     "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
 )
+_PRICES = {"klines": Price.TRADED, "markPriceKlines": Price.MARK, "indexPriceKlines": Price.INDEX}
 _FUNDING = "calc_time,funding_interval_hours,last_funding_rate"
 _METRICS = (
     "create_time,symbol,sum_open_interest,sum_open_interest_value,count_toptrader_long_short_ratio,"
@@ -55,7 +56,7 @@ def make(market: Market, path: str, now: int) -> bytes | None:
     if span is None or now < _published(span, daily=daily):
         return None
     if bars is not None:
-        rows, header = _kline_rows(market, symbol, spelling, span, label, mark=bars != "klines"), _KLINES
+        rows, header = _kline_rows(market, symbol, spelling, span, label, _PRICES[bars]), _KLINES
     elif kind == "fundingRate":
         rows, header = _funding_rows(market, symbol, span), _FUNDING
     else:
@@ -81,29 +82,29 @@ def _published(span: tuple[int, int], *, daily: bool) -> int:
 
 
 def _kline_rows(
-    market: Market, symbol: str, spelling: str, span: tuple[int, int], label: str, *, mark: bool
+    market: Market, symbol: str, spelling: str, span: tuple[int, int], label: str, price: Price
 ) -> Iterable[str]:
     grid = BARS.get(spelling)
     if grid is None:
         return []
-    bars = _bars(market, symbol, grid, span, mark=mark)
+    bars, traded = _bars(market, symbol, grid, span, price), price is Price.TRADED
     if label in _LACKING:
         day = np.array([utc(at).day for at in bars.open_ms.tolist()])
         bars = take(bars, day != _LACKING[label]) if len(day) else bars
     prices = map(texts, (bars.open, bars.high, bars.low, bars.close))
-    volumes = (["0"] * len(bars.open_ms),) * 2 if mark else map(texts, (bars.volume_base, bars.volume_quote))
-    counts = ["0" if mark else "" if n < 0 else str(n) for n in bars.trades.tolist()]
+    volumes = map(texts, (bars.volume_base, bars.volume_quote)) if traded else (["0"] * len(bars.open_ms),) * 2
+    counts = ["0" if not traded else "" if n < 0 else str(n) for n in bars.trades.tolist()]
     return [
-        f"{t},{o},{h},{l},{c},{v},{t + grid.ms - 1},{q},{n},{'0,0' if mark else ','},0"
+        f"{t},{o},{h},{l},{c},{v},{t + grid.ms - 1},{q},{n},{',' if traded else '0,0'},0"
         for t, o, h, l, c, v, q, n in zip(bars.open_ms.tolist(), *prices, *volumes, counts, strict=True)
     ]
 
 
-def _bars(market: Market, symbol: str, grid: Grid, span: tuple[int, int], *, mark: bool) -> BarSeries:
+def _bars(market: Market, symbol: str, grid: Grid, span: tuple[int, int], price: Price) -> BarSeries:
     """The bars of every contract that used the symbol."""
     found = empty_bars()
     for spec in market.all_of(symbol):
-        series = market.series(spec.instrument, grid, mark=mark)
+        series = market.series(spec.instrument, grid, price)
         found = chain(found, take(series, slice(*np.searchsorted(series.open_ms, span).tolist())))
     return found
 

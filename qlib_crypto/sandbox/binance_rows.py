@@ -15,7 +15,7 @@ from qlib_crypto.clock import DAY_MS, HOUR_MS
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.sandbox.market import Market, announced, gone, made_up
 from qlib_crypto.sandbox.series import Grid
-from qlib_crypto.sandbox.tape import BarSeries
+from qlib_crypto.sandbox.tape import BarSeries, Price
 from qlib_crypto.sandbox.text import frame, padded, plain, texts
 from qlib_crypto.symbols import BINANCE_BAR, Interval
 
@@ -94,9 +94,9 @@ def _bars(series: BarSeries) -> Iterator[tuple[int, _Prices, _Volumes, str]]:
 class BinanceKlines:
     """REST kline rows of twelve columns; the open bar carries no flag."""
 
-    def __init__(self, length_ms: int, *, mark: bool = False) -> None:
+    def __init__(self, length_ms: int, *, traded: bool = True) -> None:
         self._length_ms = length_ms
-        self._mark = mark
+        self._traded = traded
 
     def rows(self, series: BarSeries) -> list[str]:
         """The row of each bar, open or closed alike."""
@@ -105,9 +105,9 @@ class BinanceKlines:
     def _row(self, t: int, prices: _Prices, volumes: _Volumes, n: str) -> str:
         (o, h, l, c), (v, q) = prices, volumes
         end = t + self._length_ms - 1
-        if self._mark:
-            return f'[{t},"{o}","{h}","{l}","{c}","0",{end},"0",0,"0","0","0"]'
-        return f'[{t},"{o}","{h}","{l}","{c}","{v}",{end},"{q}",{n},"","","0"]'
+        if self._traded:
+            return f'[{t},"{o}","{h}","{l}","{c}","{v}",{end},"{q}",{n},"","","0"]'
+        return f'[{t},"{o}","{h}","{l}","{c}","0",{end},"0",0,"0","0","0"]'
 
 
 class BinanceKlineEvents:
@@ -144,22 +144,27 @@ def wrapper(stream: str | None) -> tuple[str, str]:
     return ("", "") if stream is None else (f'{{"stream":{orjson.dumps(stream).decode()},"data":', "}")
 
 
+def _mark_and_index(market: Market, spec: InstrumentSpec, at_ms: int) -> tuple[str, str] | None:
+    mark, index = (market.last(spec.instrument, at_ms, price) for price in (Price.MARK, Price.INDEX))
+    return (padded(mark[0], RATE_DECIMALS), padded(index[0], RATE_DECIMALS)) if mark and index else None
+
+
 def mark_event(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, Any] | None:
-    """A markPriceUpdate; mark, average and index alike are the tape's mark, or the last price where it has none.
+    """A markPriceUpdate; mark (which the average is, too) and index are the last price where the tape has none.
 
     `T` moves on at the settlement; where the funding is unknown `r` is `""` and `T` 0.
     """
-    last = market.last(spec.instrument, at_ms, mark=True)
-    if last is None:
+    prices = _mark_and_index(market, spec, at_ms)
+    if prices is None:
         return None
-    price, funding = padded(last[0], RATE_DECIMALS), market.funding(spec.instrument, at_ms)
+    (price, index), funding = prices, market.funding(spec.instrument, at_ms)
     return {
         "e": "markPriceUpdate",
         "E": at_ms,
         "s": spec.instrument.venue_id,
         "p": price,
         "ap": price,
-        "i": price,
+        "i": index,
         "P": price,
         "r": "" if funding is None else padded(funding.rate, RATE_DECIMALS),
         "T": 0 if funding is None else funding.settles_ms,
@@ -169,14 +174,14 @@ def mark_event(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, An
 
 def premium_row(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, Any] | None:
     """A premiumIndex row; `lastFundingRate` is the running estimate for `nextFundingTime`."""
-    last = market.last(spec.instrument, at_ms, mark=True)
-    if last is None:
+    prices = _mark_and_index(market, spec, at_ms)
+    if prices is None:
         return None
-    price, funding = padded(last[0], RATE_DECIMALS), market.funding(spec.instrument, at_ms)
+    (price, index), funding = prices, market.funding(spec.instrument, at_ms)
     return {
         "symbol": spec.instrument.venue_id,
         "markPrice": price,
-        "indexPrice": price,
+        "indexPrice": index,
         "estimatedSettlePrice": price,
         "lastFundingRate": "" if funding is None else padded(funding.rate, RATE_DECIMALS),
         "interestRate": "",

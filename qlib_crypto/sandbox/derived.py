@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.market.specs import InstrumentSpec
+from qlib_crypto.sandbox.series import moved
 from qlib_crypto.sandbox.tape import BarSeries, Levels, OpenInterestSeries, Prints, RatioSeries
 from qlib_crypto.schemas import PERIOD_MS
 from qlib_crypto.symbols import Instrument, Interval
@@ -147,6 +148,12 @@ class Derived:
         return Prints(
             at.ravel()[some], ids.ravel()[some], buys.ravel()[some], price.ravel()[some], amount.ravel()[some]
         )
+
+
+def beside(bars: BarSeries, step: float, salt: int) -> BarSeries:
+    """The bars one step or two away, all four prices alike, without volume: a mark price or an index."""
+    shift = step * (1 + mixed(bars.open_ms, salt) % np.uint64(2)).astype(np.float64)
+    return moved(bars, lambda price: (price + shift).round(_DECIMALS))
 
 
 def mixed(values: NDArray[np.int64], salt: int) -> NDArray[np.uint64]:

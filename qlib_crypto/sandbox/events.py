@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, parse_utc
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.market.specs import InstrumentSpec
-from qlib_crypto.sandbox.derived import Derived, mixed
+from qlib_crypto.sandbox.derived import Derived, beside, mixed
 from qlib_crypto.sandbox.series import empty_bars, take
 from qlib_crypto.sandbox.tape import BarSeries, FundingNow, SettlementSeries
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -138,7 +138,7 @@ class EventTape(Derived):
         self._index = {instrument: i for i, instrument in enumerate(self.specs)}
         self.outages: tuple[tuple[int, int], ...] = (self.happens.outage,) if config.events else ()
         self._made: dict[Instrument, BarSeries] = {}
-        self._marks: dict[Instrument, BarSeries] = {}
+        self._near: dict[tuple[Instrument, int], BarSeries] = {}
         self._paid: dict[Instrument, SettlementSeries] = {}
         self._said: dict[Instrument, FundingNow] = {}
 
@@ -175,17 +175,12 @@ class EventTape(Derived):
         return self._made[instrument]
 
     def mark_bars(self, instrument: Instrument, interval: Interval) -> BarSeries:
-        """The bars a tick or two beside the traded ones, all four prices alike, without volume."""
-        if interval != _MINUTE:
-            return empty_bars()
-        if instrument not in self._marks:
-            bars = self.bars(instrument, interval)
-            noise = mixed(bars.open_ms, self._index[instrument])
-            shift = (1 + noise % np.uint64(2)).astype(np.int64) * self.specs[instrument].tick_size
-            none = np.zeros(len(bars.open_ms))
-            o, h, l, c = (_prices(values + shift) for values in (bars.open, bars.high, bars.low, bars.close))
-            self._marks[instrument] = BarSeries(bars.open_ms, o, h, l, c, none, none, none.astype(np.int64))
-        return self._marks[instrument]
+        """The bars a tick or two above the traded ones, all four prices alike, without volume."""
+        return self._beside(instrument, interval, 1)
+
+    def index_bars(self, instrument: Instrument, interval: Interval) -> BarSeries:
+        """As far below the traded ones."""
+        return self._beside(instrument, interval, -1)
 
     def settlements(self, instrument: Instrument) -> SettlementSeries:
         """Every interval from a hundred days before the start; Binance stamps some milliseconds late."""
@@ -209,6 +204,12 @@ class EventTape(Derived):
             rate = _rates(mixed(np.array([settles]), self._index[instrument] + 1))
             self._said[instrument] = said = FundingNow(float(rate[0]), settles, hours * HOUR_MS)
         return said
+
+    def _beside(self, instrument: Instrument, interval: Interval, side: int) -> BarSeries:
+        key = instrument, side
+        if interval == _MINUTE and key not in self._near:
+            self._near[key] = beside(self.bars(instrument, interval), side * _TICK, self._index[instrument])
+        return self._near[key] if interval == _MINUTE else empty_bars()
 
     def _hours(self, instrument: Instrument, at_ms: int) -> int:
         """The funding interval in force at a time."""

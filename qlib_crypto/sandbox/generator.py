@@ -23,12 +23,15 @@ from qlib_crypto.sandbox.generator_funding import FundingBook
 from qlib_crypto.sandbox.generator_path import build_path
 from qlib_crypto.sandbox.generator_signal import expected_ic
 from qlib_crypto.sandbox.generator_universe import build_universe, decimal
+from qlib_crypto.sandbox.series import empty_bars, moved
 from qlib_crypto.sandbox.tape import BarSeries, FundingNow, SettlementSeries
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 __all__ = ["GeneratorConfig", "GeneratorTape"]
 
 _MINUTE, _HOUR = Interval.parse("1m"), Interval.parse("1h")
+#: Of an index beyond those of the tick, on which it does not lie.
+_MORE_DECIMALS = 4
 
 
 class GeneratorTape(Derived):
@@ -62,6 +65,7 @@ class GeneratorTape(Derived):
             if outage[0] < config.hours
             else ()
         )
+        self._indexes: dict[tuple[Instrument, Interval], BarSeries] = {}
         self._settlements = tuple(self._settled(i) for i in range(config.n_symbols))
         self._bars = {
             (instrument, interval): self._series(i, interval)
@@ -85,7 +89,17 @@ class GeneratorTape(Derived):
     def bars(self, instrument: Instrument, interval: Interval) -> BarSeries:
         """The stored bars (1h of the span, 1m of its last days); an empty series for any other interval."""
         self._of(instrument)
-        return self._bars.get((instrument, interval)) or _empty()
+        return self._bars.get((instrument, interval)) or empty_bars()
+
+    def index_bars(self, instrument: Instrument, interval: Interval) -> BarSeries:
+        """The stored bars without their hour's premium over the index: price = index x (1 + premium)."""
+        i, key = self._of(instrument), (instrument, interval)
+        if key not in self._indexes:
+            bars = self.bars(instrument, interval)
+            over = 1 + self._funding.premium(i, (bars.open_ms - self.config.start_ms) // HOUR_MS)
+            decimals = int(self._universe.price_decimals[i]) + _MORE_DECIMALS
+            self._indexes[key] = moved(bars, lambda price: _frozen(np.round(price / over, decimals)))
+        return self._indexes[key]
 
     def settlements(self, instrument: Instrument) -> SettlementSeries:
         """Settled funding in the span; the mark is the price at that instant, the open of the bar that begins there."""
@@ -183,9 +197,3 @@ def _frozen[T: np.generic](array: NDArray[T]) -> NDArray[T]:
     """The same array, no longer writable: a tape does not change."""
     array.setflags(write=False)
     return array
-
-
-def _empty() -> BarSeries:
-    none = np.empty(0)
-    whole = np.empty(0, dtype=np.int64)
-    return BarSeries(whole, none, none, none, none, none, none, whole)

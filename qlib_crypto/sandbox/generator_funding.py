@@ -62,6 +62,10 @@ class FundingBook:
         jitter = _jitter(config)
         self.schedules = tuple(self._schedule(i, jitter[:, i]) for i in range(config.n_symbols))
 
+    def premium(self, i: int, hours: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Symbol `i`'s premium in each of these hours after the start, shape as given."""
+        return np.asarray(self._premium[_WARM_UP + hours, i], np.float64)
+
     def known(self) -> NDArray[np.float64]:
         """Last settled rate as of each bar's open (a settlement at the open counts), shape (hours, n_symbols).
 

@@ -14,11 +14,13 @@ from qlib_crypto.sandbox.series import Grid, chain, collapse, empty_bars, first_
 from qlib_crypto.sandbox.tape import (
     BarSeries,
     FundingNow,
+    HasIndex,
     HasMarks,
     HasOpenInterest,
     HasOutages,
     HasVersions,
     OpenInterestSeries,
+    Price,
     SettlementSeries,
     Tape,
 )
@@ -57,7 +59,7 @@ class Market:
         self.outages: list[tuple[int, int]] = (
             [(int(start), int(end)) for start, end in tape.outages] if isinstance(tape, HasOutages) else []
         )
-        self._series: dict[tuple[Instrument, Grid, bool], BarSeries] = {}
+        self._series: dict[tuple[Instrument, Grid, Price], BarSeries] = {}
         self._by_id: dict[str, list[InstrumentSpec]] = {}
         for spec in tape.specs.values():
             tape.settlements(spec.instrument)  # read now, not while a clock runs
@@ -116,19 +118,19 @@ class Market:
         specs = (spec for specs in self._by_id.values() for spec in specs)
         return [spec for spec in specs if at_ms < (spec.listed_ms or 0) <= at_ms + PREOPEN_MS]
 
-    def series(self, instrument: Instrument, grid: Grid, *, mark: bool = False) -> BarSeries:
-        """Every bar of a length, of trades or of the mark price, whatever the clock says: the caller cuts it there."""
-        key = (instrument, grid, mark)
+    def series(self, instrument: Instrument, grid: Grid, price: Price = Price.TRADED) -> BarSeries:
+        """Every bar of a length, of one of the prices, whatever the clock says: the caller cuts it there."""
+        key = (instrument, grid, price)
         if key not in self._series:
-            self._series[key] = self._make(instrument, grid, mark=mark)
+            self._series[key] = self._make(instrument, grid, price)
         return self._series[key]
 
-    def closed(self, instrument: Instrument, grid: Grid, at_ms: int, *, mark: bool = False) -> BarSeries:
+    def closed(self, instrument: Instrument, grid: Grid, at_ms: int, price: Price = Price.TRADED) -> BarSeries:
         """The bars that have closed by `at_ms`."""
-        series = self.series(instrument, grid, mark=mark)
+        series = self.series(instrument, grid, price)
         return take(series, slice(0, int(np.searchsorted(series.open_ms, at_ms - grid.ms, side="right"))))
 
-    def open_bar(self, instrument: Instrument, grid: Grid, at_ms: int, *, mark: bool = False) -> BarSeries:
+    def open_bar(self, instrument: Instrument, grid: Grid, at_ms: int, price: Price = Price.TRADED) -> BarSeries:
         """The bar that is open at `at_ms` (strictly inside it), of nothing later than that; empty when unknown.
 
         Built from closed finer bars and the open of the finest, where the tape covers the time since the open;
@@ -140,17 +142,17 @@ class Market:
         lot = self.tape.specs[instrument].lot_base
         for interval in self.tape.intervals(instrument):
             if interval.ms < grid.ms:
-                built = self._build(self._bars(instrument, interval, mark=mark), interval, start, at_ms, lot)
+                built = self._build(self._bars(instrument, interval, price), interval, start, at_ms, lot)
                 if len(built.open_ms):
                     return built
-        series = self.series(instrument, grid, mark=mark)
+        series = self.series(instrument, grid, price)
         return first_prints(_at(series, start), lot)
 
-    def last(self, instrument: Instrument, at_ms: int, *, mark: bool = False) -> tuple[float, int] | None:
-        """The last known price, or mark price, and the market time it is of; None before the first bar."""
+    def last(self, instrument: Instrument, at_ms: int, price: Price = Price.TRADED) -> tuple[float, int] | None:
+        """The last known price and the market time it is of; None before the first bar."""
         best: tuple[float, int] | None = None
         for interval in self.tape.intervals(instrument):
-            series = self._bars(instrument, interval, mark=mark)
+            series = self._bars(instrument, interval, price)
             i = int(np.searchsorted(series.open_ms, at_ms, side="left")) - 1
             if i < 0:
                 continue
@@ -210,20 +212,22 @@ class Market:
         """All open interest, whatever the clock says; None where the tape has none."""
         return self.tape.open_interest_series(instrument) if isinstance(self.tape, HasOpenInterest) else None
 
-    def _bars(self, instrument: Instrument, interval: Interval, *, mark: bool) -> BarSeries:
-        """The tape's own bars; the mark price is the traded one where it knows no other."""
-        if mark and isinstance(self.tape, HasMarks):
+    def _bars(self, instrument: Instrument, interval: Interval, price: Price) -> BarSeries:
+        """The tape's own bars; mark price and index are the traded price where it knows no other."""
+        if price is Price.MARK and isinstance(self.tape, HasMarks):
             return self.tape.mark_bars(instrument, interval)
+        if price is Price.INDEX and isinstance(self.tape, HasIndex):
+            return self.tape.index_bars(instrument, interval)
         return self.tape.bars(instrument, interval)
 
-    def _make(self, instrument: Instrument, grid: Grid, *, mark: bool) -> BarSeries:
+    def _make(self, instrument: Instrument, grid: Grid, price: Price) -> BarSeries:
         own = next((i for i in self.tape.intervals(instrument) if i.ms == grid.ms), None)
         if own is not None and grid.offset_ms == 0:
-            return self._bars(instrument, own, mark=mark)
+            return self._bars(instrument, own, price)
         series = empty_bars()
         for interval in self.tape.intervals(instrument):
             if interval.ms < grid.ms and grid.ms % interval.ms == 0 and grid.offset_ms % interval.ms == 0:
-                bars = self._bars(instrument, interval, mark=mark)
+                bars = self._bars(instrument, interval, price)
                 series = union(series, resample(bars, interval.ms, grid))
         return series
 

@@ -37,6 +37,7 @@ from qlib_crypto.sandbox.okx_query import (
 from qlib_crypto.sandbox.okx_rows import (
     BARS,
     OkxCandles,
+    OkxIndexCandles,
     OkxMarkCandles,
     funding_row,
     mark_row,
@@ -48,7 +49,7 @@ from qlib_crypto.sandbox.okx_rows import (
 from qlib_crypto.sandbox.series import take
 from qlib_crypto.sandbox.text import plain
 
-CANDLE_ROWS, MARK_ROWS, FUNDING_ROWS = 300, 100, 400
+CANDLE_ROWS, PRICE_ROWS, FUNDING_ROWS = 300, 100, 400
 DEFAULT_ROWS = 100
 #: `candles` knows only this many newest bars, `history-candles` all.
 NEWEST_BARS = 1_440
@@ -82,10 +83,12 @@ class OkxRest:
             "public/open-interest": Endpoint(20, "instId", self._open_interest),
             "market/ticker": Endpoint(20, None, self._ticker),
             "market/tickers": Endpoint(20, None, self._tickers),
-            "market/candles": Endpoint(40, None, self._candles, pages=True),
-            "market/history-candles": Endpoint(20, None, self._history, pages=True),
-            "market/mark-price-candles": Endpoint(20, None, self._mark_candles, pages=True),
-            "market/history-mark-price-candles": Endpoint(20, None, self._mark_history, pages=True),
+            "market/candles": self._candles(40, OkxCandles, CANDLE_ROWS, NEWEST_BARS),
+            "market/history-candles": self._candles(20, OkxCandles, CANDLE_ROWS, None),
+            "market/mark-price-candles": self._candles(20, OkxMarkCandles, PRICE_ROWS, NEWEST_BARS),
+            "market/history-mark-price-candles": self._candles(20, OkxMarkCandles, PRICE_ROWS, None),
+            "market/index-candles": self._candles(20, OkxIndexCandles, PRICE_ROWS, NEWEST_BARS),
+            "market/history-index-candles": self._candles(10, OkxIndexCandles, PRICE_ROWS, None),
         }
         files = BulkHost(partial(okx_files.make, self._market), self._market.now, self._faults, summed=False)
         return [
@@ -154,9 +157,9 @@ class OkxRest:
             return [] if spec is None else [spec]
         return self._market.trading(now)
 
-    def _spec(self, query: Query, now: int) -> InstrumentSpec | None:
-        """The contract of `instId`; None for an awkward one, that trades without bars."""
-        inst_id = needed(query, "instId")
+    def _spec(self, query: Query, now: int, of: Callable[[str], str] = str) -> InstrumentSpec | None:
+        """The contract of `instId`, or `of` that; None for an awkward one, that trades without bars."""
+        inst_id = of(needed(query, "instId"))
         spec = self._market.find(inst_id, now)
         if spec is not None and not gone(spec, now):
             return spec
@@ -230,24 +233,15 @@ class OkxRest:
             "realizedRate": plain(rate),
         }
 
-    def _candles(self, query: Query, now: int) -> bytes:
-        return self._bars(query, now, OkxCandles, CANDLE_ROWS, NEWEST_BARS)
+    def _candles(self, limit: int, wire_type: type[OkxCandles], most: int, newest: int | None) -> Endpoint:
+        return Endpoint(limit, None, partial(self._bars, wire_type, most, newest), pages=True)
 
-    def _history(self, query: Query, now: int) -> bytes:
-        return self._bars(query, now, OkxCandles, CANDLE_ROWS, None)
-
-    def _mark_candles(self, query: Query, now: int) -> bytes:
-        return self._bars(query, now, OkxMarkCandles, MARK_ROWS, NEWEST_BARS)
-
-    def _mark_history(self, query: Query, now: int) -> bytes:
-        return self._bars(query, now, OkxMarkCandles, MARK_ROWS, None)
-
-    def _bars(self, query: Query, now: int, wire_type: type[OkxCandles], most: int, newest: int | None) -> bytes:
+    def _bars(self, wire_type: type[OkxCandles], most: int, newest: int | None, query: Query, now: int) -> bytes:
         """Rows newest first, the open bar before them, of `before` < ts < `after`, both exclusive.
 
         `before` without `after` gives the newest page, not the one that follows `before`.
         """
-        spec = self._spec(query, now)
+        spec = self._spec(query, now, wire_type.contract)
         grid = BARS.get(query.get("bar") or "1m")
         if grid is None:
             raise wrong("bar")
@@ -255,10 +249,10 @@ class OkxRest:
         if spec is None:
             return b"[]"
         wire = wire_type("", self._market, spec.instrument)
-        open_bar = self._market.open_bar(spec.instrument, grid, now, mark=wire.mark)
+        open_bar = self._market.open_bar(spec.instrument, grid, now, wire.price)
         is_open = len(open_bar.open_ms)
         head = wire.rows(open_bar, closed=False) if is_open and before < open_bar.open_ms[0] < after else []
-        series = self._market.series(spec.instrument, grid, mark=wire.mark)
+        series = self._market.series(spec.instrument, grid, wire.price)
         end = int(np.searchsorted(series.open_ms, now - grid.ms, side="right"))
         first = max(0, end - newest + is_open) if newest else 0
         lo = max(first, int(np.searchsorted(series.open_ms, before, side="right")))

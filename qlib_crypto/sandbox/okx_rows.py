@@ -12,7 +12,7 @@ from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.sandbox.market import Day, Market, announced, made_up
 from qlib_crypto.sandbox.series import Grid
-from qlib_crypto.sandbox.tape import BarSeries
+from qlib_crypto.sandbox.tape import BarSeries, Price
 from qlib_crypto.sandbox.text import frame, plain, texts
 from qlib_crypto.symbols import Instrument
 
@@ -60,7 +60,7 @@ def instrument_row(**known: str) -> dict[str, Any]:
 def spec_row(spec: InstrumentSpec, at_ms: int) -> dict[str, Any]:
     """The row of a listed contract; `expTime` is the delisting time once that is announced."""
     instrument = spec.instrument
-    family = f"{instrument.base}-{instrument.quote}"
+    family = instrument.index_id
     leaves = announced(spec, at_ms)
     return instrument_row(
         instId=instrument.venue_id,
@@ -97,13 +97,22 @@ class OkxCandles:
     """
 
     several = True
-
-    mark = False
+    price = Price.TRADED
 
     def __init__(self, channel: str, market: Market, instrument: Instrument) -> None:
-        inst_id = instrument.venue_id
+        inst_id = self.named(instrument)
         self._market, self._instrument = market, instrument
         self._head = f'{{"arg":{{"channel":"{channel}","instId":"{inst_id}"}},"data":['
+
+    @staticmethod
+    def named(instrument: Instrument) -> str:
+        """The `instId` of requests and pushes."""
+        return instrument.venue_id
+
+    @staticmethod
+    def contract(inst_id: str) -> str:
+        """The venue's id of a contract with such an `instId`."""
+        return inst_id
 
     def rows(self, series: BarSeries, *, closed: bool) -> list[str]:
         sizes = self._market.contracts(self._instrument, series.open_ms)
@@ -123,7 +132,7 @@ class OkxCandles:
 class OkxMarkCandles(OkxCandles):
     """Mark-price candle rows: `[ts, o, h, l, c, confirm]`."""
 
-    mark = True
+    price = Price.MARK
 
     def rows(self, series: BarSeries, *, closed: bool) -> list[str]:
         floats = (series.open, series.high, series.low, series.close)
@@ -132,6 +141,24 @@ class OkxMarkCandles(OkxCandles):
             f'["{t}","{o}","{h}","{l}","{c}","{flag}"]'
             for t, o, h, l, c in zip(series.open_ms.tolist(), *map(texts, floats), strict=True)
         ]
+
+
+class OkxIndexCandles(OkxMarkCandles):
+    """Index candle rows, as those of the mark price; `instId` is the index."""
+
+    price = Price.INDEX
+
+    @staticmethod
+    def named(instrument: Instrument) -> str:
+        return instrument.index_id
+
+    @staticmethod
+    def contract(inst_id: str) -> str:
+        return f"{inst_id}-SWAP"
+
+
+#: By what stands before `candle1m` in the name of a channel.
+CANDLES = {"": OkxCandles, "mark-price-": OkxMarkCandles, "index-": OkxIndexCandles}
 
 
 def funding_row(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, Any] | None:
@@ -204,7 +231,7 @@ def _ticker(market: Market, spec: InstrumentSpec, day: Day, at_ms: int) -> dict[
 
 def mark_row(market: Market, spec: InstrumentSpec, at_ms: int) -> dict[str, str] | None:
     """The mark price; the last traded price where the tape has none."""
-    last = market.last(spec.instrument, at_ms, mark=True)
+    last = market.last(spec.instrument, at_ms, Price.MARK)
     if last is None:
         return None
     return {"instType": "SWAP", "instId": spec.instrument.venue_id, "markPx": plain(last[0]), "ts": str(at_ms)}

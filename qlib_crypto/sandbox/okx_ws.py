@@ -196,9 +196,9 @@ class _Session:
             return self._by_type(arg)
         if channel in _SILENT[self._route]:
             return None
-        spec = self._spec(arg)
         if self._route == "business":
-            return self._candles(arg, channel, spec)
+            return self._candles(arg, channel)
+        spec = self._spec(arg)
         if channel == "funding-rate":
             return self._funding(arg, spec)
         if channel in okx_flow.CHANNELS:
@@ -208,20 +208,21 @@ class _Session:
             return RowStream(_pusher(self._market, arg, spec, make), lambda _: pause_ms)
         raise _unknown(arg)
 
-    def _spec(self, arg: Arg) -> InstrumentSpec:
-        spec = self._market.find_any(str(arg.get("instId", "")))
+    def _spec(self, arg: Arg, of: Callable[[str], str] = str) -> InstrumentSpec:
+        """The contract of `instId`, or `of` that."""
+        spec = self._market.find_any(of(str(arg.get("instId", ""))))
         if spec is None or gone(spec, self._market.now()):
             raise _unknown(arg)
         return spec
 
-    def _candles(self, arg: Arg, channel: str, spec: InstrumentSpec) -> Stream:
-        mark, _, bar = channel.rpartition("candle")
-        grid = okx_rows.BARS.get(bar)
-        if grid is None or mark not in ("", "mark-price-"):
+    def _candles(self, arg: Arg, channel: str) -> Stream:
+        kind, _, bar = channel.rpartition("candle")
+        grid, wire_type = okx_rows.BARS.get(bar), okx_rows.CANDLES.get(kind)
+        if grid is None or wire_type is None:
             raise _unknown(arg)
-        wire_type = okx_rows.OkxMarkCandles if mark else okx_rows.OkxCandles
-        wire = wire_type(channel, self._market, spec.instrument)
-        return CandleStream(self._market, spec.instrument, grid, wire, mark=wire.mark, open_frames=self._open_frames)
+        of = self._spec(arg, wire_type.contract).instrument
+        wire = wire_type(channel, self._market, of)
+        return CandleStream(self._market, of, grid, wire, price=wire.price, open_frames=self._open_frames)
 
     def _funding(self, arg: Arg, spec: InstrumentSpec) -> Stream:
         def pause_ms(at_ms: int) -> int:

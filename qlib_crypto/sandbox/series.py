@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -45,6 +46,13 @@ def empty_settlements() -> SettlementSeries:
 def take(series: BarSeries, where: slice | NDArray[np.bool_] | NDArray[np.int64]) -> BarSeries:
     """The bars that `where` (a slice, mask or index array) chooses."""
     return BarSeries(*(getattr(series, field.name)[where] for field in fields(BarSeries)))
+
+
+def moved(series: BarSeries, price: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> BarSeries:
+    """The same bars at other prices, at which nobody trades: without volume and trades."""
+    o, h, l, c = map(price, (series.open, series.high, series.low, series.close))
+    none = np.zeros(len(series.open_ms))
+    return BarSeries(series.open_ms, o, h, l, c, none, none, none.astype(np.int64))
 
 
 def first_prints(series: BarSeries, lot_base: float) -> BarSeries:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qlib_crypto.clock import SECOND_MS
 from qlib_crypto.sandbox.market import Market
 from qlib_crypto.sandbox.series import Grid, first_prints, take
-from qlib_crypto.sandbox.tape import BarSeries
+from qlib_crypto.sandbox.tape import BarSeries, Price
 from qlib_crypto.sandbox.wire import Event
 from qlib_crypto.symbols import Instrument
 
@@ -43,8 +43,8 @@ class CandleStream:
 
     Parameters
     ----------
-    mark
-        Bars of the mark price.
+    price
+        Whose bars.
     open_frames
         Exactly so many open frames a bar, evenly spread, each instrument with another delay; None for as many as
         `quiet_ms` allows.
@@ -58,15 +58,15 @@ class CandleStream:
         grid: Grid,
         wire: CandleWire,
         *,
-        mark: bool = False,
+        price: Price = Price.TRADED,
         open_frames: int | None = None,
     ) -> None:
         self._market = market
         self._instrument = instrument
         self._grid = grid
         self._wire = wire
-        self._mark = mark
-        self._series = market.series(instrument, grid, mark=mark)
+        self._price = price
+        self._series = market.series(instrument, grid, price)
         self._lot = market.tape.specs[instrument].lot_base
         self._open_frames = open_frames or 0
         self._every_ms = grid.ms // (open_frames or 1)
@@ -176,7 +176,7 @@ class CandleStream:
         if not self._finer:
             there = self._next < len(self._series.open_ms) and self._open_of(self._next) == opened
             return self._first_rows[self._next % CHUNK] if there else None
-        bar = self._market.open_bar(self._instrument, self._grid, at_ms, mark=self._mark)
+        bar = self._market.open_bar(self._instrument, self._grid, at_ms, self._price)
         return self._wire.rows(bar, closed=False)[0] if len(bar.open_ms) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -146,11 +147,26 @@ class HasFlow(Protocol):
         ...
 
 
+class Price(Enum):
+    """Which price of a contract: that of its trades, its mark price, or the index it follows."""
+
+    TRADED = auto()
+    MARK = auto()
+    INDEX = auto()
+
+
 @runtime_checkable
 class HasMarks(Protocol):
     """A tape whose mark price is not its last price."""
 
     def mark_bars(self, instrument: Instrument, interval: Interval) -> BarSeries: ...
+
+
+@runtime_checkable
+class HasIndex(Protocol):
+    """A tape whose index is not its last price."""
+
+    def index_bars(self, instrument: Instrument, interval: Interval) -> BarSeries: ...
 
 
 @runtime_checkable

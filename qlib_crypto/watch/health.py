@@ -9,6 +9,7 @@ from typing import Any
 
 from qlib_crypto.clock import DAY_MS, MINUTE_MS, day_start, iso
 from qlib_crypto.collect.repair import WINDOW_MS
+from qlib_crypto.collect.series import polled
 from qlib_crypto.errors import counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.coverage import NOT_COLLECTED, NOT_LISTED, DayCoverage, coverage
@@ -26,7 +27,6 @@ _GRACE_MS = 3 * MINUTE_MS
 _MUCH = 0.01
 #: So far back we look for rows before the span, as `repair` does; and so much of it tells at a glance that there are.
 _BEFORE_MS, _FIRST_MS = 30 * DAY_MS, 30 * MINUTE_MS
-_GRIDDED = {"mark": "mark_1m", "open_interest": "open_interest", "long_short_ratio": "long_short_ratio"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _cover(lake: Lake, settings: Settings, view: VenueView, span: tuple[int, int
         instruments = sorted(Instrument.parse(symbol, view.venue) for symbol in view.status.newest)
     else:
         instruments = lake.instruments(view.venue, interval)
-    wanted = [kline_dataset(interval), "funding", *(_GRIDDED[name] for name in part.datasets if name in _GRIDDED)]
+    wanted = [kline_dataset(interval), "funding", *(series.dataset for series in polled(part.datasets))]
     return [Covered(name, _covered(lake, view.venue, name, interval, instruments, span)) for name in wanted]
 
 

@@ -20,10 +20,12 @@ import pandas as pd
 import pytest
 
 from qlib_crypto.clock import HOUR_MS, VenueClock, parse_utc
-from qlib_crypto.collect import Pace, backfill, backfill_funding, collect
+from qlib_crypto.collect import Pace, backfill, backfill_funding, collect, repair
 from qlib_crypto.feeds import rest_client
 from qlib_crypto.lake import Lake
+from qlib_crypto.lake.tables import INDEXES, MARKS
 from qlib_crypto.market.funding import settlement_intervals
+from qlib_crypto.sandbox.events import EventConfig, EventTape
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.sandbox.tape_files import FileTape
 from qlib_crypto.settings import BinanceSettings, OkxSettings
@@ -116,6 +118,36 @@ def test_a_websocket_replay_of_okx_minutes_ends_with_exactly_the_files_rows(real
     rows = lake.bars(instruments[2], M1)
     assert rows.column("trades").null_count == rows.column("quote_volume").null_count == 820  # never invented
     assert [line for line in told if not line.startswith(("sealed", "reached"))] == []
+    lake.close()
+
+
+@pytest.mark.parametrize("venue", list(Venue))
+def test_mark_and_index_of_a_replay_are_the_tapes(venue, tmp_path):
+    """Two hours on a sandbox with prices of its own for both; afterwards nothing is left to repair."""
+    tape = EventTape(EventConfig(venue, hours=2, events=False))
+    instruments = [Instrument(base, "USDT", venue) for base in ("BTC", "ETH")]
+    kind = OkxSettings if venue is Venue.OKX else BinanceSettings
+    names = ("mark", "index")
+    with running(
+        [tape], speed=1_200, at=tape.span_ms[0], until=tape.span_ms[1], hold_streams=4, rate_scale=UNLIMITED
+    ) as sandbox:
+        settings = kind(rate_scale=UNLIMITED, datasets=names).at(sandbox.url)
+        client, lake = rest_client(venue, settings), Lake(tmp_path)
+        collect(
+            lake, client, settings, instruments, M1, clock=VenueClock(client.server_time_ms, refresh_s=0.2),
+            since_ms=tape.span_ms[0], until_ms=tape.span_ms[1], pace=PACE,
+        )  # fmt: skip
+        summary = repair(
+            lake, client, None, instruments, M1, names, now_ms=client.server_time_ms(), since_ms=tape.span_ms[0]
+        )
+        client.close()
+    assert (sum(summary.missing.values()), summary.holes) == (0, {})
+    for instrument in instruments:
+        for table, bars in ((MARKS, tape.mark_bars(instrument, M1)), (INDEXES, tape.index_bars(instrument, M1))):
+            got = lake.read(table, venue, instrument, interval=M1)
+            assert got.column("timestamp").cast("int64").to_pylist() == bars.open_ms.tolist()
+            for name in ("open", "high", "low", "close"):
+                assert got.column(name).to_pylist() == getattr(bars, name).tolist()
     lake.close()
 
 

@@ -8,14 +8,14 @@ import time
 
 import pytest
 from support_collect import FAST, Scripted, market, minutes, moves, run, wait_for, ws
-from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, estimate, mark, open_interest, ratio, settlement, spec
+from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, estimate, index, mark, open_interest, ratio, settlement, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect import read_status
 from qlib_crypto.collect.following import Following
 from qlib_crypto.collect.listed import Listings, refresh_instruments
 from qlib_crypto.errors import StorageError
-from qlib_crypto.lake.tables import LIQUIDATIONS, LONG_SHORT_RATIO, MARKS, OPEN_INTEREST
+from qlib_crypto.lake.tables import INDEXES, LIQUIDATIONS, LONG_SHORT_RATIO, MARKS, OPEN_INTEREST
 from qlib_crypto.schemas import PERIOD_MS, Liquidation
 from qlib_crypto.settings import UniverseSettings
 from qlib_crypto.symbols import Instrument, Venue
@@ -23,7 +23,7 @@ from qlib_crypto.universe import update_universe
 
 LUNA = Instrument("LUNA", "USDT", Venue.OKX)
 LUNA2 = dataclasses.replace(LUNA, listing=2)
-POLLED = ("mark", "open_interest", "long_short_ratio")
+POLLED = ("mark", "index", "open_interest", "long_short_ratio")
 
 
 def write(path, text):
@@ -41,10 +41,12 @@ def waits(condition):
 
 def test_the_polled_series_come_by_rest_without_a_stream(lake):
     client = market()
-    client.add(*(mark(k) for k in range(60)), *(open_interest(k) for k in range(12)), *(ratio(k) for k in range(12)))
+    client.add(*(mark(k) for k in range(60)), *(index(k) for k in range(60)))
+    client.add(*(open_interest(k) for k in range(12)), *(ratio(k) for k in range(12)))
     steps = [*(ws(k) for k in range(60)), moves(client, 31), lambda: time.sleep(0.2), moves(client, 60)]
     run(lake, client, steps, until_ms=T0 + HOUR_MS, datasets=POLLED)
-    assert lake.times(MARKS, BTC, interval=M1).tolist() == [T0 + k * MINUTE_MS for k in range(60)]
+    for table in (MARKS, INDEXES):
+        assert lake.times(table, BTC, interval=M1).tolist() == [T0 + k * MINUTE_MS for k in range(60)]
     for table in (OPEN_INTEREST, LONG_SHORT_RATIO):
         assert lake.times(table, BTC).tolist() == [T0 + k * PERIOD_MS for k in range(12)]
     assert lake.repairs(Venue.OKX) == []  # to be asked for is no gap

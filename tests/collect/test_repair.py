@@ -9,7 +9,7 @@ import threading
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, mark, settlement, spec
+from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, index, mark, settlement, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect import repair
@@ -154,12 +154,14 @@ def test_what_was_missing_is_fetched_lacked_or_left(lake):
     assert (dict(done.stored), done.holes, dict(done.left)) == ({"kline_1m": 39}, {"no_trade": 1}, {"kline_1m": 0})
 
 
-def test_polled_series_are_repaired_too(lake):
+@pytest.mark.parametrize(("name", "row"), [("mark", mark), ("index", index)])
+def test_polled_series_are_repaired_too(lake, name, row):
     client = venue()
-    client.add(*(mark(k) for k in range(120)))
-    lake.store([mark(k) for k in (0, 1, 2, 100)])
-    done = run(lake, client, datasets=("mark", "liquidations"))
-    assert dict(done.stored) == {"mark_1m": 106}
+    client.add(*(row(k) for k in range(120)))
+    lake.store([row(k) for k in (0, 1, 2, 100)])
+    done = run(lake, client, datasets=(name, "liquidations"))
+    assert dict(done.stored) == {f"{name}_1m": 106}
+    assert {line.dataset for line in lake.repairs(Venue.OKX)} == {f"{name}_1m"}
 
 
 def test_settlements_are_repaired_and_what_the_venue_lacks_is_asked_once(lake):

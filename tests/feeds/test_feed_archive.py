@@ -24,7 +24,7 @@ from qlib_crypto.errors import ConfigError, SchemaError, VenueError
 from qlib_crypto.feeds import Archive
 from qlib_crypto.feeds.bulk_files import Table, milliseconds, picked
 from qlib_crypto.feeds.transport import Patience
-from qlib_crypto.schemas import PERIOD_MS
+from qlib_crypto.schemas import PERIOD_MS, IndexBar, MarkBar
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 BTC = Instrument("BTC", "USDT", Venue.BINANCE)
@@ -201,11 +201,16 @@ def test_binance_duplicates_and_disorder_are_put_right(host):
     assert times_of(rows) == list(minutes(MAY, MAY + DAY_MS))
 
 
-def test_binance_marks_and_other_intervals(host):
-    path = kline_path("daily", MAY, "markPriceKlines", "1h")
+@pytest.mark.parametrize(
+    ("kind", "folder", "method"),
+    [(MarkBar, "markPriceKlines", "marks"), (IndexBar, "indexPriceKlines", "indexes")],
+)
+def test_binance_marks_indexes_and_other_intervals(host, kind, folder, method):
+    path = kline_path("daily", MAY, folder, "1h")
     lines = [f"{t},1,3,0.5,2,0,{t + HOUR_MS - 1},0,3600,0,0,0" for t in range(MAY, MAY + DAY_MS, HOUR_MS)]
     host.put(path, *lines)
-    rows = asked_of(host, Venue.BINANCE, lambda a: a.marks(BTC, H1, MAY, MAY + DAY_MS))
+    rows = asked_of(host, Venue.BINANCE, lambda a: getattr(a, method)(BTC, H1, MAY, MAY + DAY_MS))
+    assert {type(row) for row in rows} == {kind}
     assert [row[2:8] for row in rows] == [(MAY + k * HOUR_MS, 1.0, 3.0, 0.5, 2.0, "archive") for k in range(24)]
 
 
@@ -446,16 +451,16 @@ def test_a_file_laid_out_differently_is_told(host, lines):
 def test_what_is_served_and_from_when():
     with_files = {
         Venue.OKX: {"kline_1m", "funding"},
-        Venue.BINANCE: {"kline_1m", "kline_4h", "mark_1m", "funding", "open_interest", "long_short_ratio"},
+        Venue.BINANCE: {"kline_1m", "kline_4h", "mark_1m", "index_1m", "funding", "open_interest", "long_short_ratio"},
     }
-    names = {"kline_1m", "kline_4h", "mark_1m", "funding", "open_interest", "long_short_ratio", "trades", "books",
-             "liquidations", "funding_estimate"}  # fmt: skip
+    names = with_files[Venue.BINANCE] | {"trades", "books", "liquidations", "funding_estimate"}
     for venue, want in with_files.items():
         archive = Archive(venue, settings_at(venue, "http://127.0.0.1:9"))
         assert {name for name in names if archive.serves(name)} == want
         archive.close()
     okx = Archive(Venue.OKX, settings_at(Venue.OKX, "http://127.0.0.1:9"))
-    for call in (lambda: okx.marks(BTC_OKX, M1, 0, 1), lambda: okx.open_interest(BTC_OKX, 0, 1),
+    for call in (lambda: okx.marks(BTC_OKX, M1, 0, 1), lambda: okx.indexes(BTC_OKX, M1, 0, 1),
+                 lambda: okx.open_interest(BTC_OKX, 0, 1),
                  lambda: okx.long_short_ratio(BTC_OKX, 0, 1), lambda: okx.bars(BTC_OKX, H1, 0, 1)):  # fmt: skip
         with pytest.raises(ConfigError, match="okx publishes no bulk files of"):
             call()

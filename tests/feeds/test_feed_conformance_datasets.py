@@ -10,6 +10,7 @@ from support_feeds import START_MS, ArrayTape, plain_row, rows_of, settings_at, 
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from qlib_crypto.feeds import Archive, rest_client
+from qlib_crypto.sandbox.series import moved
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.sandbox.tape import Levels, OpenInterestSeries, Prints, RatioSeries
 from qlib_crypto.schemas import PERIOD_MS, Book, Liquidation, Trade
@@ -28,6 +29,9 @@ class FullTape(ArrayTape):
 
     def _times(self):
         return np.arange(START_MS, self.span_ms[1] + 1, PERIOD_MS, dtype=np.int64)
+
+    def index_bars(self, instrument, interval):
+        return moved(self.bars(instrument, interval), lambda price: price - 0.25)
 
     def open_interest_series(self, instrument):
         times = self._times()
@@ -195,15 +199,21 @@ def test_statistics_over_rest_are_the_tapes(venue, tape, standing):
         assert [row[1:3] for row in got] == list(zip(ratio.time_ms[part], ratio.ratio[part], strict=True))
 
 
-def test_marks_over_rest_are_closed_candles_of_the_window(venue, tape, standing):
+@pytest.mark.parametrize("kind", ["marks", "indexes"])
+def test_marks_and_indexes_over_rest_are_closed_candles_of_the_window(venue, tape, standing, kind):
     client, _, now = standing
     for instrument in tape.specs:
         span = (now - 26 * HOUR_MS, now + HOUR_MS)
-        got = flat(client.marks(instrument, M1, *span))
+        got = flat(getattr(client, kind)(instrument, M1, *span))
         assert [row.open_ms for row in got] == list(
             range(-(-span[0] // MINUTE_MS) * MINUTE_MS, now - 30_000, MINUTE_MS)
         )
         assert all(row.low <= min(row.open, row.close) <= max(row.open, row.close) <= row.high for row in got)
+        traded = tape.bars(instrument, M1)
+        want = moved(traded, lambda price: price - 0.25 if kind == "indexes" else price).close
+        assert [row.close for row in got] == want[
+            np.searchsorted(traded.open_ms, [row.open_ms for row in got])
+        ].tolist()
 
 
 def test_the_archive_is_the_tape(venue, tape, standing):
@@ -223,10 +233,12 @@ def test_the_archive_is_the_tape(venue, tape, standing):
             )
             got = flat(archive.long_short_ratio(instrument, start + 1, until))
             assert [row[1:3] for row in got] == list(zip(ratio.time_ms[part], ratio.ratio[part], strict=True))
-            marks = flat(archive.marks(instrument, M1, until - DAY_MS, until))
-            assert [row[:7] for row in marks] == [
-                row[:7] for row in flat(client.marks(instrument, M1, until - DAY_MS, until))
-            ]
+            for of in ("marks", "indexes"):
+                filed, asked = (
+                    flat(getattr(source, of)(instrument, M1, until - DAY_MS, until)) for source in (archive, client)
+                )
+                assert [row[:7] for row in filed] == [row[:7] for row in asked]
+                assert len(filed) == DAY_MS // MINUTE_MS
 
 
 def test_funding_of_the_archive_is_the_tapes(venue, tape, standing):

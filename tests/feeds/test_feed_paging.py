@@ -12,6 +12,7 @@ from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.feeds.binance_rest import BinanceRest
 from qlib_crypto.feeds.okx_rest import OkxRest
+from qlib_crypto.schemas import IndexBar
 from qlib_crypto.settings import BinanceSettings, OkxSettings
 from qlib_crypto.symbols import BINANCE_BAR, OKX_BAR, Instrument, Interval, Venue
 
@@ -36,7 +37,7 @@ class OkxPages:
         if path.endswith("/time"):
             return {"code": "0", "data": [{"ts": str(self.now)}]}
         shown = self.opens[: bisect_right(self.opens, self.now)]
-        if path.endswith(("/candles", "/mark-price-candles")):
+        if path.endswith(("/candles", "/mark-price-candles", "/index-candles")):
             shown = shown[-self.horizon :]
         before = bisect_left(shown, params["after"])
         page = shown[max(0, before - min(self.cap, params["limit"])) : before]
@@ -49,7 +50,7 @@ class OkxPages:
                     {"fundingTime": str(t), "realizedRate": f"{t % 97}e-6", "fundingRate": "9"} for t in page[::-1]
                 ]
             }
-        volumes = [] if "mark-price" in path else ["9", "3", "4"]
+        volumes = ["9", "3", "4"] if path.endswith(("/candles", "/history-candles")) else []
         flags = ["1" if t + self.interval <= self.now else "0" for t in page]
         rows = [[str(t), "1", "2", "0.5", "1.5", *volumes, flag] for t, flag in zip(page, flags, strict=True)]
         return {"code": "0", "data": rows[::-1]}
@@ -94,7 +95,7 @@ span = st.tuples(st.integers(-10, 120), st.integers(-10, 120))
 awkward = {"cap": st.integers(1, 9), "overlap": st.integers(0, 3), "lie": st.booleans()}
 
 
-@pytest.mark.parametrize("kind", ["bars", "marks"])
+@pytest.mark.parametrize("kind", ["bars", "marks", "indexes"])
 @pytest.mark.parametrize("venue", list(Venue))
 @settings(max_examples=150)
 @given(opens=markets, span=span, now=st.integers(0, 130 * MINUTE_MS), data=st.data())
@@ -138,6 +139,28 @@ def test_okx_asks_candles_for_what_is_recent_and_the_history_for_the_rest():
     assert paths == ["time"] + ["candles"] * 5 + ["history-candles"] * 12
     assert [params["limit"] for _, params in pages.asked[1:-1]] == [300] * 16
     assert pages.asked[-1][1]["limit"] == 5_000 - 1_440 - 11 * 300
+
+
+def test_the_index_is_asked_for_by_its_own_name():
+    """OKX names it without `SWAP`, Binance calls it the pair; the newest have a path of their own on OKX."""
+    opens = [START + i * MINUTE_MS for i in range(1_500)]
+    for venue, kind in ((Venue.OKX, OkxPages), (Venue.BINANCE, BinancePages)):
+        pages = kind(opens, opens[-1] + MINUTE_MS, MINUTE_MS)
+        walker = client(venue, pages)
+        rows = [
+            row for page in walker.indexes(ETH[venue], Interval.parse("1m"), opens[0], opens[-1] + 1) for row in page
+        ]
+        assert sorted(row.open_ms for row in rows) == opens
+        assert {type(row) for row in rows} == {IndexBar}
+        asked = [(path.rsplit("/", 1)[1], params) for path, params in pages.asked if not path.endswith("/time")]
+        if venue is Venue.OKX:
+            assert {(path, params["instId"], params["limit"]) for path, params in asked} == {
+                ("index-candles", "ETH-USDT", 100), ("history-index-candles", "ETH-USDT", 100)
+            }  # fmt: skip
+        else:
+            assert {(path, params["pair"], "symbol" in params) for path, params in asked} == {
+                ("indexPriceKlines", "ETHUSDT", False)
+            }
 
 
 def test_binance_asks_pages_of_the_cheapest_weight():

@@ -1,4 +1,4 @@
-"""Recorded and documented messages of mark prices, open interest, ratios, liquidations, trades and books.
+"""Recorded and documented messages of mark and index prices, open interest, ratios, liquidations, trades and books.
 
 Binance: recordings by gocryptotrader and cryptofeed, documented examples, and cryptofeed's recording of aggTrade. OKX:
 documented examples; of `open-interest-history`, `long-short-account-ratio-contract`, `liquidation-orders` and `books5`
@@ -13,7 +13,7 @@ from support_wire import Fed, client_of, example, load, recorded
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.feeds import binance_rows, okx_rows
 from qlib_crypto.lake.checks import fault
-from qlib_crypto.schemas import Book, Liquidation, LongShortRatio, MarkBar, OpenInterest, Trade
+from qlib_crypto.schemas import Book, IndexBar, Liquidation, LongShortRatio, MarkBar, OpenInterest, Trade
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 BTC_OKX, BTC_BIN = (Instrument("BTC", "USDT", venue) for venue in (Venue.OKX, Venue.BINANCE))
@@ -40,21 +40,36 @@ def mock(wire):
     return load(wire / "binance/gocryptotrader_http_mock/http.json")["routes"]
 
 
-# mark prices
+# mark and index prices
 
 
-def test_okx_mark_candles_as_documented(wire):
-    """`GetMarkPriceKlines.txt`: six columns; the documented stamp is on no grid, so it is put on one."""
-    rows = example(wire / "okx/api_examples_okx_net/Endpoints/UnifiedApi/ExchangeData/GetMarkPriceKlines.txt")["data"]
+@pytest.mark.parametrize(("kind", "name"), [(MarkBar, "GetMarkPriceKlines.txt"), (IndexBar, "GetIndexKlines.txt")])
+def test_okx_mark_and_index_candles_as_documented(wire, kind, name):
+    """Six columns; the documented stamp is on no grid, so it is put on one."""
+    rows = example(wire / "okx/api_examples_okx_net/Endpoints/UnifiedApi/ExchangeData" / name)["data"]
+
+    def made(row):
+        return okx_rows.price_bar_of(kind, BTC_OKX, M1, row, "rest", 1)
+
     with pytest.raises(SchemaError, match="off the UTC grid"):
-        okx_rows.mark_of(BTC_OKX, M1, rows[1], "rest", 1)
+        made(rows[1])
     opened, closed = ([str(int(row[0]) - int(row[0]) % 60_000), *row[1:]] for row in rows)
-    assert okx_rows.mark_of(BTC_OKX, M1, opened, "rest", 1) is None
-    got = okx_rows.mark_of(BTC_OKX, M1, closed, "rest", 1)
-    assert got == MarkBar(BTC_OKX, M1, 1597026360000, 3.731, 3.799, 3.494, 3.72, "rest", 1)
+    assert made(opened) is None
+    got = made(closed)
+    assert type(got) is kind
+    assert got == (BTC_OKX, M1, 1597026360000, 3.731, 3.799, 3.494, 3.72, "rest", 1)
     with pytest.raises(SchemaError, match="5 fields instead of 6"):
-        okx_rows.mark_of(BTC_OKX, M1, closed[:5], "rest", 1)
-    assert fault(okx_rows.mark_of(BTC_OKX, M1, [closed[0], "", *closed[2:]], "rest", 1)) is not None
+        made(closed[:5])
+    assert fault(made([closed[0], "", *closed[2:]])) is not None
+
+
+def test_binance_index_klines_as_documented(binance_examples):
+    """`GetIndexPriceKlines.txt`."""
+    (row,) = example(binance_examples / "Endpoints/UsdFutures/ExchangeData/GetIndexPriceKlines.txt")
+    got = binance_rows.price_bar_of(IndexBar, BTC_BIN, M1, row, row[6] + 1, 2)
+    assert type(got) is IndexBar
+    assert got == (BTC_BIN, M1, 1591256400000, 9653.6944, 9653.6964, 9651.386, 9651.552, "rest", 2)
+    assert binance_rows.price_bar_of(IndexBar, BTC_BIN, M1, row, row[6], 2) is None
 
 
 def test_binance_mark_klines_as_documented(wire, binance_examples):
@@ -62,10 +77,12 @@ def test_binance_mark_klines_as_documented(wire, binance_examples):
     documented = example(binance_examples / "Endpoints/UsdFutures/ExchangeData/GetMarkPriceKlines.txt")
     folder = wire / "binance/nautilus_fixtures_mixed/python_resources/http_responses"
     for row in (*documented, *load(folder / "http_futures_market_mark_price_klines.json")):
-        got = binance_rows.mark_of(BTC_BIN, M1, row, row[6] + 1, 2)
+        got = binance_rows.price_bar_of(MarkBar, BTC_BIN, M1, row, row[6] + 1, 2)
         want = (BTC_BIN, M1, 1591256460000, 9653.29201333, 9654.56401333, 9653.07367333, 9653.07367333, "rest", 2)
         assert got == want
-        assert binance_rows.mark_of(BTC_BIN, M1, row, row[6], 2) is None  # still open in its last millisecond
+        assert (
+            binance_rows.price_bar_of(MarkBar, BTC_BIN, M1, row, row[6], 2) is None
+        )  # still open in its last millisecond
 
 
 # open interest and ratio

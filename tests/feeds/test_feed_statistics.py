@@ -105,13 +105,13 @@ def test_the_time_is_asked_once_for_many_that_end_before_it():
 
 def test_what_the_clients_say_of_reach_pages_and_limits():
     okx, binance = (rest_client(venue, settings_at(venue, "http://127.0.0.1:9", rate_scale=0.5)) for venue in Venue)
-    names = ("kline_1m", "kline_4h", "funding", "mark_1m", "open_interest", "long_short_ratio")
-    assert [okx.reach_ms(name) for name in names] == [None, None, 90 * DAY_MS, None, 5 * DAY_MS, 5 * DAY_MS]
-    assert [binance.reach_ms(name) for name in names] == [None, None, None, None, 30 * DAY_MS, 30 * DAY_MS]
-    assert [okx.page_rows(name) for name in names] == [300, 300, 400, 100, 100, 100]
-    assert [binance.page_rows(name) for name in names] == [499, 499, 1000, 499, 500, 500]
-    assert [okx.requests_per_s(name) for name in names] == [5.0, 5.0, 2.5, 5.0, 2.5, 1.25]
-    assert [binance.requests_per_s(name) for name in names] == pytest.approx([10, 10, 5 / 6, 10, 5 / 3, 5 / 3])
+    names = ("kline_1m", "kline_4h", "funding", "mark_1m", "index_1m", "open_interest", "long_short_ratio")
+    assert [okx.reach_ms(name) for name in names] == [None, None, 90 * DAY_MS, None, None, 5 * DAY_MS, 5 * DAY_MS]
+    assert [binance.reach_ms(name) for name in names] == [None, None, None, None, None, 30 * DAY_MS, 30 * DAY_MS]
+    assert [okx.page_rows(name) for name in names] == [300, 300, 400, 100, 100, 100, 100]
+    assert [binance.page_rows(name) for name in names] == [499, 499, 1000, 499, 499, 500, 500]
+    assert [okx.requests_per_s(name) for name in names] == [5.0, 5.0, 2.5, 5.0, 2.5, 2.5, 1.25]
+    assert [binance.requests_per_s(name) for name in names] == pytest.approx([10, 10, 5 / 6, 10, 10, 5 / 3, 5 / 3])
     for client in (okx, binance):
         assert {client.reach_ms(name) for name in ("liquidations", "trades", "books", "funding_estimate")} == {0}
         with pytest.raises(ConfigError, match="'trades' does not come over REST from"):

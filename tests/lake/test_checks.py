@@ -20,6 +20,7 @@ from qlib_crypto.schemas import (
     Bar,
     Book,
     Estimate,
+    IndexBar,
     Liquidation,
     LongShortRatio,
     MarkBar,
@@ -29,12 +30,13 @@ from qlib_crypto.schemas import (
 )  # fmt: skip
 
 MARK = MarkBar(BTC, M1, T0, 1.0, 1.0, 1.0, 1.0, "rest", RECEIVED)
+INDEX = IndexBar(*MARK)
 INTEREST = OpenInterest(BTC, T0, 1.0, None, "rest", RECEIVED)
 RATIO = LongShortRatio(BTC, T0, 1.2, "rest", RECEIVED)
 LIQUIDATION = Liquidation(BTC, T0 + 7, "sell", 100.0, 2.0, RECEIVED)
 TRADE = Trade(BTC, T0 + 7, 5, "buy", 100.0, 2.0, RECEIVED)
 BOOK = Book(BTC, T0 + 7, (99.0, 98.0), (1.0, 2.0), (100.0,), (3.0,), RECEIVED)
-GOOD = [bar(0), settlement(), estimate(), MARK, INTEREST, RATIO, LIQUIDATION, TRADE, BOOK]
+GOOD = [bar(0), settlement(), estimate(), MARK, INDEX, INTEREST, RATIO, LIQUIDATION, TRADE, BOOK]
 NAN, INF = float("nan"), float("inf")
 
 
@@ -56,6 +58,8 @@ NAN, INF = float("nan"), float("inf")
         (MARK._replace(high=0.0), "high 0.0: prices"),
         (MARK._replace(open_ms=T0 + 5), "grid"),
         (MARK._replace(source="x"), "source 'x': is unknown"),
+        (INDEX._replace(low=math.nan), "index bar BTC_USDT.OKX 1m 2025-04-01 00:00:00 refused: low nan: prices"),
+        (INDEX._replace(open_ms=T0 + 5), "grid"),
         (INTEREST._replace(open_interest_base=-1.0), "open interest -1.0"),
         (INTEREST._replace(open_interest_quote=NAN), "open interest quote nan"),
         (INTEREST._replace(time_ms=T0 + MINUTE_MS), "5m grid"),
@@ -94,7 +98,10 @@ def test_every_good_row_is_good():
     assert first_fault([]) is None
 
 
-@pytest.mark.parametrize("row", [bar(0, received_ms=T0 + 20_000), MARK._replace(received_ms=T0 + 20_000)])
+@pytest.mark.parametrize(
+    "row",
+    [bar(0, received_ms=T0 + 20_000), MARK._replace(received_ms=T0 + 20_000), INDEX._replace(received_ms=T0 + 20_000)],
+)
 def test_an_open_bar_is_told_as_such(row):
     assert isinstance(fault(row), UnconfirmedBarError)
     assert isinstance(first_fault([bar(k) for k in range(1, 9)] + [row]), UnconfirmedBarError)
@@ -117,6 +124,7 @@ STRATEGIES = {
     Settlement: st.builds(Settlement, OF, TIMES, ODD, MAYBE, SOURCE, RECEIVED_AT),
     Estimate: st.builds(Estimate, OF, TIMES, ODD, TIMES, MAYBE, MAYBE, RECEIVED_AT),
     MarkBar: st.builds(MarkBar, OF, STEP, TIMES, ODD, ODD, ODD, ODD, SOURCE, RECEIVED_AT),
+    IndexBar: st.builds(IndexBar, OF, STEP, TIMES, ODD, ODD, ODD, ODD, SOURCE, RECEIVED_AT),
     OpenInterest: st.builds(OpenInterest, OF, TIMES, ODD, MAYBE, SOURCE, RECEIVED_AT),
     LongShortRatio: st.builds(LongShortRatio, OF, TIMES, ODD, SOURCE, RECEIVED_AT),
     Liquidation: st.builds(Liquidation, OF, TIMES, SIDE, ODD, ODD, RECEIVED_AT),

@@ -13,8 +13,8 @@ from qlib_crypto.clock import DAY_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake import Lake, seal
 from qlib_crypto.lake.sql import query
-from qlib_crypto.lake.tables import BARS, MARKS, OPEN_INTEREST, SETTLEMENTS, TABLE_OF, TRADES, dataset_table
-from qlib_crypto.schemas import Book, Liquidation, LongShortRatio, MarkBar, OpenInterest, Trade
+from qlib_crypto.lake.tables import BARS, INDEXES, MARKS, OPEN_INTEREST, SETTLEMENTS, TABLE_OF, TRADES, dataset_table
+from qlib_crypto.schemas import Book, IndexBar, Liquidation, LongShortRatio, MarkBar, OpenInterest, Trade
 from qlib_crypto.symbols import Instrument
 
 LATER = T0 + DAY_MS
@@ -25,6 +25,10 @@ SAMPLES = {
     "funding_estimate": ([estimate(T0), estimate(T0, of=ETH)], ["funding_estimate_20250401"]),
     "mark_1m": (
         [MarkBar(of, M1, T0, 1.0, 2.0, 0.5, 1.5, "rest", RECEIVED) for of in (BTC, ETH)],
+        ["BTC_USDT_20250401", "ETH_USDT_20250401"],
+    ),
+    "index_1m": (
+        [IndexBar(of, M1, T0, 1.0, 2.0, 0.5, 1.5, "rest", RECEIVED) for of in (BTC, ETH)],
         ["BTC_USDT_20250401", "ETH_USDT_20250401"],
     ),
     "mark_4h": ([MarkBar(BTC, H1, T0, 1.0, 2.0, 0.5, 1.5, "rest", RECEIVED)], ["BTC_USDT_202504"]),
@@ -196,11 +200,19 @@ def test_many_symbols_and_days_are_sealed_in_parts(lake, monkeypatch):
     assert all(lake._hot[BTC.venue].held(table) == [] for table in TABLE_OF.values())
 
 
-def test_mark_bars_have_intervals_of_their_own(lake):
-    lake.store(SAMPLES["mark_1m"][0])
+@pytest.mark.parametrize(("dataset", "table"), [("mark_1m", MARKS), ("index_1m", INDEXES)])
+def test_mark_and_index_bars_have_intervals_of_their_own(lake, dataset, table):
+    lake.store(SAMPLES[dataset][0])
     lake.store([bar(0, interval=H1)])
     assert lake.intervals(BTC.venue) == [H1]
     for _ in range(2):
-        assert lake.intervals(BTC.venue, MARKS) == [M1]
+        assert lake.intervals(BTC.venue, table) == [M1]
         lake.seal(BTC.venue)
     assert lake.times(OPEN_INTEREST, BTC).tolist() == []
+
+
+def test_mark_and_index_of_one_minute_are_two_rows(lake):
+    lake.store([SAMPLES["mark_1m"][0][0], SAMPLES["index_1m"][0][0]._replace(close=1.0)])
+    lake.seal(BTC.venue)
+    assert query(lake, "select close from mark_1m")["close"].tolist() == [1.5]
+    assert query(lake, "select close from index_1m")["close"].tolist() == [1.0]

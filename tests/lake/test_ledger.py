@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_lake import BTC, ETH, H1, M1, PEPE, T0, bar, estimate, settlement
+from support_lake import BTC, ETH, H1, M1, PEPE, T0, bar, estimate, index, mark, settlement
 
 from qlib_crypto.clock import HOUR_MS, MINUTE_MS
 from qlib_crypto.errors import ConfigError
@@ -18,6 +18,7 @@ from qlib_crypto.lake import Lake
 from qlib_crypto.lake.ledger import Hole, Repair
 from qlib_crypto.lake.quality import Flag
 from qlib_crypto.lake.sql import query
+from qlib_crypto.lake.tables import INDEXES, MARKS
 from qlib_crypto.symbols import Venue
 
 
@@ -175,6 +176,23 @@ def test_a_file_of_the_version_before_keeps_its_lines_and_takes_new_ones(lake):
     assert query(lake, "select close from restated_kline_1m")["close"].tolist() == [100.0]
     lake.close()
     assert len(Lake(lake.root).quarantined(BTC.venue)) == 3
+
+
+def test_a_file_of_the_version_before_the_index_takes_index_rows(lake):
+    """As version 3 made it: no table of index candles; what it holds stays."""
+    lake.store([bar(0), mark(0)])
+    lake.close()
+    with closing(sqlite3.connect(lake.folder(BTC.venue) / "hot.sqlite")) as file, file:
+        for table in ("index_bars", "restated_index_bars"):
+            file.execute(f"DROP TABLE {table}")
+        file.execute("PRAGMA user_version=3")
+    assert len(lake.read(INDEXES, BTC.venue, interval=M1)) == 0
+    lake.store([index(0), index(0, price=98.0)])
+    for _ in range(2):
+        assert lake.read(INDEXES, BTC.venue, interval=M1).column("close").to_pylist() == [98.0]
+        assert query(lake, "select close from restated_index_1m")["close"].tolist() == [99.0]
+        assert len(lake.read(MARKS, BTC.venue, interval=M1)) == len(lake.bars(BTC, M1)) == 1
+        lake.seal(BTC.venue)
 
 
 @pytest.mark.parametrize("at", [float("nan"), None, "soon", 10**30, -5])

@@ -27,6 +27,7 @@ from qlib_crypto.lake.tables import (
     BARS,
     BOOKS,
     ESTIMATES,
+    INDEXES,
     LIQUIDATIONS,
     LONG_SHORT_RATIO,
     MARKS,
@@ -39,6 +40,7 @@ from qlib_crypto.provider import convert
 from qlib_crypto.schemas import (
     Bar,
     Book,
+    IndexBar,
     Liquidation,
     LongShortRatio,
     MarkBar,
@@ -70,6 +72,7 @@ def rows_of_a_day(day, *, of=BTC):
         *(bar(day * 1440 + k, of=of, close=100.0 + day + k / 7) for k in (0, 1, 2, 777, 1439)),
         bar(day * 24, of=of, interval=H1),
         mark(day * 1440 + 5, of=of),
+        IndexBar(*mark(day * 1440 + 5, of=of, close=99.0)),
         *(settlement(at + k * 8 * HOUR_MS - (2 if k == 0 else 0), of=of, rate=1e-4 * day) for k in range(3)),
         estimate(at + 90_000, of=of),
         OpenInterest(of, at + 300_000, 5.0 + day, None, "rest", RECEIVED),
@@ -231,6 +234,7 @@ ROWS = st.builds(
     lambda kind, day, k, of, value, source: {
         BARS: lambda: bar(day * 1440 + k, of=of, close=value, source=source),
         MARKS: lambda: mark(day * 1440 + k, of=of, close=value, source=source),
+        INDEXES: lambda: IndexBar(*mark(day * 1440 + k, of=of, close=value, source=source)),
         SETTLEMENTS: lambda: settlement(T0 + day * DAY_MS + k * 8 * HOUR_MS - 2, of=of, rate=value, source=source),
         OPEN_INTEREST: lambda: OpenInterest(of, T0 + day * DAY_MS + k * 300_000, value, None, source, RECEIVED),
         LONG_SHORT_RATIO: lambda: LongShortRatio(of, T0 + day * DAY_MS + k * 300_000, value, source, RECEIVED),
@@ -416,7 +420,7 @@ def test_readers_see_every_row_at_every_instant(lake, monkeypatch):
         while not stop.is_set():
             try:
                 if {
-                    k: v for k, v in answers(reader, tables=[BARS, SETTLEMENTS, MARKS]).items() if k in finest
+                    k: v for k, v in answers(reader, tables=[BARS, SETTLEMENTS, MARKS, INDEXES]).items() if k in finest
                 } != finest:
                     wrong.append("another answer")
                 if reader.content_hash() != identity:

@@ -111,8 +111,10 @@ def test_defaults_and_resampled_klines(ask, binance_tape):
     five = body(ask("klines", symbol="BTCUSDT", interval="5m", limit=1500))
     assert five[0][0] == binance_tape.bars(BTC, M1).open_ms[0]
     assert {b[0] - a[0] for a, b in pairwise(five)} == {5 * MINUTE_MS}
-    marks = body(ask("markPriceKlines", symbol="BTCUSDT", interval="1m", limit=2))
-    assert [row[5] for row in marks] == ["0", "0"]
+    for path, named in (("markPriceKlines", "symbol"), ("indexPriceKlines", "pair")):
+        rows = body(ask(path, **{named: "BTCUSDT"}, interval="1m", limit=2))
+        assert [row[5] for row in rows] == ["0", "0"]
+    assert ask("indexPriceKlines", symbol="BTCUSDT", interval="1m").body["code"] == -1102
 
 
 def test_settled_funding_with_its_jitter(ask, binance_tape):

@@ -56,6 +56,23 @@ def test_flat_market_prints_one_basis_point_per_8_hours(venue):
 
 
 @VENUES
+def test_the_index_is_the_price_without_the_premium_that_funding_follows(venue):
+    """At a settlement the estimate of the next one is that of the hour's premium alone."""
+    source, checked = tape(venue, 12), 0
+    for instrument in source.specs:
+        bars, index = source.bars(instrument, HOUR), source.index_bars(instrument, HOUR)
+        assert np.array_equal(bars.open_ms, index.open_ms)
+        assert np.all((index.low <= index.open) & (index.open <= index.high) & (index.volume_base == 0))
+        settled = set(nominal(source.settlements(instrument).time_ms).tolist())
+        for at, premium in zip(bars.open_ms.tolist(), (bars.open / index.open - 1).tolist(), strict=True):
+            now = source.funding_now(instrument, at) if at in settled else None
+            if now is not None and abs(premium) < 0.003:  # below every cap
+                assert now.rate == pytest.approx(funding_rate(premium, 1.0, now.interval_ms // HOUR_MS), abs=2e-8)
+                checked += 1
+    assert checked > 1_000
+
+
+@VENUES
 def test_calendar_of_settlements(venue):
     source = tape(venue, 40)
     start, end = source.span_ms

@@ -128,9 +128,10 @@ def test_long_bars_open_at_utc8_unless_told(ask):
         assert {(int(row[0]) // HOUR_MS) % step for row in rows} == {hour % step}, bar
 
 
-def test_mark_price_candles_have_six_columns(ask):
-    for path in ("market/mark-price-candles", "market/history-mark-price-candles"):
-        rows = data(ask(path, instId="BTC-USDT-SWAP", limit=100))
+@pytest.mark.parametrize(("kind", "inst_id"), [("mark-price", "BTC-USDT-SWAP"), ("index", "BTC-USDT")])
+def test_mark_price_and_index_candles_have_six_columns(ask, kind, inst_id):
+    for path in (f"market/{kind}-candles", f"market/history-{kind}-candles"):
+        rows = data(ask(path, instId=inst_id, limit=100))
         assert {len(row) for row in rows} == {6}
         assert [row[5] for row in rows] == ["0"] + ["1"] * 99
 
@@ -215,6 +216,8 @@ def test_tickers_mark_prices_and_open_interest(ask, okx_tape):
         ("market/candles", {"instId": "BTC-USDT-SWAP", "limit": 301}, 400, "51000"),
         ("market/candles", {"instId": "BTC-USDT-SWAP", "after": "now"}, 400, "51000"),
         ("market/mark-price-candles", {"instId": "BTC-USDT-SWAP", "limit": 101}, 400, "51000"),
+        ("market/index-candles", {"instId": "BTC-USDT-SWAP"}, 200, "51001"),
+        ("market/index-candles", {"instId": "BTC-USDT", "limit": 101}, 400, "51000"),
         ("public/funding-rate", {"instId": "NO-USDT-SWAP"}, 200, "51001"),
         ("public/funding-rate-history", {"instId": "BTC-USDT-SWAP", "limit": 401}, 400, "51000"),
         ("public/instruments", {}, 400, "50014"),

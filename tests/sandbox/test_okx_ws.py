@@ -160,12 +160,16 @@ def test_a_replay_gives_each_bar_once_confirmed_and_at_least_once_open_before(ok
 
 def test_bars_that_the_tape_lacks_are_streamed_resampled(okx_tape):
     at, until = END - 6 * HOUR_MS, END
-    pushes, _ = replay(
-        okx_tape, [arg("candle5m", "ETH-USDT-SWAP"), arg("mark-price-candle5m", "ETH-USDT-SWAP")], at, until
+    args = (
+        arg("candle5m", "ETH-USDT-SWAP"),
+        arg("mark-price-candle5m", "ETH-USDT-SWAP"),
+        arg("index-candle5m", "ETH-USDT"),
     )
+    pushes, _ = replay(okx_tape, list(args), at, until)
     series = Market(okx_tape, None).series(ETH, Grid(5 * MINUTE_MS))
     mine = series.open_ms >= at
-    for channel, flag in (("candle5m", 8), ("mark-price-candle5m", 5)):
+    assert {push["arg"]["instId"] for push in pushes if push["arg"]["channel"] == "index-candle5m"} == {"ETH-USDT"}
+    for channel, flag in (("candle5m", 8), ("mark-price-candle5m", 5), ("index-candle5m", 5)):
         rows = [row for push in pushes if push["arg"]["channel"] == channel for row in push["data"] if row[flag] == "1"]
         assert [int(row[0]) for row in rows] == series.open_ms[mine].tolist()
         assert [float(row[2]) for row in rows] == series.high[mine].tolist()

@@ -123,17 +123,27 @@ def test_a_tape_without_statistics_has_none(okx_tape, binance_tape):
         assert get(bare.url + BINANCE.format("globalLongShortAccountRatio")).body == []
 
 
-def test_mark_candles_are_the_tapes_own(handle):
+@pytest.mark.parametrize(
+    ("kind", "okx", "binance"),
+    [
+        ("mark_bars", "mark-price-candles?instId=BTC-USDT-SWAP", "markPriceKlines?symbol=BTCUSDT"),
+        ("index_bars", "index-candles?instId=BTC-USDT", "indexPriceKlines?pair=BTCUSDT"),
+    ],
+)
+def test_mark_and_index_candles_are_the_tapes_own(handle, kind, okx, binance):
     for venue, tape in TAPES.items():
-        bars = tape.mark_bars(BTC[venue], M1)
+        bars = getattr(tape, kind)(BTC[venue], M1)
         past = bars.open_ms + MINUTE_MS <= NOW
         if venue is Venue.OKX:
-            path = "/api/v5/market/history-mark-price-candles?instId=BTC-USDT-SWAP&limit=100"
+            path = f"/api/v5/market/history-{okx}&limit=100"
             rows = [row for row in get(handle.url + path).body["data"] if row[5] == "1"][::-1]
         else:
-            rows = get(f"{handle.url}/fapi/v1/markPriceKlines?symbol=BTCUSDT&interval=1m&limit=100").body
+            rows = get(f"{handle.url}/fapi/v1/{binance}&interval=1m&limit=100").body
             rows = [row for row in rows if row[6] < NOW]
         n = len(rows)
         assert [float(row[4]) for row in rows] == bars.close[past][-n:].tolist()
         assert [float(row[2]) for row in rows] == bars.high[past][-n:].tolist()
         assert bars.close[past][-1] != tape.bars(BTC[venue], M1).close[past][-1]
+    premium = get(f"{handle.url}/fapi/v1/premiumIndex?symbol=BTCUSDT").body
+    price = {"mark_bars": "markPrice", "index_bars": "indexPrice"}[kind]
+    assert float(premium[price]) == bars.close[past][-1]

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support_clock import World
 from support_lake import bar
+from support_lake import index as index_bar
 from support_lake import mark as mark_bar
 from support_watch import FIRST, NOW, coin, gappy_lake, status, watched_settings
 
@@ -109,16 +110,18 @@ def test_a_newcomers_past_is_no_gap_of_the_first_members(tmp_path):
     )
 
 
-def test_a_dataset_that_began_later_has_no_gap_before_its_beginning(tmp_path):
+@pytest.mark.parametrize(("name", "row"), [("mark", mark_bar), ("index", index_bar)])
+def test_a_dataset_that_began_later_has_no_gap_before_its_beginning(tmp_path, name, row):
     store = Lake(tmp_path)
     store.store([bar(of=coin("BTC"), interval=H1, open_ms=t) for t in range(FIRST, NOW, H1.ms)])
-    store.store([mark_bar(of=coin("BTC"))._replace(open_ms=t) for t in range(NOW - 5 * HOUR_MS, NOW, MINUTE_MS)])
+    store.store([row(of=coin("BTC"))._replace(open_ms=t) for t in range(NOW - 5 * HOUR_MS, NOW, MINUTE_MS)])
     write_status(store, status())
-    settings = watched_settings(tmp_path, okx=OkxSettings(datasets=("mark", "open_interest")))
+    settings = watched_settings(tmp_path, okx=OkxSettings(datasets=(name, "open_interest")))
     found = examine(settings, OKX, days=4, wall_ms=NOW)
     covered = {one.dataset: one for one in found.covered[Venue.OKX]}
-    assert covered["mark_1m"].missing == {}
-    assert covered["mark_1m"].expected == covered["mark_1m"].have == 5 * 60 - 3
+    candles = covered[f"{name}_1m"]
+    assert candles.missing == {}
+    assert candles.expected == candles.have == 5 * 60 - 3
     assert covered["open_interest"].days == []
     finding = by_key(found.findings)["okx coverage"]
     assert (finding.level, finding.seen) == (Level.WARN, "nothing yet of funding, open_interest")
