@@ -18,8 +18,8 @@ from qlib_crypto.provider.flags import Flags
 from qlib_crypto.provider.funding import FUNDING_FIELDS
 from qlib_crypto.provider.instruments import Memberships
 from qlib_crypto.provider.manifest import Frequency, Manifest, membership_hash
+from qlib_crypto.provider.news import Counts, Extent
 from qlib_crypto.provider.panel import BAR_FIELDS
-from qlib_crypto.provider.revise import Counts, Extent
 from qlib_crypto.provider.shards import Engine
 from qlib_crypto.provider.summary import ConvertSummary
 from qlib_crypto.provider.write import folder_name

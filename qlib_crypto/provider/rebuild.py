@@ -23,7 +23,7 @@ from qlib_crypto.provider.dirty import Dirty, Seen, Span
 from qlib_crypto.provider.funding import price_sources, series_by_symbol
 from qlib_crypto.provider.instruments import market_texts
 from qlib_crypto.provider.manifest import NAME, Manifest, manifest_text
-from qlib_crypto.provider.revise import Counts, Extent, Held, News
+from qlib_crypto.provider.news import Counts, Extent, Held, News
 from qlib_crypto.provider.settlements import FOLDER, series_name
 from qlib_crypto.provider.shards import Build, build
 from qlib_crypto.provider.sinks import set_first_slot

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,58 +22,18 @@ from qlib_crypto.provider.dirty import Span, Stored, whole
 from qlib_crypto.provider.extra_fields import EXTRA_FIELDS, ExtraBlock, Heard
 from qlib_crypto.provider.flags import Flags
 from qlib_crypto.provider.funding import FUNDING_FIELDS, SERIES, Settled, funding_fields
+from qlib_crypto.provider.news import Counts, Extent, Held, News, around, together, unit_of
 from qlib_crypto.provider.panel import BAR_FIELDS, COLUMNS, bar_fields, no_bars, resample, spread
 from qlib_crypto.provider.sinks import RebuildError, Sink
 from qlib_crypto.symbols import Instrument, Interval
 
-#: Days of bars that are computed at once: of one instrument, and of several together.
-_DAYS, _TOGETHER = 64, 100
+#: Days of bars of one instrument that are computed at once.
+_DAYS = 64
 #: Slots of funding that are computed at once.
 _SLOTS = 200_000
 
 #: More settlements than what one tells depends on.
 _AROUND = 12
-
-#: Opens of the first and the last bar.
-Extent = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a provider has of one instrument: extents by frequency, and settlements as `funding.SERIES`."""
-
-    extents: Mapping[Interval, Extent] = field(default_factory=dict)
-    series: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, SERIES))
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What may differ of one instrument: spans of bars, and the settlements of spans as they are now."""
-
-    instrument: Instrument
-    held: Held
-    bars: Sequence[Span]
-    settlements: Sequence[tuple[Span, NDArray[np.void]]]
-
-    def days(self, unit: Interval) -> int:
-        """Days of bars to read at most, for themselves or to price settlements; the units on either side too."""
-        more = 2 * unit.ms
-        settled = (_around(rows) for _, rows in self.settlements if len(rows))
-        return max(sum((end - start + more) // DAY_MS for start, end in spans) for spans in (self.bars, settled))
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Bars by frequency: those that there are, and those between them of which only a part is there."""
-
-    bars: dict[Interval, int] = field(default_factory=dict)
-    incomplete: dict[Interval, int] = field(default_factory=dict)
-
-    def add(self, bars: Mapping[Interval, int], incomplete: Mapping[Interval, int]) -> None:
-        """Count more."""
-        for into, more in ((self.bars, bars), (self.incomplete, incomplete)):
-            for interval, number in more.items():
-                into[interval] = into.get(interval, 0) + number
 
 
 @dataclass(slots=True)
@@ -93,7 +52,7 @@ class _Work:
         for (start, end), rows in news.settlements:
             if not _same_rows(series, rows, start, end):
                 series = funding.replaced(series, rows, start, end)
-                unpriced.append((start, end) if len(news.held.series) or not len(rows) else _around(rows))
+                unpriced.append((start, end) if len(news.held.series) or not len(rows) else around(rows))
         blocks = list(whole([*news.bars, *unpriced], unit, _DAYS * DAY_MS))
         return cls(news, dict(news.held.extents), series, blocks)
 
@@ -255,27 +214,6 @@ class Reviser:
                     self.sink.put(work.news.instrument, target, FUNDING_FIELDS, first, at, fields)
 
 
-def unit_of(targets: Iterable[Interval]) -> Interval:
-    """A day, or a week where weeks are asked for."""
-    return max([Interval.of_ms(DAY_MS), *targets])
-
-
-def together(news: Iterable[News], unit: Interval) -> Iterator[list[News]]:
-    """Instruments of one venue whose bars fit into memory together, one at least."""
-    for _, of_venue in groupby(news, lambda one: one.instrument.venue):
-        group: list[News] = []
-        days = 0
-        for one in of_venue:
-            own = one.days(unit)
-            if group and days + own > _TOGETHER:
-                yield group
-                group, days = [], 0
-            group.append(one)
-            days += own
-        if group:
-            yield group
-
-
 def _refuse_less(
     instrument: Instrument, target: Interval, held: Extent | None, present: NDArray[np.bool_], start_ms: int
 ) -> None:
@@ -303,10 +241,6 @@ def _same_rows(series: NDArray[np.void], rows: NDArray[np.void], start_ms: int, 
         and np.array_equal(own["rate"], rows["rate"])
         and np.array_equal(one, other, equal_nan=True)
     )
-
-
-def _around(rows: NDArray[np.void]) -> Span:
-    return int(rows["time_ms"][0]), int(rows["time_ms"][-1]) + 1
 
 
 def _chunks(spans: Sequence[Span], target: Interval, within: Span) -> Iterator[Span]:

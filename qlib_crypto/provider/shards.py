@@ -17,7 +17,8 @@ from qlib_crypto.lake import Lake
 from qlib_crypto.provider.dirty import Stored
 from qlib_crypto.provider.extra_fields import Heard
 from qlib_crypto.provider.flags import Flags
-from qlib_crypto.provider.revise import Counts, Held, News, Reviser, together, unit_of
+from qlib_crypto.provider.news import Counts, Held, News, together, unit_of
+from qlib_crypto.provider.revise import Reviser
 from qlib_crypto.provider.sinks import WholeFiles
 from qlib_crypto.symbols import Instrument, Interval
 

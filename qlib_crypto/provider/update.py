@@ -25,8 +25,9 @@ from qlib_crypto.provider.extra_fields import Heard
 from qlib_crypto.provider.funding import SERIES, price_sources, series_by_symbol
 from qlib_crypto.provider.instruments import market_texts
 from qlib_crypto.provider.manifest import NAME, Manifest, manifest_text, membership_hash
+from qlib_crypto.provider.news import Extent, Held, News
 from qlib_crypto.provider.rebuild import rebuild
-from qlib_crypto.provider.revise import Extent, Held, News, Reviser
+from qlib_crypto.provider.revise import Reviser
 from qlib_crypto.provider.settlements import read_series, series_name
 from qlib_crypto.provider.sinks import RebuildError
 from qlib_crypto.provider.summary import ConvertSummary

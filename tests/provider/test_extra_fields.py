@@ -245,9 +245,7 @@ def test_an_instrument_has_only_the_fields_that_the_lake_has_rows_for(lake, tmp_
     convert(lake, provider, FINE)
     for path in (lake.folder(Venue.OKX) / "mark_1m").iterdir():
         path.unlink()
-    with pytest.raises(
-        DataError, match=r"mark_high mark_low mark of BTC_USDT\.OKX, the lake has no rows"
-    ):
+    with pytest.raises(DataError, match=r"mark_high mark_low mark of BTC_USDT\.OKX, the lake has no rows"):
         convert(lake, provider, FINE)
     assert convert(lake, provider, FINE, full=True).changed
     assert "ETH_USDT.OKX" in read_manifest(provider).extra_fields
