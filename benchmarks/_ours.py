@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,25 @@ from qlib_crypto.symbols import Interval, Venue
 
 
 def ours(
-    lake: str, provider: str, intervals: list[str], *, durable: bool = False, full: bool = False, warm: str = ""
+    lake: str,
+    provider: str,
+    intervals: list[str],
+    *,
+    durable: bool = False,
+    full: bool = False,
+    warm: str = "",
+    named: Sequence[str] | None = None,
 ) -> Took:
-    """One conversion; with `warm` after another one of a small lake, as in a process that has converted before."""
+    """One conversion; with `warm` after another one of a small lake, as in a process that has converted before.
+
+    With `named` the files that changed are told, otherwise every file is looked at.
+    """
     settings, took = ProviderSettings(intervals=tuple(intervals)), Took()
     if warm:
         convert(Lake(Path(warm) / "lake"), Path(warm) / f"{os.getpid()}", settings, durable=False)
+    changed = None if named is None else [Path(name) for name in named]
     with timed(took):
-        summary = convert(Lake(Path(lake)), Path(provider), settings, durable=durable, full=full)
+        summary = convert(Lake(Path(lake)), Path(provider), settings, durable=durable, full=full, changed=changed)
     return took | {"rebuilt": summary.rebuilt, "changed": summary.changed}
 
 

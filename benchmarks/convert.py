@@ -9,7 +9,7 @@ last 90. Contenders take turns, each time in a new process; imports are not coun
 - `from_days_limit`: all six frequencies from the small files, over the fastest decode of them and a raw write of as
   many bytes into as many files.
 - `append_unsynced`, `append_synced`: one day more of minutes, `DumpDataUpdate` over ours, in a process that has
-  converted before. `append_wrong_files` counts the files that `DumpDataUpdate` then has wrong.
+  converted before; `append_named` unsynced, from the moment the lake names the files. `append_wrong_files` counts the files that `DumpDataUpdate` then has wrong.
 - `append_history`: one day more at six frequencies, 720 days over 60 days.
 - `late_bar_ms`: a restated bar of a year ago at six frequencies, from the moment that its file is named;
   `late_scan_ms`: with a look at every file of the lake.
@@ -150,18 +150,19 @@ def append(bench: Bench) -> None:
     """Day after day of minutes: ours, ours on the disk, and Qlib's."""
     lake, days = bench.root / "lakes" / "growing", range(bench.days, bench.days + bench.runs)
     shutil.copytree(bench.lake("days"), lake)
-    providers = {durable: bench.fresh(f"append_{durable}") for durable in (False, True)}
+    providers = {name: bench.fresh(f"append_{name}") for name in ("unsynced", "named", "synced")}
     for provider in providers.values():
         bench.ours(lake, provider, ONE)
     target = bench.fresh("append_qlib")
     data = merged(bench, "merged", 0, bench.days)
     bench.part("qlib", step="all", data=str(data), target=str(target), dump_bin=bench.dump_bin)
-    took: dict[str, list[float]] = {"unsynced": [], "synced": [], "qlib": []}
+    took: dict[str, list[float]] = {name: [] for name in (*providers, "qlib")}
     for at in days:
-        write(Lake(lake), COUNT, at, at + 1)
-        for name, durable in (("unsynced", False), ("synced", True)):
-            more = {"durable": durable, "warm": str(small(bench))}
-            took[name].append(bench.ours(lake, providers[durable], ONE, **more)["wall"])
+        paths = [str(path) for path in write(Lake(lake), COUNT, at, at + 1)]
+        for name, provider in providers.items():
+            more = {"durable": name == "synced", "warm": str(small(bench))}
+            more["named"] = paths if name == "named" else None
+            took[name].append(bench.ours(lake, provider, ONE, **more)["wall"])
         if bench.dump_bin:
             data = merged(bench, f"merged_{at}", at, at + 1)
             found = bench.part("qlib", step="update", data=str(data), target=str(target), dump_bin=bench.dump_bin)
@@ -172,7 +173,7 @@ def append(bench: Bench) -> None:
     bench.ours(lake, whole, ONE)
     same = all(contents(provider) == contents(whole) for provider in providers.values())
     equal = None if bench.dump_bin is None else same
-    for name in ("unsynced", "synced"):
+    for name in providers:
         ratios = [their / my for my, their in zip(took[name], took["qlib"], strict=True)]
         bench.put(f"append_{name}", ratios, "times", equal=equal)
         bench.put(f"append_{name}_ms", [1e3 * wall for wall in took[name]], "ms", equal=same)

@@ -58,24 +58,31 @@ def marks(root: Path, known: Marks) -> dict[str, dict[str, FileMark]]:
 
 
 def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> dict[str, FileMark]:
-    seen = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
+    seen: dict[str, FileMark | tuple[int, int, int]] = {}
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with os.scandir(handle) as entries:  # by the open folder: no path is walked for each file
+            for entry in entries:
+                name = entry.name
+                if name[0] == "." or not name.endswith(_SUFFIX):
+                    continue
                 try:
                     stat = entry.stat()
                 except FileNotFoundError:  # exchanged just now: the folder is looked at again
                     continue
-                seen[entry.name] = stat.st_size, stat.st_mtime_ns, stat.st_ino
+                mark = known.get(name)
+                now = stat.st_size, stat.st_mtime_ns, stat.st_ino
+                seen[name] = mark if mark is not None and mark[:3] == now else now
+    finally:
+        os.close(handle)
     months = {name[:-_MONTH] for name in seen if name[-_STAMP - 1] == "_" and name[-_STAMP:-_MONTH].isdigit()}
     found = {}
-    for name, now in seen.items():
+    for name, of in seen.items():
         if months and name[:-_DAY] in months:  # its month has it
             continue
-        mark = known.get(name)
-        if mark is None or mark[:3] != now:
-            mark = FileMark(*now, content=f"{_content(folder / name, schema):064x}")
-        found[name] = mark
+        if not isinstance(of, FileMark):
+            of = FileMark(*of, content=f"{_content(folder / name, schema):064x}")  # noqa: PLW2901 - now it is known
+        found[name] = of
     return found
 
 

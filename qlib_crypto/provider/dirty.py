@@ -117,7 +117,8 @@ class Seen:
         try:
             plain = orjson.loads((folder / NAME).read_bytes())
             files = {
-                within: {name: FileMark(*mark) for name, mark in of.items()} for within, of in plain["files"].items()
+                within: dict(zip(of, map(FileMark._make, of.values()), strict=True))
+                for within, of in plain["files"].items()
             }
             unsealed = [Unsealed(Venue(venue), *rest) for venue, *rest in plain["unsealed"]]
             return cls(files, unsealed, [FlaggedDay(Venue(venue), *rest) for venue, *rest in plain["flags"]])

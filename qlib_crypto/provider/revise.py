@@ -29,6 +29,8 @@ from qlib_crypto.symbols import Instrument, Interval
 
 #: Days of bars of one instrument that are computed at once.
 _DAYS = 64
+#: Days of bars of several instruments in an update: a day of 100 instruments, with those on either side.
+_TOGETHER = 300
 #: Slots of funding that are computed at once.
 _SLOTS = 200_000
 
@@ -122,7 +124,7 @@ class Reviser:
             A bar is off its grid, or two settlements fall on one minute.
 
         """
-        for group in together(news, self.unit):
+        for group in together(news, self.unit, _TOGETHER):
             yield from self.revise_together(group)
 
     def revise_together(self, news: Sequence[News]) -> list[tuple[Instrument, Held]]:
