@@ -9,7 +9,8 @@ last 90. Contenders take turns, each time in a new process; imports are not coun
 - `from_days_limit`: all six frequencies from the small files, over the fastest decode of them and a raw write of as
   many bytes into as many files.
 - `append_unsynced`, `append_synced`: one day more of minutes, `DumpDataUpdate` over ours, in a process that has
-  converted before; `append_named` unsynced, from the moment the lake names the files. `append_wrong_files` counts the files that `DumpDataUpdate` then has wrong.
+  converted before; `append_named` unsynced, from the moment the lake names the files. `append_wrong_files` counts the
+  files that `DumpDataUpdate` then has wrong.
 - `append_history`: one day more at six frequencies, 720 days over 60 days.
 - `late_bar_ms`: a restated bar of a year ago at six frequencies, from the moment that its file is named;
   `late_scan_ms`: with a look at every file of the lake.

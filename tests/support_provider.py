@@ -40,6 +40,7 @@ def synthetic_bars(
                 "vwap": (opens + close) / 2,
                 "factor": 1.0,
                 "change": np.concatenate([[np.nan], np.diff(close) / close[:-1]]),
+                "quality": 0.0,
                 **_funding(times, close, rng),
             },
             index=times,

@@ -73,7 +73,7 @@ def _funding(frames, settlements, index, target):
                 _to_next(minutes, stop),
             )
         )
-    return pd.DataFrame(rows, index=index, columns=list(FIELDS[9:]), dtype=float)
+    return pd.DataFrame(rows, index=index, columns=list(FIELDS[10:]), dtype=float)
 
 
 def _events(frames, settlements):
