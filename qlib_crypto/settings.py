@@ -248,6 +248,8 @@ class Settings(BaseSettings):
     binance: BinanceSettings = BinanceSettings()
     universe: UniverseSettings = UniverseSettings()
     provider: ProviderSettings = ProviderSettings()
+    #: Markets of your own: files with an instrument, its first and its last time a line, by the market's name.
+    markets: dict[str, Path] = {}
     schedule: ScheduleSettings = ScheduleSettings()
     retention: RetentionSettings = RetentionSettings()
     watch: WatchSettings = WatchSettings()

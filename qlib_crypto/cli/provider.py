@@ -44,16 +44,23 @@ def convert(
     """Lake → Qlib binary, every frequency: what changed is put in place, a full build is verified and swapped in."""
     from qlib_crypto.lake import Lake
     from qlib_crypto.provider import convert as run
+    from qlib_crypto.provider.instruments import MEMBERS, read_market
     from qlib_crypto.universe import membership_spans
 
     settings = settings_from(config, lake=lake, provider=provider)
+    own = {name: read_market(name, path) for name, path in settings.markets.items()}
     source = Lake(settings.lake_dir)
+    ranked = {
+        Instrument.parse(symbol, venue): spans
+        for venue in Venue
+        for symbol, spans in membership_spans(source, venue).items()
+    }
     with line_progress("converting") as progress:
         summary = run(
             source,
             settings.provider_dir,
             settings.provider,
-            memberships={venue: membership_spans(source, venue) for venue in Venue},
+            memberships={MEMBERS: ranked, **own},
             full=full,
             jobs=jobs,
             on=on,

@@ -53,7 +53,7 @@ def convert(
     settings
         Frequencies and horizon.
     memberships
-        Who was in the universe when: spans [start, end) by symbol, by venue; they make the market `top50`.
+        Who was in which market when: spans [start, end) by instrument, by the market's name (`top50`).
     full
         Rebuild even when nothing changed, and also when the result holds less history than the provider has.
     durable

@@ -115,8 +115,10 @@ def _span(grid: Grid, start: int, length: int) -> tuple[int, int]:
 
 
 def membership_hash(memberships: Memberships) -> str:
-    """A hash of who was in which universe when."""
-    plain = {venue: dict(symbols) for venue, symbols in memberships.items() if symbols}
+    """A hash of who was in which market when."""
+    plain = {
+        name: {of.qlib: spans for of, spans in members.items()} for name, members in memberships.items() if members
+    }
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

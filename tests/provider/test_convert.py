@@ -52,7 +52,7 @@ def provider(tmp_path):
 
 
 def test_what_is_written(provider):
-    summary = convert(lake_of(), provider, PROVIDER, memberships={Venue.OKX: {"BTC_USDT": [(T0, None)]}})
+    summary = convert(lake_of(), provider, PROVIDER, memberships={"top50": {BTC: [(T0, None)]}})
     frequencies = ("60min", "240min", "day")
     assert {path.name for path in provider.iterdir()} == {
         "calendars",
@@ -107,7 +107,7 @@ def test_a_change_of_anything_that_matters_is_converted(provider, what, monkeypa
     elif what == "settings":
         settings = PROVIDER.model_copy(update={"future_days": 4})
     elif what == "memberships":
-        memberships = {Venue.OKX: {"BTC_USDT": [(T0, None)]}}
+        memberships = {"top50": {BTC: [(T0, None)]}}
     elif what == "code":
         monkeypatch.setattr(sys.modules["qlib_crypto.provider.convert"], "__version__", "99")
     elif what == "fields":
