@@ -5,6 +5,7 @@ Read once at the entry point by `load_settings` and passed down; nothing below r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -44,6 +45,26 @@ def _symbols(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 def _number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value  # the environment knows texts only
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an fsspec address (`s3://bucket/path`, also as a `Path` shows it) and no local folder."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", text) is not None
+
+
+def _folder(value: object) -> object:
+    if is_address(str(value)):
+        raise ValueError(
+            f"{value} is an address; write the folder that is collected into, and give the address to commands that "
+            "read: --lake"
+        )
+    return value
+
+
+def _address(text: str) -> str:
+    if text and not is_address(text):
+        raise ValueError(f"{text} is no address; write such as s3://bucket/path")
+    return text
 
 
 IntervalName = Annotated[str, AfterValidator(_interval)]
@@ -177,6 +198,8 @@ class ScheduleSettings(_Part):
         24 as above; 1 to 12 converts so often, the delay after the hour.
     instruments_every_hours
         The instruments table is stored, also whenever a ranking or a collector's start reads it.
+    push
+        An fsspec address; what is sealed of a venue is pushed there after each seal.
     upkeep_at
         Daily: reconciliation with REST and archive, content check, retention.
     workflows
@@ -192,6 +215,7 @@ class ScheduleSettings(_Part):
     convert_delay_minutes: int = Field(default=10, ge=0)
     convert_every_hours: EveryHours = 24
     instruments_every_hours: EveryHours = 24
+    push: Annotated[str, AfterValidator(_address)] = ""
     upkeep_at: str = Field(default="02:30", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     workflows: tuple[WorkflowSchedule, ...] = ()
 
@@ -240,7 +264,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,  # containers hand on a variable that nobody set as an empty one
     )
 
-    lake_dir: Path = Path()
+    lake_dir: Annotated[Path, BeforeValidator(_folder)] = Path()
     provider_dir: Path = Path("qlib_data")
     reports_dir: Path = Path("reports")
     tracking_uri: str = "sqlite:///mlruns.db"

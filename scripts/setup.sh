@@ -2,6 +2,7 @@
 # Makes the environment and is idempotent: the conda environment `qlib` where conda or mamba exists, otherwise `.venv` by uv.
 #   scripts/setup.sh                 make it (a second run only checks a stamp)
 #   scripts/setup.sh --print-python  make it and print only the path of its Python on stdout
+#   scripts/setup.sh --extras        make it and add requirements-extras.lock: Ray, S3 and what their tests need
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -82,8 +83,17 @@ setup_venv() {
   printf '%s' "$stamp" > .venv/.stamp
 }
 
+add_extras() {
+  say "setup: adding requirements-extras.lock"
+  case $python in
+    "$PWD"/.venv/*) find_uv; "$uv" pip install --quiet --python "$python" -r requirements-extras.lock >&2 ;;
+    *) "$python" -m pip install --quiet -r requirements-extras.lock >&2 ;;
+  esac || die "could not install requirements-extras.lock; check the network to the package index, then run again"
+}
+
 if tool=$(conda_tool); then setup_conda "$tool"; else setup_venv; fi
 
+if [ "${1:-}" = --extras ]; then add_extras; fi
 if [ "${1:-}" = --print-python ]; then
   printf '%s\n' "$python"
 else

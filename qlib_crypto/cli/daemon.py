@@ -36,6 +36,7 @@ _KNOWN = {
     "backfill": ("--config", "--lake", "--endpoint", "--rate-scale"),
     "convert": ("--config", "--lake", "--provider"),
     "run": ("--config", "--lake", "--provider"),
+    "push": ("--config", "--lake"),
     "health": ("--config", "--lake"),
 }
 

@@ -13,10 +13,12 @@ from qlib_crypto.cli.options import (
     IntervalOption,
     JsonOption,
     LakeOption,
+    LakeSourceOption,
     RateScaleOption,
     SymbolsOption,
     VenueOption,
     parse_interval,
+    reading_settings,
     settings_from,
     span_from,
 )
@@ -150,7 +152,7 @@ def seal(venue: VenueOption, lake: LakeOption = None, config: ConfigOption = Non
 def sql(
     query: Annotated[str, typer.Argument(help='Such as "select * from kline_1m limit 5".')],
     as_json: JsonOption = False,
-    lake: LakeOption = None,
+    lake: LakeSourceOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Ask the lake in SQL (DuckDB): `show tables` lists the views, such as kline_1m, funding, membership, holes.
@@ -160,7 +162,7 @@ def sql(
     from qlib_crypto.lake import Lake
     from qlib_crypto.lake.sql import query as ask
 
-    source = Lake(settings_from(config, lake=lake).lake_dir)
+    source = Lake(reading_settings(config, lake=lake).lake_dir)
     frame = ask(source, query)
     if not any(source.folder(venue).is_dir() for venue in Venue):
         raise DataError(f"no lake in {source.root.resolve()}; run in the repository's folder, or give --lake")

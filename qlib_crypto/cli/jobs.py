@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
 @jobs.command()
 def submit(
     kind: Annotated[
-        str, typer.Argument(help="rank repair seal convert instruments reconcile check retain health run backfill.")
+        str,
+        typer.Argument(help="rank repair seal push convert instruments reconcile check retain health run backfill."),
     ],
     arguments: Annotated[
         list[str] | None,

@@ -9,14 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
+from qlib_crypto.cli.progress import line_progress, say
 from qlib_crypto.clock import parse_utc
-from qlib_crypto.errors import ConfigError
-from qlib_crypto.settings import Settings, load_settings
+from qlib_crypto.errors import ConfigError, counted
+from qlib_crypto.settings import Settings, is_address, load_settings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 VenueOption = Annotated[str, typer.Option("--venue", help="okx or binance.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file; config.yaml when left out.")]
 LakeOption = Annotated[Path | None, typer.Option("--lake", help="Folder that holds okx_data/ and binance_data/.")]
+LakeSourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lake",
+        help="Folder that holds okx_data/ and binance_data/, or an fsspec address (s3://bucket/path), which is first "
+        "pulled into $XDG_CACHE_HOME/qlib-crypto/lakes (~/.cache).",
+    ),
+]
 ProviderOption = Annotated[Path | None, typer.Option("--provider", help="Folder of the Qlib provider.")]
 EndpointOption = Annotated[
     str | None, typer.Option("--endpoint", help="One address for REST and websocket, such as http://127.0.0.1:8180.")
@@ -41,7 +50,20 @@ def settings_from(
     endpoint: str | None = None,
     rate_scale: float | None = None,
 ) -> Settings:
-    """The settings with the options of a command laid over them."""
+    """The settings with the options of a command laid over them.
+
+    Raises
+    ------
+    ConfigError
+        A setting or option is impossible; the lake is an address, for which commands that only read have
+        `reading_settings`.
+
+    """
+    if lake is not None and is_address(str(lake)):
+        raise ConfigError(
+            f"--lake {str(lake).replace(':/', '://', 1)} is an address, and this command works in a folder; give the "
+            "folder, and send its sealed files to the address: qlib-crypto push"
+        )
     settings = load_settings(config, options={"lake_dir": lake, "provider_dir": provider})
     changes: dict[str, Any] = {}
     for name in [venue] if venue else list(Venue):
@@ -52,6 +74,24 @@ def settings_from(
             part = part.model_copy(update={"rate_scale": rate_scale})
         changes[name.value] = part
     return settings.model_copy(update=changes)
+
+
+def reading_settings(config: Path | None, *, lake: str | None, provider: Path | None = None) -> Settings:
+    """As `settings_from`, for commands that only read the lake: one at an address is pulled into its cache first."""
+    if lake is None or not is_address(lake):
+        return settings_from(config, lake=None if lake is None else Path(lake), provider=provider)
+    from qlib_crypto.lake.address import cache_folder, shown
+    from qlib_crypto.lake.remote import pull
+
+    folder = cache_folder(lake)
+    settings = settings_from(config, lake=folder, provider=provider)
+    with line_progress(f"pulling {shown(lake)}") as progress:
+        done = pull(lake, folder, progress=progress)
+    say(
+        f"pulled {shown(lake)} into {folder}: {counted(done.files, 'file')}, {done.fetched:,} new or changed, "
+        f"{done.removed:,} gone"
+    )
+    return settings
 
 
 def instruments_from(symbols: str, venue: Venue, settings: Settings) -> list[Instrument]:

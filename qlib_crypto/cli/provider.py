@@ -12,8 +12,9 @@ from qlib_crypto.cli.options import (
     ConfigOption,
     IntervalOption,
     JsonOption,
-    LakeOption,
+    LakeSourceOption,
     ProviderOption,
+    reading_settings,
     settings_from,
 )
 from qlib_crypto.cli.progress import line_progress, say
@@ -37,7 +38,7 @@ def convert(
     jobs: Annotated[int, typer.Option(help="Processes that build everything anew; -1: one a core.")] = 1,
     on: Annotated[Literal["local", "ray"], typer.Option(help="Where they run.")] = "local",
     as_json: JsonOption = False,
-    lake: LakeOption = None,
+    lake: LakeSourceOption = None,
     provider: ProviderOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -47,7 +48,7 @@ def convert(
     from qlib_crypto.provider.instruments import MEMBERS, read_market
     from qlib_crypto.universe import membership_spans
 
-    settings = settings_from(config, lake=lake, provider=provider)
+    settings = reading_settings(config, lake=lake, provider=provider)
     own = {name: read_market(name, path) for name, path in settings.markets.items()}
     source = Lake(settings.lake_dir)
     ranked = {
@@ -75,7 +76,7 @@ def convert(
 def verify(
     cells: Annotated[Literal["sample", "all"], typer.Option(help="How many values to compare.")] = "sample",
     as_json: JsonOption = False,
-    lake: LakeOption = None,
+    lake: LakeSourceOption = None,
     provider: ProviderOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -84,7 +85,7 @@ def verify(
     from qlib_crypto.provider import verify as run
     from qlib_crypto.provider.manifest import read_manifest
 
-    settings = settings_from(config, lake=lake, provider=provider)
+    settings = reading_settings(config, lake=lake, provider=provider)
     source = Lake(settings.lake_dir)
     problems = run(source, settings.provider_dir, cells=cells)
     manifest = read_manifest(settings.provider_dir)

@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, ProviderOption, settings_from
+from qlib_crypto.cli.options import (
+    ConfigOption,
+    JsonOption,
+    LakeSourceOption,
+    ProviderOption,
+    reading_settings,
+    settings_from,
+)
 from qlib_crypto.cli.progress import say
 from qlib_crypto.cli.segments import stored_segments
 from qlib_crypto.errors import ConfigError, counted
@@ -31,7 +38,7 @@ def run(
         bool, typer.Option("--fit-segments", help="Train, validate and test on all that the provider holds.")
     ] = False,
     as_json: JsonOption = False,
-    lake: LakeOption = None,
+    lake: LakeSourceOption = None,
     provider: ProviderOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -40,7 +47,7 @@ def run(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from qlib_crypto.workflow.run import run as run_workflow
 
-    settings = settings_from(config, lake=lake, provider=provider)
+    settings = reading_settings(config, lake=lake, provider=provider)
     variables = dict(_split(item) for item in var or [])
     if fit_segments:
         variables = {**stored_segments(settings.provider_dir, workflow), **variables}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +13,10 @@ from qlib_crypto.cli.options import (
     EndpointOption,
     JsonOption,
     LakeOption,
+    LakeSourceOption,
     RateScaleOption,
     VenueOption,
+    reading_settings,
     settings_from,
 )
 from qlib_crypto.cli.progress import say
@@ -86,7 +89,7 @@ def members(
         str, typer.Option(help="With --rebuild: exclusive; empty: the first ranking made, or the last funding.")
     ] = "",
     as_json: JsonOption = False,
-    lake: LakeOption = None,
+    lake: LakeSourceOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Who was in the universe at a time, the best first; --rebuild ranks the time before collection began."""
@@ -94,7 +97,10 @@ def members(
     from qlib_crypto.universe import ranking_at, rankings
 
     where = Venue.parse(venue)
-    settings = settings_from(config, lake=lake)
+    if rebuild:  # writes
+        settings = settings_from(config, lake=None if lake is None else Path(lake))
+    else:
+        settings = reading_settings(config, lake=lake)
     store = Lake(settings.lake_dir)
     if rebuild:
         _rebuild(where, settings, start, end)

@@ -1,4 +1,4 @@
-"""Commands that look after the lake: check, retain."""
+"""Commands that look after the lake: check, retain, push."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, settings_from
-from qlib_crypto.cli.progress import say
+from qlib_crypto.cli.progress import line_progress, say
 from qlib_crypto.clock import iso, parse_utc
-from qlib_crypto.errors import DataError, counted
+from qlib_crypto.errors import ConfigError, DataError, counted
+from qlib_crypto.settings import is_address
 from qlib_crypto.symbols import Venue
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     app.command()(check)
     app.command()(retain)
+    app.command()(push)
 
 
 def check(
@@ -89,6 +91,39 @@ def retain(
         say(f"left as it is: {problem}")
     if problems:
         raise DataError(f"{counted(len(problems), 'file')} cannot be read; run: qlib-crypto check")
+
+
+def push(
+    address: Annotated[
+        str, typer.Argument(help="Such as s3://bucket/path; schedule.push of the settings when left out.")
+    ] = "",
+    venue: SomeVenueOption = "",
+    as_json: JsonOption = False,
+    lake: LakeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Send the sealed files that are new or changed to an fsspec address, where --lake of other machines reads them.
+
+    Days that became a month go there once their month is there; nothing else is ever removed.
+    """
+    from qlib_crypto.lake import Lake
+    from qlib_crypto.lake.address import shown
+    from qlib_crypto.lake.remote import push as send
+
+    settings = settings_from(config, lake=lake)
+    to = address or settings.schedule.push
+    if not is_address(to):
+        raise ConfigError(f"{to!r} is no address to push to; write such as s3://bucket/path, or set schedule.push")
+    store = Lake(settings.lake_dir)
+    with line_progress(f"pushing to {shown(to)}") as progress:
+        done = send(store.root, to, _venues(store, venue), progress=progress)
+    if as_json:
+        print(json.dumps(done._asdict()))  # noqa: T201 - the command's output
+    else:
+        say(
+            f"{shown(to)} has all {counted(done.files, 'sealed file')}: {done.sent:,} sent, "
+            f"{counted(done.removed, 'day')} removed whose month is there"
+        )
 
 
 def _venues(store: Lake, venue: str) -> list[Venue]:

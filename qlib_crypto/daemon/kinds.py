@@ -46,6 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "reconcile": Kind(("*venue", "start", "end"), 4 * _HOUR_S),
     "check": Kind(("*venue", "start", "end"), 4 * _HOUR_S),
     "retain": Kind(("*venue",), 8 * _HOUR_S),
+    "push": Kind(("*venue",), 8 * _HOUR_S, command=True),
     "health": Kind(("*venue", "days"), 30 * _MINUTE_S, command=True),
     "convert": Kind(("full",), 8 * _HOUR_S, command=True),
     "run": Kind(("*workflow", "fit_segments", _VAR), 2 * _DAY_S, attempts=2, command=True),
@@ -102,6 +103,6 @@ def command_line(kind: str, arguments: Mapping[str, Any], options: Sequence[str]
         fitted = ["--fit-segments"] if arguments.get("fit_segments") else []
         given = [*fitted, *(part for item in variables for part in ("--var", item)), "--", str(arguments["workflow"])]
         return [kind, *options, "--json", *given]
-    if kind in {"health", "convert"}:
+    if kind in {"health", "convert", "push"}:
         given.append("--json")
     return [kind, *given, *(["--full"] if arguments.get("full") else []), *options]

@@ -16,6 +16,8 @@ from qlib_crypto.clock import DAY_MS, day_start, iso, parse_utc
 from qlib_crypto.collect import recent_leavers, reconcile, refresh_instruments, repair
 from qlib_crypto.collect.repair import WINDOW_MS
 from qlib_crypto.collect.status import read_status
+from qlib_crypto.daemon.jobs import FILE, JobTable
+from qlib_crypto.daemon.kinds import EACH
 from qlib_crypto.daemon.worker import Request
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.feeds import RestClient, rest_client
@@ -129,7 +131,14 @@ def _repair(site: Site, request: Request) -> dict[str, Any]:
 
 def _seal(site: Site, request: Request) -> dict[str, Any]:
     before = day_start(site.now_ms(request))
-    return {"files": len(site.lake.seal(site.venue, before_ms=before)), "before": iso(before)}
+    files = site.lake.seal(site.venue, before_ms=before)
+    if site.settings.schedule.push:
+        table = JobTable(site.settings.lake_dir / FILE, each=EACH)
+        try:
+            table.submit("push", {"venue": str(site.venue)}, period_ms=request.period_ms, by="seal")
+        finally:
+            table.close()
+    return {"files": len(files), "before": iso(before)}
 
 
 def _reconcile(site: Site, request: Request) -> dict[str, Any]:

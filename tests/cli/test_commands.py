@@ -20,7 +20,7 @@ from qlib_crypto.sandbox.tape_files import FileTape
 from qlib_crypto.symbols import Venue
 
 GROUPS = ("collect", "backfill", "import", "seal", "rank", "members", "sql", "convert", "verify", "run", "report",
-          "sandbox", "daemon", "demo", "bench")  # fmt: skip
+          "sandbox", "daemon", "demo", "bench", "push")  # fmt: skip
 
 
 @pytest.fixture

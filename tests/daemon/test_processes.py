@@ -226,7 +226,7 @@ def test_command_lines_are_what_the_command_line_takes():
     assert command_line("health", {"venue": "okx", "days": "2"}, []) == [
         "health", "--venue", "okx", "--days", "2", "--json",
     ]  # fmt: skip
-    assert [kind for kind, of in KINDS.items() if of.command] == ["health", "convert", "run", "backfill"]
+    assert [kind for kind, of in KINDS.items() if of.command] == ["push", "health", "convert", "run", "backfill"]
 
 
 @pytest.mark.parametrize("said", ["it broke", '{"event": "it broke", "level": "error"}'])

@@ -1,5 +1,6 @@
 """What the short jobs do, on a real lake and a venue in memory; each done twice leaves what it left when done once."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,12 +8,14 @@ from support_lake import BTC, ETH, M1, T0, FakeVenue, bar, estimate, spec
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.collect.status import CollectorStatus, write_status
+from qlib_crypto.daemon.jobs import FILE, JobTable
+from qlib_crypto.daemon.kinds import command_line
 from qlib_crypto.daemon.newer import has_newer
 from qlib_crypto.daemon.work import Site
 from qlib_crypto.daemon.worker import Request
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake import Lake
-from qlib_crypto.settings import Settings
+from qlib_crypto.settings import ScheduleSettings, Settings
 from qlib_crypto.symbols import Venue
 
 NOW = T0 + DAY_MS + 2 * HOUR_MS + 30 * MINUTE_MS
@@ -45,6 +48,22 @@ def twice(site, kind, period_ms=None, since_ms=None, **arguments):
     assert site.lake.content_hash() == content
     assert json.loads(json.dumps([first, second])) == [first, second], "the job table keeps JSON"
     return first
+
+
+def test_each_seal_asks_for_one_push_where_the_settings_name_an_address(site):
+    table = JobTable(site.settings.lake_dir / FILE)
+    twice(site, "seal", period_ms=NOW)
+    assert table.list() == []
+    schedule = ScheduleSettings(push="s3://bucket/lake")
+    pushing = dataclasses.replace(site, settings=site.settings.model_copy(update={"schedule": schedule}))
+    for period_ms in (NOW, NOW + DAY_MS):
+        twice(pushing, "seal", period_ms=period_ms)
+    assert [(job.kind, job.arguments, job.period_ms) for job in table.list()] == [
+        ("push", OKX, NOW),
+        ("push", OKX, NOW + DAY_MS),
+    ]
+    assert command_line("push", OKX, ["--lake", "l"]) == ["push", "--venue", "okx", "--json", "--lake", "l"]
+    table.close()
 
 
 def test_a_ranking_that_is_done_twice_for_its_period_is_one(site):

@@ -18,7 +18,11 @@ def project(root):
 
 @pytest.fixture(scope="module")
 def lock(root):
-    lines = (root / "requirements.lock").read_text().splitlines()
+    return read_lock(root / "requirements.lock")
+
+
+def read_lock(path):
+    lines = path.read_text().splitlines()
     pins = [line.split("#")[0].strip() for line in lines if re.match(r"[A-Za-z0-9]", line)]
     return {canonicalize_name(r.name): r for r in map(Requirement, pins)}
 
@@ -56,6 +60,17 @@ def test_lock_has_no_index_address_and_no_heavy_extras(root, lock):
     assert "://" not in text
     assert "--index" not in text.replace("--no-emit-index-url", "")
     assert not {"torch", "ray", "vectorbt", "s3fs", "boto3"} & set(lock)
+
+
+def test_lock_of_the_extras_goes_with_the_lock(root, project, lock):
+    extras = read_lock(root / "requirements-extras.lock")
+    wanted = [*project["optional-dependencies"]["ray"], *project["optional-dependencies"]["s3"]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pinned(extras[canonicalize_name(requirement.name)])), requirement
+    differing = {name for name in extras.keys() & lock.keys() if pinned(extras[name]) != pinned(lock[name])}
+    assert differing <= {"python-dateutil"}, "botocore holds that one back; anything else must agree"
+    assert "://" not in (root / "requirements-extras.lock").read_text()
+    assert "setup.sh --extras" in (root / ".ci" / "run").read_text()
 
 
 def test_test_modules_have_names_of_their_own(root):

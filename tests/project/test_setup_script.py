@@ -41,10 +41,10 @@ def fake_conda(tmp_path, *, update=0):
     return home
 
 
-def setup(checkout, home):
+def setup(checkout, home, option="--print-python"):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONDA")}
     environment["PATH"] = f"{home}/bin:/usr/bin:/bin"
-    command = ["scripts/setup.sh", "--print-python"]
+    command = ["scripts/setup.sh", option]
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -83,3 +83,16 @@ def test_failed_conda_update_says_so_and_leaves_no_stamp(checkout, tmp_path):
     assert failed.returncode == 1
     assert "env update failed" in failed.stderr
     assert setup(checkout, home).returncode == 1
+
+
+def test_extras_are_added_to_the_environment(checkout, tmp_path):
+    home = fake_conda(tmp_path)
+    setup(checkout, home)
+    python = home / "envs" / "qlib" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$*" >> "{home}/asked"\n')
+    assert setup(checkout, home, "--extras").returncode == 0
+    assert (home / "asked").read_text().split() == ["-m", "pip", "install", "--quiet", "-r", "requirements-extras.lock"]
+    python.write_text("#!/bin/sh\nexit 1\n")
+    failed = setup(checkout, home, "--extras")
+    assert failed.returncode == 1
+    assert "requirements-extras.lock; check the network" in failed.stderr
