@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 def settings_from(
     config: Path | None,
     *,
-    lake: Path | None = None,
+    lake: str | Path | None = None,
     provider: Path | None = None,
     venue: Venue | None = None,
     endpoint: str | None = None,
@@ -60,9 +61,10 @@ def settings_from(
 
     """
     if lake is not None and is_address(str(lake)):
+        written = re.sub(":/+", "://", str(lake), count=1)  # a `Path` lost one of the two
         raise ConfigError(
-            f"--lake {str(lake).replace(':/', '://', 1)} is an address, and this command works in a folder; give the "
-            "folder, and send its sealed files to the address: qlib-crypto push"
+            f"--lake {written} is an address, and this command works in a folder; give the folder, and send its sealed "
+            "files to the address: qlib-crypto push"
         )
     settings = load_settings(config, options={"lake_dir": lake, "provider_dir": provider})
     changes: dict[str, Any] = {}
@@ -76,10 +78,10 @@ def settings_from(
     return settings.model_copy(update=changes)
 
 
-def reading_settings(config: Path | None, *, lake: str | None, provider: Path | None = None) -> Settings:
+def reading_settings(config: Path | None, *, lake: str | Path | None, provider: Path | None = None) -> Settings:
     """As `settings_from`, for commands that only read the lake: one at an address is pulled into its cache first."""
-    if lake is None or not is_address(lake):
-        return settings_from(config, lake=None if lake is None else Path(lake), provider=provider)
+    if not (isinstance(lake, str) and is_address(lake)):
+        return settings_from(config, lake=lake, provider=provider)
     from qlib_crypto.lake.address import cache_folder, shown
     from qlib_crypto.lake.remote import pull
 

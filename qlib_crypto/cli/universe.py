@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -97,10 +96,7 @@ def members(
     from qlib_crypto.universe import ranking_at, rankings
 
     where = Venue.parse(venue)
-    if rebuild:  # writes
-        settings = settings_from(config, lake=None if lake is None else Path(lake))
-    else:
-        settings = reading_settings(config, lake=lake)
+    settings = (settings_from if rebuild else reading_settings)(config, lake=lake)  # to rebuild is to write
     store = Lake(settings.lake_dir)
     if rebuild:
         _rebuild(where, settings, start, end)
