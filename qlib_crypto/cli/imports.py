@@ -54,6 +54,9 @@ def import_files(
     replace: Annotated[
         bool, typer.Option("--replace", help="Do not compare with what the lake has: it is wrong.")
     ] = False,
+    keep_last: Annotated[
+        bool, typer.Option("--keep-last", help="The last bar of files with close_time was closed: take it.")
+    ] = False,
     as_json: JsonOption = False,
     lake: LakeOption = None,
     config: ConfigOption = None,
@@ -78,6 +81,7 @@ def import_files(
         against=against or (),
         quarantine=quarantine,
         replace=replace,
+        keep_last=keep_last,
         columns=parse_map(columns or ()),
     )
     if as_json:

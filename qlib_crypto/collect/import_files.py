@@ -41,10 +41,12 @@ def bars_of(
     zone: str | None,
     lenient: bool,
     columns: Mapping[str, str],
+    keep_last: bool = False,
 ) -> tuple[list[Bar], list[str]]:
     """The bars of one symbol's candle file, ascending, and what to tell about them.
 
-    `zone` is that of naive stamps, `columns` are the file's names for ours.
+    `zone` is that of naive stamps, `columns` are the file's names for ours. Without `keep_last` the last bar of a file
+    with `close_time` is left out: it is a download, made before that bar closed perhaps, and nothing in it says so.
     When lenient, a missing value is NaN in its bar, which is then refused by itself.
 
     Raises
@@ -58,8 +60,11 @@ def bars_of(
     if instrument is None:
         raise SchemaError(f"{path}: its name is no linear perpetual of {venue}; name it such as BTC_USDT.parquet")
     messages = _empty(path, table)
-    if "close_time" in table.column_names and len(table):
-        messages.append(f"{path.name}: dropped the last bar, which was open when it was downloaded")
+    if "close_time" in table.column_names and len(table) and not keep_last:
+        messages.append(
+            f"{path.name}: left out the last bar, which may have been open when the file, which has close_time, was "
+            "downloaded; --keep-last takes it"
+        )
         table = table.slice(0, len(table) - 1)
     opens = _times(path, table, "timestamp", zone)
     _ascending(path, opens)

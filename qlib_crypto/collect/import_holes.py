@@ -18,7 +18,7 @@ from qlib_crypto.schemas import Bar, Settlement
 
 
 class FileHole(NamedTuple):
-    """What an imported file lacks between its first and its last row: nothing in `[start_ms, end_ms)`.
+    """What an imported file lacks between its rows, and those that the lake has: nothing in `[start_ms, end_ms)`.
 
     `rows` is the number of bars; None for settlements, of which a hole does not say how many were due.
     """
@@ -31,12 +31,12 @@ class FileHole(NamedTuple):
     rows: int | None
 
 
-def bar_holes(path: Path, bars: Sequence[Bar]) -> list[FileHole]:
-    """Every hole between ascending bars of one instrument."""
+def bar_holes(path: Path, bars: Sequence[Bar], before: Sequence[int] = (), after: Sequence[int] = ()) -> list[FileHole]:
+    """Every hole between ascending bars of one instrument, and from opens that the lake has before and after them."""
     if not bars:
         return []
     interval, symbol = bars[0].interval, bars[0].instrument.symbol
-    spans = ((a.open_ms + interval.ms, b.open_ms) for a, b in pairwise(bars))
+    spans = ((a + interval.ms, b) for a, b in pairwise([*before, *(bar.open_ms for bar in bars), *after]))
     return [
         FileHole(path.name, symbol, f"kline_{interval}", start, end, (end - start) // interval.ms)
         for start, end in spans

@@ -191,8 +191,8 @@ def file_prices(path: Path) -> Prices:
     return Prices(f"{path.name}", (opens + np.diff(opens).min())[good], close[first][good])
 
 
-def tell_hours(path: Path, known: Prices, hours: Hours) -> str:
-    """The check in words, when the stamps are right.
+def tell_hours(path: Path, known: Prices, hours: Hours, zone: str | None) -> str:
+    """The check in words, when the stamps are right; `zone` is the one that they were read in, if they had none.
 
     Raises
     ------
@@ -207,10 +207,18 @@ def tell_hours(path: Path, known: Prices, hours: Hours) -> str:
         )
     here = "" if math.isnan(hours.here) else f" and {hours.here * 1e4:.1f} bp as they are"
     wrong = "; those bars were imported: if they are what is wrong, give --replace" if known.imported else ""
+    given = 0 if zone is None else _offset_ms(zone)
+    moved = f"when moved by {offset_text(hours.shift_ms)} h{here}"
+    if given is None:  # a zone by its name, whose offset changes with the season
+        raise SchemaError(
+            f"{path}: its times are not of {zone}: against {known.name} its prices are "
+            f"{hours.there * 1e4:.1f} bp apart {moved}; give another --time-zone{wrong}"
+        )
+    clock = offset_text(given - hours.shift_ms)
+    advice = f"give naive times and --time-zone {clock}" if zone is None else f"give --time-zone {clock}"
     raise SchemaError(
-        f"{path}: its times are those of a clock at UTC{hours.zone}: against {known.name} its prices are "
-        f"{hours.there * 1e4:.1f} bp apart when moved by {offset_text(hours.shift_ms)} h{here}; "
-        f"give naive times and --time-zone {hours.zone}{wrong}"
+        f"{path}: its times are those of a clock at UTC{clock}: against {known.name} its prices are "
+        f"{hours.there * 1e4:.1f} bp apart {moved}; {advice}{wrong}"
     )
 
 

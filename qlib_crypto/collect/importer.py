@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qlib_crypto.clock import iso, utc
+from qlib_crypto.clock import DAY_MS, iso, utc
 from qlib_crypto.collect.import_again import left_over
 from qlib_crypto.collect.import_files import NaiveTimesError, bars_of, instrument_of, settlements_of
 from qlib_crypto.collect.import_holes import FileHole, bar_holes, funding_holes, write_holes
@@ -32,6 +32,9 @@ from qlib_crypto.lake.quality import Flag, gap_flags
 from qlib_crypto.lake.withdraw import withdraw_bars
 from qlib_crypto.schemas import Bar, Settlement
 from qlib_crypto.symbols import Instrument, Interval, Venue
+
+#: How far a hole to what the lake has already is told.
+_NEAR_MS = 31 * DAY_MS
 
 
 class ImportResult(NamedTuple):
@@ -68,6 +71,7 @@ class _Import:
     columns: Mapping[str, str]
     quarantine: bool
     replace: bool
+    keep_last: bool
     received_ms: int
     rows: int = 0
     messages: list[str] = field(default_factory=list)
@@ -109,7 +113,9 @@ class _Import:
             opens = self.lake.bar_times(first.instrument, interval, first.open_ms, last.open_ms + 1)
             gaps = np.flatnonzero(gap_flags(opens, interval.ms))
             self.lake.flag(first.instrument, interval, dict.fromkeys(opens[gaps].tolist(), int(Flag.GAP_BEFORE)))
-            self.holes += bar_holes(path, good)
+            before = self.lake.bar_times(first.instrument, interval, first.open_ms - _NEAR_MS, first.open_ms)
+            after = self.lake.bar_times(first.instrument, interval, last.open_ms + 1, last.open_ms + _NEAR_MS)
+            self.holes += bar_holes(path, good, before[-1:].tolist(), after[:1].tolist())
 
     def funding(self, path: Path) -> None:
         """Store one file of settlements; they are sealed by the caller."""
@@ -123,7 +129,7 @@ class _Import:
 
     def _bars(self, path: Path, interval: Interval, zone: str | None, *, lenient: bool) -> tuple[list[Bar], list[str]]:
         asked = path, self.venue, interval, self.received_ms
-        return bars_of(*asked, zone=zone, lenient=lenient, columns=self.columns)
+        return bars_of(*asked, zone=zone, lenient=lenient, columns=self.columns, keep_last=self.keep_last)
 
     def _good[R: (Bar, Settlement)](self, path: Path, rows: list[R]) -> list[R]:
         """The rows without a fault; when there is no quarantine, a fault refuses the file."""
@@ -143,7 +149,7 @@ class _Import:
     def _check_hours(self, path: Path, bars: Sequence[Bar]) -> list[str]:
         found = self._hours(path, bars)
         if found is not None:
-            return [tell_hours(path, *found)]
+            return [tell_hours(path, *found, self.zone)]
         if self.against:
             raise SchemaError(
                 f"{path}: its hour cannot be checked against what --against gives; give candles of the same coin that "
@@ -183,6 +189,7 @@ def import_data(
     against: Sequence[Path] = (),
     quarantine: bool = False,
     replace: bool = False,
+    keep_last: bool = False,
     columns: Mapping[str, str] | None = None,
 ) -> ImportResult:
     """What was imported, as source `import`, which replaces any other; durable and sealed on return.
@@ -190,8 +197,8 @@ def import_data(
     Parquet, CSV (its times as dates or as Unix time), freqtrade's Feather and the zips of Binance's archive are read.
     `kline` files hold one symbol each, named by the venue's id (`BTC-USDT-SWAP.parquet`) or ours: `timestamp` (bar
     open) `open high low close volume` and, where known, `quote_volume` `trades`. One with `close_time` is a raw kline
-    download, whose last row was still open: that row is dropped. `funding` files hold any number of symbols: `symbol`
-    `funding_time` `funding_rate` and, where known, `mark_price`. Importing again changes nothing.
+    download, whose last row may have been open: that row is left out. `funding` files hold any number of symbols:
+    `symbol` `funding_time` `funding_rate` and, where known, `mark_price`. Importing again changes nothing.
 
     The hour of candles is checked against prices of the same coin, in the lake or in `against`, where there are any at
     the same time: stamps that are off by whole quarters of an hour are refused. Funding is compared with settlements
@@ -210,6 +217,8 @@ def import_data(
     replace
         What the lake has is wrong: files are not compared with it. Bars of an earlier import that a file replaces as a
         whole, read in another time zone perhaps, go to the quarantine where the file has none.
+    keep_last
+        Take the last bar of a file with `close_time`, too: it was closed.
     columns
         The files' names for ours, `{"timestamp": "open_time"}`; those of freqtrade and of Binance are known.
 
@@ -231,7 +240,7 @@ def import_data(
     if time_zone is not None:
         check_zone(time_zone)
     now_ms = time.time_ns() // 1_000_000
-    run = _Import(lake, venue, time_zone, table_files(against), columns or {}, quarantine, replace, now_ms)
+    run = _Import(lake, venue, time_zone, table_files(against), columns or {}, quarantine, replace, keep_last, now_ms)
     for done, path in enumerate(files):
         try:
             if interval is not None and dataset == "kline":

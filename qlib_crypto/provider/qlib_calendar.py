@@ -62,6 +62,12 @@ class GridTimes(np.ndarray):
     def __iter__(self) -> Iterator[Any]:
         return iter(pd.DatetimeIndex(self)) if self.dtype.kind == "M" else super().__iter__()
 
+    def __repr__(self) -> str:
+        return repr(np.asarray(self))  # numpy's own asks its elements what only its own types answer
+
+    def __str__(self) -> str:
+        return str(np.asarray(self))
+
     def tolist(self) -> Any:
         """Timestamps, as the stock array's are."""
         return list(self)

@@ -44,7 +44,7 @@ def write(folder, name, table):
 
 
 def test_candles_replace_what_the_stream_gave_and_a_second_import_changes_nothing(lake, tmp_path):
-    lake.store([bar(2, close=7.0), bar(9)])
+    lake.store([bar(2, close=7.0), bar(5)])
     files = write(tmp_path, "BTC-USDT-SWAP.parquet", candles())
     assert import_data(lake, files, Venue.OKX, "kline", M1) == (5, [], [], None, [])
     rows = lake.bars(BTC, M1)
@@ -62,10 +62,26 @@ def test_a_download_with_close_time_loses_its_open_last_bar_and_says_so(lake, tm
     )  # fmt: skip
     result = import_data(lake, write(tmp_path, "BTCUSDT.parquet", table), Venue.BINANCE, "kline", M1)
     assert result.rows == 4
-    assert result.messages == ["BTCUSDT.parquet: dropped the last bar, which was open when it was downloaded"]
+    assert len(result.messages) == 1
+    assert "BTCUSDT.parquet: left out the last bar, which may have been open" in result.messages[0]
     rows = lake.bars(Instrument("BTC", "USDT", Venue.BINANCE), M1)
     assert rows.column("trades").to_pylist() == [1, 2, None, 4]
     assert rows.column("quote_volume").to_pylist() == [1.5, None, 3.5, None]
+    whole = import_data(lake, [tmp_path / "BTCUSDT.parquet"], Venue.BINANCE, "kline", M1, keep_last=True)
+    assert (whole.rows, whole.messages) == (5, [])
+
+
+def test_a_hole_to_what_the_lake_has_is_told(lake, tmp_path):
+    first, second, third = (
+        put(tmp_path / name, "BTC-USDT-SWAP", walk(60 * hours).slice(60 * start, 30))
+        for name, hours, start in (("a", 1, 0), ("b", 3, 2), ("c", 2, 1))
+    )
+    assert import_data(lake, [first], Venue.OKX, "kline", M1).holes == []
+    (hole,) = import_data(lake, [second], Venue.OKX, "kline", M1).holes
+    assert (hole.start_ms, hole.end_ms, hole.rows) == (T0 + 30 * MINUTE_MS, T0 + 120 * MINUTE_MS, 90)
+    holes = import_data(lake, [third], Venue.OKX, "kline", M1).holes
+    assert [(hole.start_ms - T0) // MINUTE_MS for hole in holes] == [30, 90]
+    assert [hole.rows for hole in holes] == [30, 30]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +273,9 @@ def test_stamps_that_are_hours_off_are_refused_by_what_the_lake_has(lake, tmp_pa
     naive = put(tmp_path / "b", "BTC-USDT-SWAP", walk(2000, tz=None, shift_h=8))
     with pytest.raises(SchemaError, match=r"no time zone.*; by the lake's 1m bars of BTC_USDT.OKX it is \+08:00"):
         import_data(lake, [naive], Venue.OKX, "kline", M1)
+    for tried in ("UTC", "+09:00", "-03:30"):  # whatever was tried first, the advice is right
+        with pytest.raises(SchemaError, match=r"clock at UTC\+08:00: .*; give --time-zone \+08:00"):
+            import_data(lake, [naive], Venue.OKX, "kline", M1, time_zone=tried)
     assert len(lake.bars(BTC, M1)) == 1500
     result = import_data(lake, [naive], Venue.OKX, "kline", M1, time_zone="+08:00")
     assert result.messages[0].endswith("its first bar opens 2025-04-01 00:00:00 UTC")
