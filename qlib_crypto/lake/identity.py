@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from qlib_crypto import schemas
+from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake.files import damage, recorded_days
 from qlib_crypto.lake.hot import HotStore
 from qlib_crypto.lake.paths import INSTRUMENTS, UNIVERSE, datasets, file_names, month_of_days, venue_folder
@@ -87,16 +88,26 @@ def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> d
 
 
 def remarked(root: Path, known: Marks, changed: Iterable[Path]) -> dict[str, dict[str, FileMark]]:
-    """`marks`, when only these files came, went or were exchanged."""
+    """`marks`, when only these files came, went or were exchanged.
+
+    Raises
+    ------
+    ConfigError
+        One is not in the lake.
+
+    """
     found = {within: dict(of) for within, of in known.items()}
+    own = Path(os.path.abspath(root))  # noqa: PTH100 - without following links, as the lake itself does
     for path in changed:
-        full = path if path.is_absolute() else root / path
+        full = Path(os.path.abspath(path))  # noqa: PTH100 - likewise
         within = "/".join(full.parts[-3:-1])
+        if own / within != full.parent:
+            raise ConfigError(f"{path} is no file of the lake {root}; name the files that it wrote or removed")
         schema = _schema(full.parent.name)
-        if schema is None or root / within != full.parent or not full.name.endswith(_SUFFIX):
+        if schema is None or not full.name.endswith(_SUFFIX):
             continue
-        own = found.setdefault(within, {})
-        own.pop(full.name, None)
+        of_folder = found.setdefault(within, {})
+        of_folder.pop(full.name, None)
         try:
             stat = full.stat()
         except FileNotFoundError:
@@ -104,8 +115,8 @@ def remarked(root: Path, known: Marks, changed: Iterable[Path]) -> dict[str, dic
         mark = FileMark(stat.st_size, stat.st_mtime_ns, stat.st_ino, f"{_content(full, schema):064x}")
         if month_of_days(full):
             prefix = full.name[:-_MONTH]
-            own = found[within] = {name: of for name, of in own.items() if name[:-_DAY] != prefix}
-        own[full.name] = mark
+            of_folder = found[within] = {name: of for name, of in of_folder.items() if name[:-_DAY] != prefix}
+        of_folder[full.name] = mark
     return found
 
 

@@ -18,9 +18,11 @@ from qlib_crypto.clock import DAY_MS, WEEK_MS, day_start, iso
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.dirty import Seen
 from qlib_crypto.provider.flags import Flags
+from qlib_crypto.provider.funding import SERIES
 from qlib_crypto.provider.manifest import Manifest
 from qlib_crypto.provider.recompute import expected_bars, expected_fields
 from qlib_crypto.provider.recompute_extra import expected_extra
+from qlib_crypto.provider.settlements import series_name
 from qlib_crypto.provider.write import feature_file
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -61,8 +63,8 @@ def glance(
 ) -> list[str]:
     """The first differing values of three instruments, a day of each at every third frequency.
 
-    Enough to see a computation that went wrong altogether, and cheap enough for every conversion. What came to the lake
-    since the conversion began is no problem.
+    Enough to see a computation that went wrong altogether, and cheap enough for every conversion. None is told when the
+    lake went on since the conversion began: what differs may be right by now.
     """
     check = _Check(lake, provider_dir, manifest, "sample", turns=True)
     names = sorted(manifest.instruments)
@@ -70,7 +72,8 @@ def glance(
         instrument = Instrument.parse(name)
         settlements = _settlements(lake, instrument.venue, instrument)
         check.instrument(instrument, stored[instrument], settlements.drop("symbol"), number)
-    return check.problems()
+    problems = check.differing + check.lacking
+    return problems if problems and check.as_converted() else []
 
 
 def _settlements(lake: Lake, venue: Venue, instrument: Instrument | None = None) -> pl.DataFrame:
@@ -91,11 +94,11 @@ class _Check:
     def problems(self) -> list[str]:
         if not (self.differing or self.lacking):
             return []
-        if self._as_converted():
+        if self.as_converted():
             return self.differing + self.lacking
         return [f"{line} (the lake changed since; convert again)" for line in self.differing]
 
-    def _as_converted(self) -> bool:
+    def as_converted(self) -> bool:
         """Whether the lake says what it said when the provider was made of it."""
         seen = Seen.read(self.provider_dir) or Seen()
         now = Seen.of(self.lake, Flags.read(self.lake), seen)
@@ -108,6 +111,7 @@ class _Check:
     def instrument(
         self, instrument: Instrument, stored: Collection[Interval], settlements: pl.DataFrame, number: int
     ) -> None:
+        self._compare_settlements(instrument, settlements)
         for window in self._windows(instrument, stored, number):
             for unit, targets in groupby(self._targets(number), lambda target: max(target.ms, DAY_MS)):
                 wide = _whole_weeks(window) if unit > DAY_MS else window
@@ -116,6 +120,23 @@ class _Check:
                     self.lacking.extend(self._lacking(instrument, target, bars, wide))
                     if target.qlib in self.manifest.instruments.get(instrument.qlib, {}):
                         self._differ(instrument, target, bars, settlements, wide)
+
+    def _compare_settlements(self, instrument: Instrument, settlements: pl.DataFrame) -> None:
+        """The provider's own list: what the lake has and it lacks, and what it has otherwise."""
+        path = self.provider_dir / series_name(instrument)
+        if instrument.qlib not in self.manifest.instruments or not path.is_file():
+            return
+        found = np.fromfile(path, SERIES)
+        held = {at: (rate, price if source == 0 else None) for at, rate, price, source in found.tolist()}
+        right = {
+            (at + 30_000) // 60_000 * 60_000: (rate, mark if mark is not None and mark > 0 else None)
+            for at, rate, mark in settlements.select("t", "rate", "mark").iter_rows()
+        }
+        lacks = sorted(right.keys() - held.keys())
+        other = sorted(at for at, values in held.items() if right.get(at) != values)
+        for times, lines, what in ((lacks, self.lacking, "lacks"), (other, self.differing, "differs in")):
+            if times:
+                lines.append(f"{path} {what} {len(times)} settlements, the first at {iso(times[0])}")
 
     def _bars(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> pl.DataFrame:
         opens, masks = self.lake.flags(instrument, interval, start_ms, end_ms)

@@ -121,6 +121,8 @@ class Seen:
                 for within, of in plain["files"].items()
             }
             unsealed = [Unsealed(Venue(venue), *rest) for venue, *rest in plain["unsealed"]]
+            if any(not isinstance(of.symbol, str) for of in unsealed):  # as an earlier version wrote it
+                return None
             return cls(files, unsealed, [FlaggedDay(Venue(venue), *rest) for venue, *rest in plain["flags"]])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

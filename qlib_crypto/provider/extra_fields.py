@@ -135,9 +135,13 @@ class ExtraBlock:
         if table is LIQUIDATIONS:
             return self._of_liquidations(target, start_ms, slots)
         if table is ESTIMATES:
-            rate, settles_ms = self._as_of(table, opens, 0, ESTIMATE_FRESH_MS)
+            minutes = (
+                self._rows[table].time_ms // MINUTE_MS + 1
+            )  # the lake keeps the last of each, known once it is over
+            rate, settles_ms = self._as_of(table, minutes * MINUTE_MS, opens, ESTIMATE_FRESH_MS)
             return np.where(settles_ms > opens, rate, np.nan)[None].astype(np.float32)
-        return self._as_of(table, opens + target.ms, PUBLISHED_MS, FRESH_MS)[:1].astype(np.float32)
+        known_ms = self._rows[table].time_ms + PUBLISHED_MS
+        return self._as_of(table, known_ms, opens + target.ms, FRESH_MS)[:1].astype(np.float32)
 
     def _of_candles(self, table: Table, target: Interval, start_ms: int, bars: Panel) -> NDArray[np.float32]:
         count, slots = self._count, bars.present.shape[1] - 1
@@ -170,17 +174,16 @@ class ExtraBlock:
         out[:, :, silence > SILENT_MINUTES] = np.nan
         return out.astype(np.float32)
 
-    def _as_of(self, table: Table, at_ms: NDArray[np.int64], late_ms: int, fresh_ms: int) -> Floats:
+    def _as_of(self, table: Table, known_ms: NDArray[np.int64], at_ms: NDArray[np.int64], fresh_ms: int) -> Floats:
         """The newest row known at each time, shape (n_values, k, n), no older than `fresh_ms` since it was known."""
         rows = self._rows[table]
         values = np.stack([*rows.values.values()])
         out = np.full((len(values), self._count, len(at_ms)), np.nan)
         begin = 0
         for at, end in enumerate(np.cumsum(rows.counts).tolist()):
-            known_ms = rows.time_ms[begin:end] + late_ms
-            newest = np.searchsorted(known_ms, at_ms, side="right") - 1
+            newest = np.searchsorted(known_ms[begin:end], at_ms, side="right") - 1
             some = np.flatnonzero(newest >= 0)
-            some = some[at_ms[some] - known_ms[newest[some]] < fresh_ms]
+            some = some[at_ms[some] - known_ms[begin + newest[some]] < fresh_ms]
             out[:, at, some] = values[:, begin + newest[some]]
             begin = end
         return out

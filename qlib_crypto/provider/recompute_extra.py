@@ -49,6 +49,7 @@ def expected_extra(
 
     marks, index = candles(MARKS), candles(INDEXES)
     seen = rows(ESTIMATES, "funding_rate", pl.col("settles_at").dt.epoch("ms").alias("settles"))
+    seen = seen.with_columns(time=(pl.col("time") // _MINUTE + 1) * _MINUTE)  # the last of a minute, once it is over
     running = slots.join_asof(seen, left_on="t", right_on="time", coalesce=False)
     valid = (pl.col("t") - pl.col("time") < 5 * _MINUTE) & (pl.col("settles") > pl.col("t"))
     parts: Mapping[str, pl.DataFrame] = {
@@ -64,7 +65,10 @@ def expected_extra(
     out = slots
     for part in parts.values():
         out = out.join(part, on="t", how="left")
-    return out
+    there = closes.filter(pl.col("close").is_not_null()).select("t", there=pl.lit(value=True))
+    return out.join(there, on="t", how="left").select(
+        "t", *(pl.when("there").then(name).alias(name) for name in out.columns if name != "t")
+    )
 
 
 def _liquidations(

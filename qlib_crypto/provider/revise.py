@@ -75,9 +75,11 @@ class _Work:
         one, other = (of[:few].view(np.uint8).reshape(few, SERIES.itemsize) for of in (old, now))
         same = (one == other).all(axis=1)
         cut = few if same.all() else int(np.argmin(same))
-        new = [start for target in self.extents for start, end in self.new_spans(target) if start < end]
-        if new:
-            cut = min(cut, *(int(np.searchsorted(of["time_ms"], min(new))) for of in (old, now)))
+        times = [start for target in self.extents for start, end in self.new_spans(target) if start < end]
+        times += [int(of["time_ms"][cut]) for of in (old, now) if cut < len(of)]
+        if times:  # the bars that hold the first difference, and the one before: a week of hours is many settlements
+            begin = min(target.floor(min(times)) - target.ms for target in self.extents) if self.extents else min(times)
+            cut = min(int(np.searchsorted(of["time_ms"], begin)) for of in (old, now))
         cut = max(cut - _AROUND, 0)
         return old[cut:], now[cut:]
 
@@ -157,8 +159,10 @@ class Reviser:
             before = self.unit.ms // target.ms
             window_of = panel.slots(before - 1, before + (end - start) // target.ms + 1)
             fields = bar_fields(window_of)
-            more = {table: extra.fields(table, target, start, window_of) for table in extra.used}
             present = window_of.present[:, 1:]
+            more = {table: extra.fields(table, target, start, window_of) for table in extra.used}
+            for values in more.values():
+                values[:, ~present] = np.nan  # how far files reach between bars depends on how those came
             broken = window_of.begun[:, 1:] & ~present
             for row in rows:
                 own = {table: more[table][:, row] for table in extra.tables[instruments[row]]}

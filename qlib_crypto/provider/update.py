@@ -80,7 +80,7 @@ def _fill(
     reviser = Reviser(task.lake, task.stored, task.flags, task.targets, sink, origins, Heard(task.lake))
     prices = dict(old.settlement_prices)
     extents: dict[Instrument, Mapping[Interval, Extent]] = dict(held)
-    for instrument, then in reviser.revise(_news(task, dirty.dirty(task.now, before), held)):
+    for instrument, then in reviser.revise(_news(task, dirty.dirty(task.now, before), held, old)):
         if not then.extents:
             continue
         extents[instrument] = dict(then.extents)
@@ -101,7 +101,7 @@ def _fill(
     return task.summary(manifest, reviser.counts, grids, rebuilt=False)
 
 
-def _news(task: Conversion, changes: Dirty, held: Extents) -> Iterable[News]:
+def _news(task: Conversion, changes: Dirty, held: Extents, old: Manifest) -> Iterable[News]:
     """What changed of each instrument; of one that is not held, everything there is."""
     rows = {
         venue: [(span, series_by_symbol(task.lake.settlements(venue, None, *span))) for span in spans]
@@ -115,7 +115,7 @@ def _news(task: Conversion, changes: Dirty, held: Extents) -> Iterable[News]:
     for instrument in sorted(touched):
         if instrument in held:
             settlements = [(span, of.get(instrument.symbol, none)) for span, of in rows.get(instrument.venue, ())]
-            own = Held(held[instrument], _series(task, instrument))
+            own = Held(held[instrument], _series(task, old, instrument))
             spans = changes.fields_of(instrument, [*changes.bars.get(instrument, ()), *_whole(held[instrument])])
             yield News(instrument, own, spans, settlements)
         elif instrument in everything.bars:
@@ -133,11 +133,14 @@ def _has_fields(task: Conversion, old: Manifest, instrument: Instrument) -> bool
     return set(task.fields(instrument)) <= set(old.fields_of(instrument.qlib))
 
 
-def _series(task: Conversion, instrument: Instrument) -> NDArray[np.void]:
+def _series(task: Conversion, old: Manifest, instrument: Instrument) -> NDArray[np.void]:
     try:
-        return read_series(task.provider_dir, instrument)
+        series = read_series(task.provider_dir, instrument)
     except SchemaError as error:
         raise RebuildError(str(error)) from None
+    if len(series) != sum(old.settlement_prices[instrument.qlib].values()):
+        raise RebuildError(f"{series_name(instrument)} has {len(series)} settlements, not those of manifest.json")
+    return series
 
 
 def _small_files(

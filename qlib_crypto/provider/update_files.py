@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -160,7 +161,10 @@ class Update:
         """A file with more at its end; readers see it without or with, never a part."""
         path = self._next / _FILES / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self._provider_dir / name, path)
+        try:
+            shutil.copyfile(self._provider_dir / name, path)
+        except FileNotFoundError as error:
+            raise RebuildError(str(error)) from None
         with path.open("ab") as file:
             file.write(tail)
 
@@ -196,10 +200,15 @@ def apply(provider_dir: Path, work: Path, *, durable: bool) -> None:
     decided = work / COMMIT
     if not decided.exists():
         return
+    if not (provider_dir / "manifest.json").exists():  # it was removed meanwhile: there is nothing to finish
+        _discard(decided)
+        return
     plan = orjson.loads((decided / _PLAN).read_bytes())
     with (decided / _PATCHES).open("rb") as patches:
         for name, offset, size in plan["places"]:
-            write_bytes_at(f"{provider_dir}/{name}", offset, patches.read(size))
+            data = patches.read(size)
+            with suppress(FileNotFoundError):  # removed meanwhile: the conversion finds that it is missing
+                write_bytes_at(f"{provider_dir}/{name}", offset, data)
     files = sorted(
         (path.relative_to(decided / _FILES) for path in (decided / _FILES).rglob("*") if path.is_file()),
         key=lambda name: (_ORDER.index(name.parts[0]), not name.stem.endswith("_future"), name),

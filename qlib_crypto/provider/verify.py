@@ -14,12 +14,14 @@ from qlib_crypto.errors import DataError
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.calendar import Grid
 from qlib_crypto.provider.compare import Cells, value_problems
+from qlib_crypto.provider.funding import SERIES
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.settlements import series_name
+from qlib_crypto.provider.specs import NAME as SPECS
 from qlib_crypto.provider.specs import specs_problems
 from qlib_crypto.provider.swap import unfinished
 from qlib_crypto.provider.write import feature_dir
-from qlib_crypto.symbols import Instrument
+from qlib_crypto.symbols import Instrument, Interval
 
 #: Files of the lake that a sample reads.
 _SAMPLED_FILES = 50
@@ -54,7 +56,6 @@ def structure_problems(provider_dir: Path, manifest: Manifest) -> list[str]:
     return [
         *_calendar_problems(provider_dir / "calendars", manifest),
         *_feature_problems(provider_dir, manifest),
-        *_market_problems(provider_dir / "instruments", manifest),
         *specs_problems(provider_dir, manifest.instruments),
     ]
 
@@ -83,7 +84,27 @@ def _calendar_text(grid: Grid, length: int) -> bytes:
 
 
 def size_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
-    """Feature files that are missing, too many, or of another length than the manifest says; none is opened."""
+    """Files that are missing, too many, or of another length than the manifest says; only the markets are opened."""
+    yield from _feature_sizes(provider_dir, manifest)
+    sizes: dict[str, int | None] = {SPECS: None}
+    for name, stored in manifest.frequencies.items():
+        line = len("YYYY-MM-DD\n" if Interval.parse(name).ms >= DAY_MS else "YYYY-MM-DD HH:MM:SS\n")
+        sizes[f"calendars/{name}.txt"] = line * stored.length
+        sizes[f"calendars/{name}_future.txt"] = line * stored.future_length
+    for name, prices in manifest.settlement_prices.items():
+        sizes[series_name(Instrument.parse(name))] = SERIES.itemsize * sum(prices.values())
+    for name, size in sizes.items():
+        try:
+            found = (provider_dir / name).stat().st_size
+        except FileNotFoundError:
+            yield f"{provider_dir / name} is missing"
+            continue
+        if size not in (None, found):
+            yield f"{provider_dir / name} has {found} bytes instead of {size}"
+    yield from _market_problems(provider_dir / "instruments", manifest)
+
+
+def _feature_sizes(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
     root = provider_dir / "features"
     folders = {feature_dir(provider_dir, Instrument.parse(name)).name: name for name in manifest.instruments}
     found = {path.name for path in root.iterdir()} if root.is_dir() else set()
@@ -122,9 +143,6 @@ def _feature_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
                     yield f"{path} starts at slot {slot} instead of {start}"
             if start < 0 or start + length > manifest.frequencies[freq].length:
                 yield f"{name} at {freq} ends at slot {start + length}, after the calendar"
-        series = provider_dir / series_name(Instrument.parse(name))
-        if not series.is_file():
-            yield f"{series} is missing"
 
 
 def _first_slot(path: Path) -> float | None:

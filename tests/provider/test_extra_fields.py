@@ -265,3 +265,53 @@ def test_flags_that_a_check_finds_later_are_put_in_place(lake, tmp_path):
     lake.flag(BTC, M1, {}, instead_of={T0 + 7 * MINUTE_MS: int(Flag.UNIT_MISMATCH)})
     assert convert(lake, provider, FINE).changed
     assert value(provider, BTC, "quality", M5, T0 + PERIOD_MS) == 0.0
+
+
+def test_a_missing_bar_has_none_of_them_wherever_blocks_of_days_end(lake, tmp_path):
+    """The day of a missing bar has no bar: what a whole build and an update of each day have there is the same."""
+    hours = ProviderSettings(intervals=("1h", "1d"), future_days=3)
+    provider, other = tmp_path / "qlib_data", tmp_path / "other"
+    missing = {20 * 24 + 3, 57 * 24 + 3, 63 * 24 + 3}
+    kinds = [list(bars(BTC, 0, 66 * 24, kind=kind, interval=H1)) for kind in (Bar, MarkBar)]
+    rows = [row for kind, of in enumerate(kinds) for k, row in enumerate(of) if kind or k not in missing]
+    for first, last in ((0, 21), (21, 58), (58, 66)):
+        days = range(T0 + first * DAY_MS, T0 + last * DAY_MS)
+        lake.store(row for row in rows if row.open_ms in days)
+        lake.seal(Venue.OKX)
+        convert(lake, provider, hours, durable=False)
+    convert(lake, other, hours, durable=False)
+    assert content(provider) == content(other)
+    day = Interval.parse("1d")
+    assert [np.isnan(value(provider, BTC, "mark", day, T0 + k * DAY_MS)) for k in (20, 57, 63, 64)] == [1, 1, 1, 0]
+    assert verify(lake, provider, cells="all") == []
+
+
+def test_an_estimate_of_the_minute_that_begins_is_not_known_at_its_open(lake, tmp_path):
+    """The lake keeps the last of each minute: one told exactly at an open may be replaced."""
+    lake.store(bars(BTC, 0, 5))
+    due = T0 + 8 * HOUR_MS
+    lake.store(
+        [Estimate(BTC, T0 + at, rate, due, 8.0, None, T0 + DAY_MS) for at, rate in ((30_000, 1.0), (60_000, 2.0))]
+    )
+    for later in ([], [Estimate(BTC, T0 + 90_000, 3.0, due, 8.0, None, T0 + DAY_MS)]):
+        lake.store(later)
+        convert(lake, tmp_path / "qlib_data", FINE, durable=False)
+        assert value(tmp_path / "qlib_data", BTC, "funding_estimate", M1, T0 + MINUTE_MS) == 1.0
+    assert value(tmp_path / "qlib_data", BTC, "funding_estimate", M1, T0 + 2 * MINUTE_MS) == 3.0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        OpenInterest(BTC, T0 + PERIOD_MS, 5.0, None, "rest", T0 + DAY_MS),
+        Liquidation(BTC, T0 + PERIOD_MS, "sell", 100.0, 1.0, T0 + DAY_MS),
+        Estimate(BTC, T0 + MINUTE_MS, 2e-4, T0 + 8 * HOUR_MS, 8.0, None, T0 + DAY_MS),
+    ],
+    ids=lambda row: type(row).__name__,
+)
+def test_a_row_that_comes_while_all_is_built_is_no_fault(lake, tmp_path, row):
+    lake.store(bars(BTC, 0, 60))
+    lake.store([row._replace(time_ms=T0)])
+    convert(lake, tmp_path / "qlib_data", FINE, full=True, progress=lambda _: lake.store([row]))
+    convert(lake, tmp_path / "qlib_data", FINE)
+    assert verify(lake, tmp_path / "qlib_data", cells="all") == []

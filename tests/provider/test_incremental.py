@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from provider_lakes import T0, MemoryLake, random_lake
 
-from qlib_crypto.clock import DAY_MS
+from qlib_crypto.clock import DAY_MS, HOUR_MS
+from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake import Lake
 from qlib_crypto.lake.retention import retain
 from qlib_crypto.provider import convert, verify
 from qlib_crypto.schemas import Bar, Settlement
 from qlib_crypto.settings import ProviderSettings, RetentionSettings
-from qlib_crypto.symbols import Venue
+from qlib_crypto.symbols import Instrument, Interval, Venue
 
 PROVIDER = ProviderSettings(intervals=("1m", "5m", "1h", "4h", "1d"), future_days=3)
 
@@ -262,3 +263,131 @@ def test_a_damaged_provider_is_built_anew(tmp_path, kind, named):
     assert summary.rebuilt
     convert(lake, other, PROVIDER, durable=False)
     assert_equal(content(provider), content(other))
+
+
+@pytest.mark.parametrize(("intervals", "hours", "days"), [(("1h", "1d", "week"), 8, 17), (("1h", "1d"), 1, 5)])
+@pytest.mark.parametrize("what", ["restated", "late", "grown"])
+def test_a_long_bar_has_all_its_settlements_in_an_update(tmp_path, intervals, hours, days, what):
+    """More of them in one bar than what one tells depends on."""
+    chosen = ProviderSettings(intervals=intervals, future_days=3)
+    btc, hour = Instrument("BTC", "USDT", Venue.OKX), Interval.parse("1h")
+    monday = T0 // (7 * DAY_MS) * 7 * DAY_MS + 4 * DAY_MS
+    last = days * 24 - 10
+
+    def opened(first, end):
+        for k in range(first, end):
+            yield Bar(
+                btc, hour, monday + k * HOUR_MS, 100.0, 101.0, 99.0, 100.0, 1.0, 100.0, 1, "rest", T0 + 99 * DAY_MS
+            )
+
+    def settled(first, end):
+        return [
+            Settlement(btc, monday + h * HOUR_MS, 1e-4, 100.0, "rest", T0 + 99 * DAY_MS)
+            for h in range(first, end, hours)
+        ]
+
+    lake = Lake(tmp_path / "lake")
+    rows = settled(-24, last)
+    middle = next(
+        row for row in rows if row.time_ms >= monday + (days - 6 if hours == 8 else days - 3) * DAY_MS + 20 * HOUR_MS
+    )
+    lake.store([*opened(0, last), *(row for row in rows if what != "late" or row is not middle)])
+    lake.seal(Venue.OKX)
+    convert(lake, tmp_path / "qlib_data", chosen, durable=False)
+    if what == "grown":
+        lake.store([*opened(last, last + 9), *settled((last + 24) // hours * hours - 24 + hours, last + 9)])
+    else:
+        lake.store([middle._replace(rate=3e-4, source="archive") if what == "restated" else middle])
+    assert not convert(lake, tmp_path / "qlib_data", chosen, durable=False).rebuilt
+    convert(lake, tmp_path / "other", chosen, durable=False)
+    assert_equal(content(tmp_path / "qlib_data"), content(tmp_path / "other"))
+    assert verify(lake, tmp_path / "qlib_data", cells="all") == []
+
+
+DAMAGED = {
+    "settlements/btc_usdt.okx.bin": lambda data: data[:-25],
+    "calendars/1min.txt": lambda data: data[:-40],
+    "calendars/1min_future.txt": lambda data: data[:-20],
+    "calendars/60min.txt": lambda _: None,
+    "instruments/all.txt": lambda data: data[:-7],
+    "instruments/okx_1min.txt": lambda _: None,
+    "specs.json": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_damaged_file_is_found_also_when_the_lake_has_grown(tmp_path, name, named):
+    lake, provider = Lake(tmp_path / "lake"), tmp_path / "qlib_data"
+    btc, minute = Instrument("BTC", "USDT", Venue.OKX), Interval.parse("1m")
+
+    def opened(first, end):
+        for k in range(first, end):
+            yield Bar(btc, minute, T0 + k * 60_000, 100.0, 101.0, 99.0, 100.0, 1.0, 100.0, 1, "rest", T0 + 9 * DAY_MS)
+
+    lake.store(
+        [*opened(0, 1440), *(Settlement(btc, T0 + h * HOUR_MS, 1e-4, 9.0, "rest", T0 + DAY_MS) for h in (0, 8, 16))]
+    )
+    lake.seal(Venue.OKX)
+    convert(lake, provider, PROVIDER, durable=False)
+    path = provider / name
+    data = DAMAGED[name](path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    assert verify(lake, provider)
+    lake.store([*opened(1440, 2000), Settlement(btc, T0 + 24 * HOUR_MS, 1e-4, 9.0, "rest", T0 + 2 * DAY_MS)])
+    written = lake.seal(Venue.OKX)
+    convert(lake, provider, PROVIDER, durable=False, changed=written if named else None)
+    convert(lake, provider, PROVIDER, durable=False)  # with files named, only what is touched is looked at
+    convert(lake, tmp_path / "other", PROVIDER, durable=False)
+    assert_equal(content(provider), content(tmp_path / "other"))
+    assert verify(lake, provider, cells="all") == []
+
+
+def test_a_settlement_that_is_altered_in_the_provider_is_found(tmp_path):
+    memory = random_lake(5, symbols=2, days=2, mixed=False, holes=False)
+    convert(memory, tmp_path / "qlib_data", PROVIDER)
+    path = max((tmp_path / "qlib_data" / "settlements").iterdir(), key=lambda of: of.stat().st_size)
+    path.write_bytes(path.read_bytes()[:8] + bytes([path.read_bytes()[8] ^ 1]) + path.read_bytes()[9:])
+    assert any(
+        "settlements/" in line and "differs in 1 settlements" in line for line in verify(memory, tmp_path / "qlib_data")
+    )
+
+
+@pytest.mark.parametrize("root", ["lake", "./lake", "../{here}/lake"])
+def test_files_are_named_from_the_folder_that_one_is_in(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    lake = Lake(Path(root.format(here=tmp_path.name)))
+    rows = rows_of(random_lake(5, symbols=1, days=1, mixed=False, holes=False))
+    lake.store(rows[:9])
+    venue = rows[0].instrument.venue
+    lake.seal(venue)
+    convert(lake, tmp_path / "qlib_data", PROVIDER, durable=False)
+    lake.store(rows[9:])
+    assert convert(lake, tmp_path / "qlib_data", PROVIDER, durable=False, changed=lake.seal(venue)).changed
+    assert not convert(lake, tmp_path / "qlib_data", PROVIDER, durable=False).changed
+    with pytest.raises(ConfigError, match="is no file of the lake"):
+        convert(
+            lake,
+            tmp_path / "qlib_data",
+            PROVIDER,
+            durable=False,
+            changed=[Path("okx_data/kline_1m/X_USDT_20250101.parquet")],
+        )
+
+
+@pytest.mark.parametrize("gone", ["all", "features"])
+def test_a_provider_that_was_removed_after_a_kill_is_built_again(tmp_path, gone):
+    memory = random_lake(5, symbols=2, days=2, mixed=False, holes=False)
+    provider = tmp_path / "qlib_data"
+    convert(memory, provider, PROVIDER)
+    right = content(provider)
+    decided = tmp_path / "qlib_data.work" / "commit"
+    (decided / "files").mkdir(parents=True)
+    name = str(next((provider / "features").rglob("close.*.bin")).relative_to(provider))
+    (decided / "patches.bin").write_bytes(b"1234")
+    (decided / "update.json").write_text(f'{{"places": [["{name}", 4, 4]], "remove": []}}')
+    shutil.rmtree(provider if gone == "all" else provider / "features")
+    assert convert(memory, provider, PROVIDER).rebuilt
+    assert_equal(content(provider), right)
