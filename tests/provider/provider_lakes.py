@@ -75,7 +75,7 @@ class MemoryLake:
             for inst, frame in sorted(self.funding.items())
             if inst.venue == venue and instrument in (None, inst)
             for time, row in frame.iterrows()
-            if (start_ms is None or time >= start_ms) and (end_ms is None or time < end_ms)
+            if (start_ms is None or minute_of(time) >= start_ms) and (end_ms is None or minute_of(time) < end_ms)
         ]
         times = pa.array([row[1] for row in rows], pa.timestamp("ms", tz="UTC"))
         return pa.table(
@@ -104,7 +104,7 @@ class MemoryLake:
                 }
         for instrument, frame in self.funding.items():
             within = out.setdefault(f"{instrument.venue}_data/funding", {})
-            slots = frame.set_axis((frame.index.to_numpy(np.int64) + MINUTE_MS // 2) // MINUTE_MS * MINUTE_MS)
+            slots = frame.set_axis(minute_of(frame.index.to_numpy(np.int64)))
             for day, mark in marked(slots, by_month=False):
                 name = f"funding_rates_{day}"
                 within[name] = within.get(name, FileMark(0, 0, 0, ""))
@@ -139,6 +139,11 @@ class MemoryLake:
         low = frame.index[0] if start_ms is None else start_ms
         high = frame.index[-1] + 1 if end_ms is None else end_ms
         return frame[(frame.index >= low) & (frame.index < high)]
+
+
+def minute_of(time_ms):
+    """The minute of a settlement, by which the lake keeps it."""
+    return (time_ms + MINUTE_MS // 2) // MINUTE_MS * MINUTE_MS
 
 
 def marked(frame, *, by_month):
