@@ -119,7 +119,7 @@ def test_a_lake_that_grew_gives_the_bytes_of_a_full_conversion(seed, symbols, da
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32 - 1), symbols=st.integers(1, 4), days=st.integers(1, 5), steps=st.integers(2, 7),
     mixed=st.booleans(), holes=st.booleans(),
