@@ -74,17 +74,6 @@ def kline_dataset(interval: Interval) -> str:
     return f"{KLINE}{interval}"
 
 
-def dataset_interval(dataset: str) -> Interval | None:
-    """The interval of a `kline_…` folder name, None for any other name."""
-    if not dataset.startswith(KLINE):
-        return None
-    try:
-        interval = Interval.parse_candle(dataset.removeprefix(KLINE))
-    except QlibCryptoError:
-        return None
-    return interval if kline_dataset(interval) == dataset else None
-
-
 def period_file(folder: Path, dataset: str, stem: str, start_ms: int, *, by_month: bool) -> Path:
     """The file of the day or month that starts at `start_ms`; `folder` is the venue's.
 

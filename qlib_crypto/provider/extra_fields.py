@@ -38,6 +38,8 @@ FRESH_MS, ESTIMATE_FRESH_MS = 3 * PERIOD_MS, 5 * MINUTE_MS
 SILENT_MINUTES = 15
 
 _PRICES = ("open", "high", "low", "close")
+#: Columns that are read of tables without an interval.
+_READ = {"funding_rate", "settles_at", "open_interest", "ratio", "side", "quantity"}
 
 
 class Heard:
@@ -130,7 +132,7 @@ class ExtraBlock:
         """
         slots = bars.present.shape[1] - 1
         opens = start_ms + np.arange(slots, dtype=np.int64) * target.ms
-        if table in (MARKS, INDEXES):
+        if table.by_interval:
             return self._of_candles(table, target, start_ms, bars)
         if table is LIQUIDATIONS:
             return self._of_liquidations(target, start_ms, slots)
@@ -187,7 +189,3 @@ class ExtraBlock:
             out[:, at, some] = values[:, begin + newest[some]]
             begin = end
         return out
-
-
-#: Columns that are read of tables without an interval.
-_READ = {"funding_rate", "settles_at", "open_interest", "ratio", "side", "quantity"}

@@ -156,20 +156,20 @@ def _first_slot(path: Path) -> float | None:
 
 def _market_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
     """The markets that are made of venues; a membership's spans are its own affair, its names are not."""
+    found = {path.name: path.read_text(encoding="utf-8").splitlines() for path in folder.glob("*.txt")}
     expected: dict[str, dict[str, tuple[int, int]]] = {}
-    for name, frequencies in manifest.instruments.items():
-        spans = {f"_{freq}": manifest.span_ms(name, freq) for freq in frequencies}
+    for instrument, extents in manifest.spans_ms().items():
+        spans = {f"_{interval.qlib}": span for interval, span in extents.items()}
         spans[""] = (min(s[0] for s in spans.values()), max(s[1] for s in spans.values()))
         for suffix, span in spans.items():
-            for market in ("all", Instrument.parse(name).venue):
-                expected.setdefault(f"{market}{suffix}.txt", {})[name] = span
+            for market in ("all", instrument.venue):
+                expected.setdefault(f"{market}{suffix}.txt", {})[instrument.qlib] = span
     for file, spans_by_name in expected.items():
         wanted = [f"{name}\t{iso(start)}\t{iso(end)}" for name, (start, end) in sorted(spans_by_name.items())]
-        path = folder / file
-        if not path.is_file():
-            yield f"{path} is missing"
-        elif sorted(path.read_text(encoding="utf-8").splitlines()) != sorted(wanted):
-            yield f"{path} does not list the instruments and spans of manifest.json"
-    for path in folder.glob("*.txt"):
-        names = {line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()}
-        yield from (f"{path} lists {name}, which has no bars" for name in sorted(names - set(manifest.instruments)))
+        if file not in found:
+            yield f"{folder / file} is missing"
+        elif sorted(found[file]) != sorted(wanted):
+            yield f"{folder / file} does not list the instruments and spans of manifest.json"
+    for file, lines in found.items():
+        others = {line.split("\t")[0] for line in lines} - set(manifest.instruments)
+        yield from (f"{folder / file} lists {name}, which has no bars" for name in sorted(others))
