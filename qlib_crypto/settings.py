@@ -5,72 +5,27 @@ Read once at the entry point by `load_settings` and passed down; nothing below r
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic.functional_validators import AfterValidator, BeforeValidator, model_validator
+from pydantic.functional_validators import BeforeValidator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.errors import ConfigError
 from qlib_crypto.settings_errors import told
-from qlib_crypto.symbols import Instrument, Interval, Venue
-
-
-def _interval(text: str) -> str:
-    try:
-        return Interval.parse(text).name
-    except QlibCryptoError as error:
-        raise ValueError(str(error)) from None
-
-
-def _candle(text: str) -> str:
-    try:
-        return Interval.parse_candle(text).name
-    except QlibCryptoError as error:
-        raise ValueError(str(error)) from None
-
-
-def _symbols(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    if value == "top50" or not isinstance(value, str):
-        try:
-            return value if isinstance(value, str) else tuple(Instrument.parse(s, Venue.OKX).symbol for s in value)
-        except QlibCryptoError as error:
-            raise ValueError(str(error)) from None
-    raise ValueError(f"symbols {value!r}: write top50 or a list of symbols")
-
-
-def _number(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value  # the environment knows texts only
-
-
-def is_address(text: str) -> bool:
-    """Whether it is an fsspec address (`s3://bucket/path`, also as a `Path` shows it) and no local folder."""
-    return re.match(r"[a-z][a-z0-9+.-]+:/", text) is not None
-
-
-def _folder(value: object) -> object:
-    if is_address(str(value)):
-        raise ValueError(
-            f"{value} is an address; write the folder that is collected into, and give the address to commands that "
-            "read: --lake"
-        )
-    return value
-
-
-def _address(text: str) -> str:
-    if text and not is_address(text):
-        raise ValueError(f"{text} is no address; write such as s3://bucket/path")
-    return text
-
-
-IntervalName = Annotated[str, AfterValidator(_interval)]
-CandleName = Annotated[str, AfterValidator(_candle)]
-#: They divide a day: what is done every so many hours, counted from 00:00, is done at the same times each day.
-EveryHours = Annotated[Literal[1, 2, 3, 4, 6, 8, 12, 24], BeforeValidator(_number)]
+from qlib_crypto.settings_values import (
+    Address,
+    BookDepth,
+    CandleName,
+    EveryHours,
+    IntervalName,
+    LocalFolder,
+    Symbols,
+)  # fmt: skip
+from qlib_crypto.symbols import Venue
 
 
 class _Part(BaseModel):
@@ -106,7 +61,7 @@ class VenueSettings(_Part):
     regions: ClassVar[Mapping[str, tuple[str, str]]]
 
     enabled: bool = True
-    symbols: Annotated[str | tuple[str, ...], AfterValidator(_symbols)] = "top50"
+    symbols: Symbols = "top50"
     interval: CandleName = "1m"
     region: str = "global"
     rest_url: str = ""
@@ -116,7 +71,7 @@ class VenueSettings(_Part):
     rate_scale: float = Field(default=1.0, gt=0)
     timer_scale: float = Field(default=1.0, gt=0)
     datasets: tuple[DatasetName, ...] = ("mark", "index", "open_interest", "long_short_ratio", "liquidations")
-    book_depth: Annotated[Literal[5, 10, 20], BeforeValidator(_number)] = 5
+    book_depth: BookDepth = 5
     book_every_s: float = Field(default=10.0, gt=0)
     grace_hours: float = Field(default=24.0, ge=0)
 
@@ -215,7 +170,7 @@ class ScheduleSettings(_Part):
     convert_delay_minutes: int = Field(default=10, ge=0)
     convert_every_hours: EveryHours = 24
     instruments_every_hours: EveryHours = 24
-    push: Annotated[str, AfterValidator(_address)] = ""
+    push: Address = ""
     upkeep_at: str = Field(default="02:30", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     workflows: tuple[WorkflowSchedule, ...] = ()
 
@@ -264,7 +219,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,  # containers hand on a variable that nobody set as an empty one
     )
 
-    lake_dir: Annotated[Path, BeforeValidator(_folder)] = Path()
+    lake_dir: LocalFolder = Path()
     provider_dir: Path = Path("qlib_data")
     reports_dir: Path = Path("reports")
     tracking_uri: str = "sqlite:///mlruns.db"

@@ -13,7 +13,8 @@ import typer
 from qlib_crypto.cli.progress import line_progress, say
 from qlib_crypto.clock import parse_utc
 from qlib_crypto.errors import ConfigError, counted
-from qlib_crypto.settings import Settings, is_address, load_settings
+from qlib_crypto.settings import Settings, load_settings
+from qlib_crypto.settings_values import is_address
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 VenueOption = Annotated[str, typer.Option("--venue", help="okx or binance.")]

@@ -13,7 +13,7 @@ from qlib_crypto.cli.options import ConfigOption, JsonOption, LakeOption, settin
 from qlib_crypto.cli.progress import line_progress, say
 from qlib_crypto.clock import iso, parse_utc
 from qlib_crypto.errors import ConfigError, DataError, counted
-from qlib_crypto.settings import is_address
+from qlib_crypto.settings_values import is_address
 from qlib_crypto.symbols import Venue
 
 if TYPE_CHECKING:
