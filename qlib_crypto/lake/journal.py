@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from qlib_crypto.errors import StorageError
 from qlib_crypto.lake.address import key
+from qlib_crypto.lake.alone import alone
 from qlib_crypto.lake.files import write_bytes
 
 
@@ -57,18 +55,10 @@ def desk(folder: Path, name: str, address: str) -> Iterator[tuple[Path, Journal]
     """
     work = folder / name
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise StorageError(
-                f"another {name[1:]} (process {lock.read().strip() or 'unknown'}) works on {folder}; wait until it has "
-                "finished"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+    with alone(
+        work / "lock",
+        lambda other: f"another {name[1:]} (process {other}) works on {folder}; wait until it has finished",
+    ):
         yield work, Journal(work / f"{key(address)}.jsonl")
 
 

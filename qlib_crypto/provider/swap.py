@@ -7,14 +7,14 @@ replaced one (`old`); or what an update changes (`update_files`).
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qlib_crypto.errors import ConfigError, StorageError
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.lake.alone import alone
 from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.manifest import NAME
 from qlib_crypto.provider.update_files import CACHES, COMMIT, NEXT, apply
@@ -43,18 +43,10 @@ def workplace(provider_dir: Path) -> Iterator[Path]:
     """
     work = provider_dir.with_name(provider_dir.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise StorageError(
-                f"another convert (process {lock.read().strip() or 'unknown'}) is writing {provider_dir}; "
-                "wait until it has finished"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+    with alone(
+        work / "lock",
+        lambda other: f"another convert (process {other}) is writing {provider_dir}; wait until it has finished",
+    ):
         if (work / "old").exists() and not provider_dir.exists():  # killed between the two renames of `swap`
             (work / "old").rename(provider_dir)
         _refuse_foreign(provider_dir)
