@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import signal
 import sys
+import threading
 from typing import Annotated, NoReturn
 
 import typer
@@ -20,6 +21,8 @@ from qlib_crypto.cli.progress import tell
 from qlib_crypto.errors import ConfigError, QlibCryptoError, StorageError
 
 _INTERRUPTED, _TERMINATED = 130, 143
+#: A signal that Python dropped is acted on after so many seconds.
+_AGAIN_S = 0.01
 _ADVICE = {
     errno.ENOSPC: "free disk space",
     errno.EDQUOT: "free disk space",
@@ -57,6 +60,24 @@ def begin(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # ends as Ctrl-C does, so that a run is marked as failed; collector and daemon have handlers of their own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    sys.unraisablehook = _raised_again
+
+
+def _raised_again(told: sys.UnraisableHookArgs) -> None:
+    """A signal that came inside a weak reference's callback or a finalizer, where Python drops what is raised."""
+    lost = told.exc_value
+    if (
+        not isinstance(lost, KeyboardInterrupt | SystemExit)
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        sys.__unraisablehook__(told)
+        return
+
+    def end(*_: object) -> NoReturn:
+        raise lost.with_traceback(None)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)  # not at once: that would be dropped here as well
 
 
 def main() -> NoReturn:

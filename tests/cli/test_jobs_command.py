@@ -155,6 +155,29 @@ def shows_where_it_was(said):
     return "Traceback" in said and ("in main" in said or "KeyboardInterrupt" not in said)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_place_where_python_drops_exceptions_ends_the_command_all_the_same(number, code):
+    command = f"""
+import os, sys, time, weakref, typer
+from qlib_crypto.cli.app import app, main
+
+class Held: ...
+
+@app.command()
+def hold():
+    held = Held()
+    seen = weakref.ref(held, lambda _: os.kill(os.getpid(), {int(number)}))
+    del held
+    time.sleep(30)
+
+sys.argv = ["qlib-crypto", "hold"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True, text=True, timeout=25)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("seconds", "number"), [(0.25, signal.SIGINT), (1.0, signal.SIGTERM), (5.0, signal.SIGINT)])
 def test_a_signal_during_the_start_stops_it_without_a_traceback(seconds, number, tmp_path):
     code, said = stopped_after(seconds, number, tmp_path)
