@@ -187,9 +187,12 @@ class Instrument:
 
         """
         match = re.fullmatch(r"([^\s_./~]+)_([A-Z0-9]+)(?:~(\d+))?(?:\.([A-Za-z]+))?", text.strip())
-        if not match or (match[4] is None and venue is None):
+        if not match:
             raise ConfigError(f"symbol {text!r} is unknown; write BASE_QUOTE such as BTC_USDT, or BTC_USDT.OKX")
-        return cls(match[1], match[2], Venue.parse(match[4]) if match[4] else _given(venue), int(match[3] or 1))
+        at = Venue.parse(match[4]) if match[4] else venue
+        if at is None:
+            raise ConfigError(f"symbol {text!r} is of no venue; write {text.strip()}.OKX or {text.strip()}.BINANCE")
+        return cls(match[1], match[2], at, int(match[3] or 1))
 
     @classmethod
     def from_venue_id(cls, venue: Venue, venue_id: str) -> Instrument | None:
@@ -212,12 +215,6 @@ class Instrument:
 
     def __str__(self) -> str:
         return self.qlib
-
-
-def _given(venue: Venue | None) -> Venue:
-    if venue is None:
-        raise ConfigError("a symbol without a venue needs --venue okx or --venue binance")
-    return venue
 
 
 #: How each venue spells an interval in requests and streams. OKX opens 6H and longer at UTC+8 without `utc`.

@@ -125,7 +125,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder for a file an instrument.")] = Path("export"),
     interval: IntervalOption = "1h",
     symbols: Annotated[str, typer.Option(help="BTC_USDT.OKX,ETH_USDT.OKX; all when left out.")] = "",
-    columns: Annotated[str, typer.Option(help="Fields of the provider, by comma.")] = "open,high,low,close,volume",
+    columns: Annotated[
+        str, typer.Option(help="Fields of the provider, by comma; open high low close volume when left out.")
+    ] = "",
     layout: Annotated[
         Literal["plain", "master"], typer.Option(help="master: time Open High Low Close Volume ATR.")
     ] = "plain",
@@ -145,7 +147,7 @@ def export(
             out,
             Interval.parse(interval),
             instruments=[Instrument.parse(name.strip()) for name in symbols.split(",") if name.strip()] or None,
-            columns=[name.strip() for name in columns.split(",")],
+            columns=[name.strip() for name in columns.split(",") if name.strip()],
             span_ms=(parse_utc(start) if start else None, parse_utc(end) if end else None),
             layout=layout,
             kind=kind,

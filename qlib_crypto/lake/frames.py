@@ -51,11 +51,19 @@ def load_bars(
     try:
         table = lake.bars(instrument, step, *bounds)
         if not len(table) and instrument not in lake.instruments(instrument.venue, step):
-            raise DataError(
-                f"lake {lake_dir} has no {step} bars of {instrument}; run: qlib-crypto backfill "
-                f"--venue {instrument.venue} --symbols {instrument.symbol} --interval {step} --start …"
-            )
+            raise DataError(f"lake {lake_dir} has no {step} bars of {instrument}; {_advice(lake, instrument, step)}")
     finally:
         lake.close()
     frame = table.drop_columns(["symbol"]).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return pd.DataFrame(frame.set_index("timestamp"))
+
+
+def _advice(lake: Lake, instrument: Instrument, step: Interval) -> str:
+    venue = instrument.venue
+    finer = [i for i in lake.intervals(venue) if not step.ms % i.ms and instrument in lake.instruments(venue, i)]
+    if finer:
+        return (
+            f"it has {' '.join(map(str, finer))}: name {step} in config.yaml under provider.intervals, then "
+            "qlib-crypto convert makes them and D.features reads them"
+        )
+    return f"run: qlib-crypto backfill --venue {venue} --symbols {instrument.symbol} --interval {step} --start …"

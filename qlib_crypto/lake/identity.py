@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from qlib_crypto import schemas
@@ -142,9 +143,18 @@ def _content(path: Path, schema: pa.Schema) -> int:
 
 def content_hash(hot: Mapping[Venue, HotStore], files: Marks) -> str:
     """See `Lake.content_hash`."""
-    total = sum(int(mark.content, 16) for of in files.values() for mark in of.values())
+    total = _total([mark.content for of in files.values() for mark in of.values()])
     total += sum(_hash(f"{venue} {line}") for venue, store in hot.items() for line in _arrived(store))
     return f"{total % _SUM:064x}"
+
+
+def _total(contents: Sequence[str]) -> int:
+    """The sum of numbers of 64 hexadecimal digits: eight columns of 32 bits, so that none of them overflows."""
+    words = np.frombuffer(bytes.fromhex("".join(contents)), dtype=">u4").reshape(-1, 8)
+    total = 0
+    for column in words.sum(axis=0, dtype=np.uint64).tolist():
+        total = (total << 32) + column
+    return total
 
 
 def _hash(text: str) -> int:

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import iso
-from qlib_crypto.errors import ConfigError, DataError, StorageError
+from qlib_crypto.errors import ConfigError, DataError, StorageError, counted
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.write import feature_file, read_at
 from qlib_crypto.symbols import Instrument, Interval
@@ -32,7 +32,7 @@ def export(
     interval: Interval,
     *,
     instruments: Sequence[Instrument] | None = None,
-    columns: Sequence[str] = DEFAULT_COLUMNS,
+    columns: Sequence[str] = (),
     span_ms: tuple[int | None, int | None] = (None, None),
     layout: Layout = "plain",
     kind: Format = "csv",
@@ -47,7 +47,8 @@ def export(
     instruments
         All that have bars of it when None.
     columns
-        Fields of the provider after `time` (UTC); NaN is an empty cell, in Parquet null. Not for the master layout.
+        Fields of the provider after `time` (UTC), `DEFAULT_COLUMNS` when there are none; NaN is an empty cell, in
+        Parquet null. The master layout has its own.
     span_ms
         Opens [start, end), Unix milliseconds; None for all there is.
     layout
@@ -71,6 +72,11 @@ def export(
     manifest = read_manifest(provider_dir)
     if manifest is None:
         raise DataError(f"{provider_dir} is no provider; make it with: qlib-crypto convert")
+    if columns and layout == "master":
+        raise ConfigError(
+            f"the master layout has its own columns; leave out {','.join(columns)}, or write --layout plain"
+        )
+    columns = columns or DEFAULT_COLUMNS
     _check(manifest, interval, instruments, columns)
     chosen = sorted(instruments or map(Instrument.parse, manifest.instruments))
     paths = []
@@ -86,7 +92,7 @@ def export(
         _write(frame, path, kind)
         paths.append(path)
         if progress is not None:
-            progress(f"{path}: {frame.height:,} bars")
+            progress(f"{path}: {counted(frame.height, 'bar')}")
     return paths
 
 
@@ -94,7 +100,8 @@ def _check(
     manifest: Manifest, interval: Interval, instruments: Sequence[Instrument] | None, columns: Sequence[str]
 ) -> None:
     if interval.qlib not in manifest.frequencies:
-        raise ConfigError(f"the provider has no {interval} bars; it has {' '.join(manifest.frequencies)}")
+        held = " ".join(Interval.parse(name).name for name in manifest.frequencies)
+        raise ConfigError(f"the provider has no {interval} bars; it has {held}")
     for name in columns:
         if name not in manifest.all_fields:
             raise ConfigError(f"the provider has no field {name!r}; choose of: {' '.join(manifest.all_fields)}")

@@ -37,6 +37,9 @@ SERIES = np.dtype([("time_ms", "<i8"), ("rate", "<f8"), ("price", "<f8"), ("pric
 _APART = 200_000 * DAY_MS
 _BETWEEN = _APART // 8 * np.arange(3, 7, dtype=np.int64)
 _MARK, _TRADE, _UNKNOWN = range(len(PRICE_SOURCES))
+#: No settlement, long ago: what an instrument's bars know before its first.
+_NONE = np.array([(-_APART, np.nan, np.nan, _UNKNOWN)], dtype=SERIES)
+_NAN, _ZERO = np.array([np.nan]), np.zeros(1, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Settled:
         When the next one is due, 0 where unknown.
     known_ms
         Rows [start, end): the times for which it is known what settled.
+    until_ms
+        To when it is known that none settled after each, no later than the next.
 
     """
 
@@ -60,12 +65,14 @@ class Settled:
     interval_hours: Floats
     due_ms: Times
     known_ms: Times
+    until_ms: Times
 
     @classmethod
     def of(cls, series: NDArray[np.void]) -> Settled:
         """With what follows from the times."""
         told = rhythm(series["time_ms"])
-        return cls(series, told.interval_hours, told.due_ms, told.known_ms)
+        until = _until(series["time_ms"], told.known_ms)
+        return cls(series, told.interval_hours, told.due_ms, told.known_ms, until)
 
     @classmethod
     def of_all(cls, many: Sequence[NDArray[np.void]]) -> list[Settled]:
@@ -80,14 +87,22 @@ class Settled:
             ]
         )
         told = rhythm(times)
-        starts = np.searchsorted(told.known_ms[:, 0], np.arange(len(many) + 1) * _APART)
-        ends = np.searchsorted(told.known_ms[:, 0], np.arange(len(many)) * _APART + _BETWEEN[0])
+        until = _until(times, told.known_ms)
+        starts = np.searchsorted(told.known_ms[:, 0], np.arange(len(many) + 1) * _APART).tolist()
+        ends = np.searchsorted(told.known_ms[:, 0], np.arange(len(many)) * _APART + _BETWEEN[0]).tolist()
         out = []
         for at, (series, row, length) in enumerate(zip(many, rows.tolist(), lengths.tolist(), strict=True)):
-            own = slice(row, row + length)
+            own, since = slice(row, row + length), at * _APART
             due = told.due_ms[own]
-            known = told.known_ms[starts[at] : ends[at]] - at * _APART
-            out.append(cls(series, told.interval_hours[own], np.where(due > 0, due - at * _APART, 0), known))
+            out.append(
+                cls(
+                    series,
+                    told.interval_hours[own],
+                    np.where(due > 0, due - since, 0),
+                    told.known_ms[starts[at] : ends[at]] - since,
+                    until[own] - since,
+                )
+            )
         return out
 
     @property
@@ -98,15 +113,16 @@ class Settled:
 
     def told(self) -> NDArray[np.float64]:
         """What holds from each settlement to the next, shape (n, 6): equal rows at equal times make equal fields."""
-        at = np.searchsorted(self.known_ms[:, 0], self.time_ms, side="right") - 1
-        known_until = self.known_ms[at, 1]
-        following = np.r_[self.time_ms[1:], np.iinfo(np.int64).max][: len(at)]
-        return np.column_stack(
-            [
-                self.time_ms, self.series["rate"], self.series["price"], self.interval_hours, self.due_ms,
-                np.minimum(known_until, following),
-            ]
-        )  # fmt: skip
+        out = np.empty((len(self.series), 6))
+        out[:, 0], out[:, 1], out[:, 2] = self.time_ms, self.series["rate"], self.series["price"]
+        out[:, 3], out[:, 4], out[:, 5] = self.interval_hours, self.due_ms, self.until_ms
+        return out
+
+
+def _until(times: Times, known_ms: Times) -> Times:
+    until: Times = known_ms[np.searchsorted(known_ms[:, 0], times, side="right") - 1, 1]
+    until[:-1] = np.minimum(until[:-1], times[1:])
+    return until
 
 
 def series_by_symbol(table: pa.Table) -> dict[str, NDArray[np.void]]:
@@ -191,8 +207,8 @@ def differing(one: Settled, other: Settled) -> tuple[int, int] | None:
     return start, end
 
 
-def funding_fields(settlements: Settled, interval: Interval, first_ms: int, length: int) -> NDArray[np.float32]:
-    """`FUNDING_FIELDS` of `length` bars from the one that opens at `first_ms`, shape (7, length).
+def funding_fields(many: Sequence[Settled], interval: Interval, first_ms: int, length: int) -> NDArray[np.float32]:
+    """`FUNDING_FIELDS` of `length` bars from the one that opens at `first_ms`, shape (7, n_instruments, length).
 
     `funding` and `funding_cash` are known where the whole bar [open, close) is; `funding_open` and `funding_open_cash`
     where the instant of the open is. A cash amount of unknown price is unknown. `funding_rate` (fraction) and
@@ -203,52 +219,68 @@ def funding_fields(settlements: Settled, interval: Interval, first_ms: int, leng
     The last three never change when more becomes known. The amounts may: whether nothing settled since an overdue
     settlement is unknown until the next one tells; an amount that was known stays.
     """
-    out = np.full((len(FUNDING_FIELDS), length), np.nan, dtype=np.float32)
-    step, end_ms = interval.ms, first_ms + length * interval.ms
-    begin = max(int(np.searchsorted(settlements.time_ms, first_ms, side="right")) - 1, 0)
-    stop = int(np.searchsorted(settlements.time_ms, end_ms))
-    if begin >= stop:
-        return out
-    _fill_amounts(out[:4], settlements, step, first_ms)
-    times, hours = settlements.time_ms[begin:stop], settlements.interval_hours[begin:stop]
-    slot, after_open = np.divmod(times - first_ms, step)
-    from_open = np.clip(slot + (after_open > 0), 0, length)  # the first bar that opens at or after it
-    until = np.r_[from_open[1:], length]
-    fresh = np.clip((times + LONGEST_INTERVAL_MS - first_ms) // step + 1, from_open, until)
-    runs = np.column_stack([fresh - from_open, until - fresh]).ravel()
-    for row, values in ((4, settlements.series["rate"][begin:stop]), (5, hours)):
-        held = np.full((len(times), 2), np.nan, dtype=np.float32)
-        held[:, 0] = values
-        out[row, from_open[0] :] = np.repeat(held.ravel(), runs)
-    from_close = np.clip(slot, 0, length)  # the first bar that closes after it
-    runs = np.diff(from_close, append=length)
-    closes = first_ms + (np.arange(from_close[0], length, dtype=np.int64) + 1) * step
-    left = np.repeat(settlements.due_ms[begin:stop], runs) - closes
-    following = out[6, from_close[0] :]
-    np.divide(left, HOUR_MS, out=following, casting="same_kind")
-    following[left < 0] = np.nan
-    due = np.flatnonzero(left == 0)
-    following[due] = np.repeat(hours, runs)[due]
+    out = np.full((len(FUNDING_FIELDS), len(many), length), np.nan, dtype=np.float32)
+    slots = out.reshape(len(FUNDING_FIELDS), -1)  # those of one instrument after those of another
+    _fill_amounts(slots[:4], many, interval, first_ms, length)
+    _fill_rates(slots[4:], many, interval, first_ms, length)
     return out
 
 
-def _fill_amounts(out: NDArray[np.float32], settlements: Settled, step: int, first_ms: int) -> None:
+def _fill_rates(
+    out: NDArray[np.float32], many: Sequence[Settled], interval: Interval, first_ms: int, length: int
+) -> None:
+    """The last rate, its interval, and the time to the next: runs of slots from one settlement to the next."""
+    step, end_ms = interval.ms, first_ms + length * interval.ms
+    series, hours, due, counts = [], [], [], []
+    for of in many:
+        begin = max(int(np.searchsorted(of.time_ms, first_ms, side="right")) - 1, 0)
+        stop = int(np.searchsorted(of.time_ms, end_ms))
+        own = slice(begin, max(stop, begin))
+        series += [_NONE, of.series[own]]  # each begins with nothing
+        hours += [_NAN, of.interval_hours[own]]
+        due += [_ZERO, of.due_ms[own]]
+        counts.append(1 + own.stop - begin)
+    rows, interval_hours, due_ms = np.concatenate(series), np.concatenate(hours), np.concatenate(due)
+    base, total = np.repeat(np.arange(len(many)) * length, counts), len(many) * length
+    slot, after_open = np.divmod(rows["time_ms"] - first_ms, step)
+    from_open = base + np.clip(slot + (after_open > 0), 0, length)  # the first bar that opens at or after it
+    until = np.append(from_open[1:], total)
+    fresh = np.clip(base + (rows["time_ms"] + LONGEST_INTERVAL_MS - first_ms) // step + 1, from_open, until)
+    runs = np.column_stack([fresh - from_open, until - fresh]).ravel()
+    for row, values in ((0, rows["rate"]), (1, interval_hours)):
+        held = np.full((len(rows), 2), np.nan, dtype=np.float32)
+        held[:, 0] = values
+        out[row] = np.repeat(held.ravel(), runs)
+    runs = np.diff(base + np.clip(slot, 0, length), append=total)  # from the first bar that closes after it
+    closes = first_ms + (np.arange(length, dtype=np.int64) + 1) * step
+    left = (np.repeat(due_ms, runs).reshape(len(many), length) - closes).ravel()
+    np.divide(left, HOUR_MS, out=out[2], casting="same_kind")
+    out[2, left < 0] = np.nan
+    at_close = np.flatnonzero(left == 0)
+    out[2, at_close] = np.repeat(interval_hours, runs)[at_close]
+
+
+def _fill_amounts(
+    out: NDArray[np.float32], many: Sequence[Settled], interval: Interval, first_ms: int, length: int
+) -> None:
     """What settled in each bar, and at its open: rates and cash; 0 where it is known that nothing did."""
-    length = out.shape[1]
-    end_ms = first_ms + length * step
-    known = settlements.known_ms[(settlements.known_ms[:, 1] > first_ms) & (settlements.known_ms[:, 0] < end_ms)]
-    from_open = np.clip(-((first_ms - known[:, 0]) // step), 0, length)
-    instants = np.clip(-((first_ms - known[:, 1]) // step), 0, length)
-    wholes = np.clip((known[:, 1] - first_ms) // step, 0, length)
-    for first, instant, whole in zip(from_open.tolist(), instants.tolist(), wholes.tolist(), strict=True):
-        out[:2, first:whole] = 0
-        out[2:, first:instant] = 0
-    begin, stop = np.searchsorted(settlements.time_ms, (first_ms, end_ms))
-    if begin == stop:
+    step, end_ms = interval.ms, first_ms + length * interval.ms
+    for at, of in enumerate(many):
+        base = at * length
+        known = of.known_ms[(of.known_ms[:, 1] > first_ms) & (of.known_ms[:, 0] < end_ms)]
+        from_open = base + np.clip(-((first_ms - known[:, 0]) // step), 0, length)
+        instants = base + np.clip(-((first_ms - known[:, 1]) // step), 0, length)
+        wholes = base + np.clip((known[:, 1] - first_ms) // step, 0, length)
+        for first, instant, whole in zip(from_open.tolist(), instants.tolist(), wholes.tolist(), strict=True):
+            out[:2, first:whole] = 0
+            out[2:, first:instant] = 0
+    within = [slice(*np.searchsorted(of.time_ms, (first_ms, end_ms)).tolist()) for of in many]
+    rows = np.concatenate([of.series[own] for of, own in zip(many, within, strict=True)])
+    if not len(rows):
         return
-    bar, after_open = np.divmod(settlements.time_ms[begin:stop] - first_ms, step)
-    rates = settlements.series["rate"][begin:stop]
-    amounts = np.stack([rates, rates * settlements.series["price"][begin:stop]])
+    bar, after_open = np.divmod(rows["time_ms"] - first_ms, step)
+    bar += np.repeat(np.arange(len(many)) * length, [own.stop - own.start for own in within])
+    amounts = np.stack([rows["rate"], rows["rate"] * rows["price"]])
     starts = np.flatnonzero(np.diff(bar, prepend=-1))
     inside, at_open = bar[starts], bar[after_open == 0]
     totals = np.add.reduceat(amounts, starts, axis=1)

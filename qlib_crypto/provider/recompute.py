@@ -1,6 +1,6 @@
 """What a provider must hold, computed again from the lake by other means than the conversion: joins instead of grids.
 
-Shares no code with `resample.py` and `funding.py`, so that a fault in those cannot hide.
+Shares no code with `panel.py` and `funding.py`, so that a fault in those cannot hide.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import batched
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,7 @@ _DAYS = 64
 #: Days of bars of several instruments in an update: a day of 100 instruments, with those on either side.
 _TOGETHER = 300
 #: Slots of funding that are computed at once.
-_SLOTS = 200_000
+_SLOTS = 100_000
 
 #: More settlements than what one tells depends on.
 _AROUND = 12
@@ -208,16 +210,23 @@ class Reviser:
 
     def _revise_funding(self, works: Sequence[_Work]) -> None:
         tails = Settled.of_all([tail for work in works for tail in work.tails()])
+        asked: dict[tuple[Interval, Span], list[tuple[_Work, Settled]]] = {}
         for work, old, now in zip(works, tails[::2], tails[1::2], strict=True):
             differing = funding.differing(old, now) if work.news.held.extents else None
             for target, (first, last) in work.extents.items():
                 spans = work.new_spans(target)
                 if differing is not None:
                     spans.append((target.floor(differing[0]) - target.ms, min(differing[1], last) + target.ms))
-                for start, end in _chunks(spans, target, (first, last + target.ms)):
-                    fields = funding_fields(now, target, start, (end - start) // target.ms)
-                    at = (start - first) // target.ms
-                    self.sink.put(work.news.instrument, target, FUNDING_FIELDS, first, at, fields)
+                for span in _chunks(spans, target, (first, last + target.ms)):
+                    asked.setdefault((target, span), []).append((work, now))
+        for (target, (start, end)), same in sorted(asked.items(), key=itemgetter(0)):
+            length = (end - start) // target.ms
+            for some in batched(same, max(_SLOTS // length, 1)):
+                fields = funding_fields([now for _, now in some], target, start, length)
+                for at, (work, _) in enumerate(some):
+                    first, _ = work.extents[target]
+                    slot = (start - first) // target.ms
+                    self.sink.put(work.news.instrument, target, FUNDING_FIELDS, first, slot, fields[:, at])
 
 
 def _refuse_less(

@@ -18,13 +18,15 @@ import orjson
 from numpy.typing import NDArray
 
 from qlib_crypto.provider.sinks import RebuildError, WholeFiles, set_first_slot
-from qlib_crypto.provider.write import FLOAT, feature_name, read_at, sync_all, sync_files, write_bytes_at
+from qlib_crypto.provider.write import FLOAT, feature_names, read_at, sync_all, sync_files, write_bytes_at
 from qlib_crypto.symbols import Instrument, Interval
 
 NEXT, COMMIT = "next", "commit"
 #: Qlib's own caches of an older provider, which would be stale beside a new one.
 CACHES = ("calendars_cache", "features_cache", "instruments_cache", "dataset_cache")
 _FILES, _PATCHES, _PLAN = "files", "patches.bin", "update.json"
+#: Values are small, and many.
+_BUFFER = 1 << 20
 #: The first part of a path decides when it is put in place: what others refer to comes first.
 _ORDER = ("features", "settlements", "instruments", "calendars", "specs.json", "lake_files.json", "manifest.json")
 
@@ -60,7 +62,7 @@ class Update:
         self._made: set[tuple[Instrument, Interval]] = set()
         self._lengths: dict[str, int] = {}
         self._places: list[tuple[str, int, int]] = []
-        self._patches = (self._next / _PATCHES).open("wb")
+        self._patches = (self._next / _PATCHES).open("wb", buffering=_BUFFER)
         self._removed: list[str] = []
 
     def __enter__(self) -> Self:
@@ -89,8 +91,9 @@ class Update:
             self._made.add(key)
             self._whole.put(instrument, interval, fields, first_ms, at, values)
             return
-        for field, row in zip(fields, values, strict=True):
-            self._patch(feature_name(instrument, field, interval), self._held[key], at, row)
+        held, names = self._held[key], feature_names(instrument, fields, interval)
+        for name, row in zip(names, values, strict=True):
+            self._patch(name, held, at, row)
 
     def _patch(self, name: str, held: int, at: int, values: NDArray[np.float32]) -> None:
         """Note what differs from the file's values, and what is new."""
@@ -116,8 +119,9 @@ class Update:
         if key not in self._held or key in self._made:
             raise AssertionError(f"{instrument} {interval}: blocks come in order of time")  # pragma: no cover
         self._made.add(key)
-        for field in self._fields(instrument):
-            old = self._read(feature_name(instrument, field, interval), 0, self._held[key])
+        fields = self._fields(instrument)
+        for field, name in zip(fields, feature_names(instrument, fields, interval), strict=True):
+            old = self._read(name, 0, self._held[key])
             self._whole.put(instrument, interval, [field], first_ms, slots, old[None])
 
     def _read(self, name: str, at: int, count: int) -> NDArray[np.float32]:
@@ -204,7 +208,7 @@ def apply(provider_dir: Path, work: Path, *, durable: bool) -> None:
         _discard(decided)
         return
     plan = orjson.loads((decided / _PLAN).read_bytes())
-    with (decided / _PATCHES).open("rb") as patches:
+    with (decided / _PATCHES).open("rb", buffering=_BUFFER) as patches:
         for name, offset, size in plan["places"]:
             data = patches.read(size)
             with suppress(FileNotFoundError):  # removed meanwhile: the conversion finds that it is missing

@@ -37,6 +37,12 @@ def feature_name(instrument: Instrument, field: str, interval: Interval) -> str:
     return f"features/{folder_name(instrument)}/{field}.{interval.qlib}.bin"
 
 
+def feature_names(instrument: Instrument, fields: Iterable[str], interval: Interval) -> list[str]:
+    """`feature_name` of several fields."""
+    folder, end = f"features/{folder_name(instrument)}/", f".{interval.qlib}.bin"
+    return [f"{folder}{field}{end}" for field in fields]
+
+
 def feature_file(provider_dir: Path, instrument: Instrument, field: str, interval: Interval) -> Path:
     """The file of one field at one frequency."""
     return provider_dir / feature_name(instrument, field, interval)

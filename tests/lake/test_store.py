@@ -325,7 +325,9 @@ def test_load_bars_gives_a_utc_frame(lake, tmp_path):
         assert empty.dtypes.equals(frame.dtypes)
         assert empty.index.dtype == frame.index.dtype
     with pytest.raises(DataError, match="backfill"):
-        load_bars("BTC_USDT.OKX", "1h", lake_dir=tmp_path)
+        load_bars("ETH_USDT.OKX", "1h", lake_dir=tmp_path)
+    with pytest.raises(DataError, match=r"it has 1m: name 1w in config\.yaml under provider\.intervals"):
+        load_bars("BTC_USDT.OKX", "1w", lake_dir=tmp_path)
     with pytest.raises(ConfigError):
         load_bars("BTC_USDT", "1m", lake_dir=tmp_path)
 

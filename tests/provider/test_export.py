@@ -128,8 +128,9 @@ def test_an_export_can_be_imported(provider, bars, tmp_path):
 
 def test_wrong_use_is_said(provider, tmp_path):
     for words, kind, more in (
-        ("no 5m bars; it has 60min day", ConfigError, {"interval": Interval.parse("5m")}),
+        ("no 5m bars; it has 1h 1d", ConfigError, {"interval": Interval.parse("5m")}),
         ("no field 'clse'; choose of: open", ConfigError, {"columns": ["clse"]}),
+        ("its own columns; leave out close", ConfigError, {"columns": ["close"], "layout": "master"}),
         ("SOL_USDT.OKX is not in the provider", ConfigError, {"instruments": [Instrument("SOL", "USDT", Venue.OKX)]}),
     ):
         with pytest.raises(kind, match=words):

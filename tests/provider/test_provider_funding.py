@@ -40,8 +40,8 @@ def settle(rows, bars=()):
     return Settled.of(series)
 
 
-def funding_fields(*asked):
-    return dict(zip(FUNDING_FIELDS, funding.funding_fields(*asked), strict=True))
+def funding_fields(settled, *asked):
+    return dict(zip(FUNDING_FIELDS, funding.funding_fields([settled], *asked)[:, 0], strict=True))
 
 
 def check(found, **expected):
@@ -195,6 +195,21 @@ def test_many_series_at_once_are_each_alone(many):
         np.testing.assert_array_equal(alone.interval_hours, together.interval_hours)
         np.testing.assert_array_equal(alone.due_ms, together.due_ms)
         np.testing.assert_array_equal(alone.known_ms, together.known_ms)
+        np.testing.assert_array_equal(alone.told(), together.told())
+
+
+@given(st.lists(SETTLEMENTS, min_size=1, max_size=4), st.sampled_from([MINUTE, HOUR, FOUR]), st.integers(-9, 40))
+def test_fields_of_many_are_those_of_each(many, interval, since):
+    first = T0 + since * FOUR.ms
+    settled = []
+    for gaps in many:
+        series = np.zeros(len(gaps), SERIES)
+        series["time_ms"] = T0 + np.cumsum(gaps) * HOUR_MS
+        series["rate"], series["price"] = np.arange(1, len(gaps) + 1) / 100, np.where(gaps[0] == 9, np.nan, 50)
+        settled.append(Settled.of(series[: len(gaps) - (gaps[0] == 10)]))
+    together = funding.funding_fields(settled, interval, first, 50)
+    for at, alone in enumerate(settled):
+        np.testing.assert_array_equal(funding.funding_fields([alone], interval, first, 50)[:, 0], together[:, at])
 
 
 def test_bar_edges_belong_to_the_bar_that_opens_there():
