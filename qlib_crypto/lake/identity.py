@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,17 +32,12 @@ _SUFFIX = ".parquet"
 _STAMP, _MONTH, _DAY = len(f"YYYYMM{_SUFFIX}"), len(_SUFFIX), len(f"DD{_SUFFIX}")
 
 
-class FileMark(NamedTuple):
-    """A file as it was seen: size, time of change and inode, and the hash of what it says in hexadecimal."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-    content: str
-
-
+#: A file as it was seen, a line: size, time of change (ns) and inode, then the hash of what it says, 64 hexadecimal
+#: digits. A text, as a lake has many and a provider keeps them all.
+FileMark = str
 #: Marks by the file's name in its folder, by the folder's name below the lake (`okx_data/kline_1m`).
 Marks = Mapping[str, Mapping[str, FileMark]]
+_HASH = 64
 
 
 def marks(root: Path, known: Marks) -> dict[str, dict[str, FileMark]]:
@@ -60,7 +54,8 @@ def marks(root: Path, known: Marks) -> dict[str, dict[str, FileMark]]:
 
 
 def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> dict[str, FileMark]:
-    seen: dict[str, FileMark | tuple[int, int, int]] = {}
+    found: dict[str, FileMark] = {}
+    news = []
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with os.scandir(handle) as entries:  # by the open folder: no path is walked for each file
@@ -69,23 +64,27 @@ def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> d
                 if name[0] == "." or not name.endswith(_SUFFIX):
                     continue
                 try:
-                    stat = entry.stat()
+                    seen = _seen(entry.stat())
                 except FileNotFoundError:  # exchanged just now: the folder is looked at again
                     continue
-                mark = known.get(name)
-                now = stat.st_size, stat.st_mtime_ns, stat.st_ino
-                seen[name] = mark if mark is not None and mark[:3] == now else now
+                mark = known.get(name, "")
+                if not mark.startswith(seen):
+                    mark = seen
+                    news.append(name)
+                found[name] = mark
     finally:
         os.close(handle)
-    months = {name[:-_MONTH] for name in seen if name[-_STAMP - 1] == "_" and name[-_STAMP:-_MONTH].isdigit()}
-    found = {}
-    for name, of in seen.items():
-        if months and name[:-_DAY] in months:  # its month has it
-            continue
-        if not isinstance(of, FileMark):
-            of = FileMark(*of, content=f"{_content(folder / name, schema):064x}")  # noqa: PLW2901 - now it is known
-        found[name] = of
+    months = {name[:-_MONTH] for name in found if name[-_STAMP - 1] == "_" and name[-_STAMP:-_MONTH].isdigit()}
+    if months:
+        found = {name: mark for name, mark in found.items() if name[:-_DAY] not in months}  # its month has it
+    for name in news:
+        if name in found:
+            found[name] += _content(folder / name, schema)
     return found
+
+
+def _seen(stat: os.stat_result) -> str:
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} "
 
 
 def remarked(root: Path, known: Marks, changed: Iterable[Path]) -> dict[str, dict[str, FileMark]]:
@@ -113,11 +112,10 @@ def remarked(root: Path, known: Marks, changed: Iterable[Path]) -> dict[str, dic
             stat = full.stat()
         except FileNotFoundError:
             continue
-        mark = FileMark(stat.st_size, stat.st_mtime_ns, stat.st_ino, f"{_content(full, schema):064x}")
-        if month_of_days(full):
-            prefix = full.name[:-_MONTH]
-            of_folder = found[within] = {name: of for name, of in of_folder.items() if name[:-_DAY] != prefix}
-        of_folder[full.name] = mark
+        of_folder[full.name] = _seen(stat) + _content(full, schema)
+        if month_of_days(full):  # it has its days
+            for day in range(1, 32):
+                of_folder.pop(f"{full.name[:-_MONTH]}{day:02d}{_SUFFIX}", None)
     return found
 
 
@@ -135,26 +133,39 @@ def damaged(root: Path, most: int | None) -> Iterator[str]:
             yield problem
 
 
-def _content(path: Path, schema: pa.Schema) -> int:
+def _content(path: Path, schema: pa.Schema) -> str:
     """What the file says, days as days also once they are a month."""
     within = "/".join(path.parts[-3:-1])
-    return sum(_hash(f"{within}/{day} {of_day}") for day, of_day in recorded_days(path, schema).items()) % _SUM
+    total = sum(_hash(f"{within}/{day} {of_day}") for day, of_day in recorded_days(path, schema).items())
+    return f"{total % _SUM:0{_HASH}x}"
 
 
 def content_hash(hot: Mapping[Venue, HotStore], files: Marks) -> str:
     """See `Lake.content_hash`."""
-    total = _total([mark.content for of in files.values() for mark in of.values()])
+    total = _total(files)
     total += sum(_hash(f"{venue} {line}") for venue, store in hot.items() for line in _arrived(store))
     return f"{total % _SUM:064x}"
 
 
-def _total(contents: Sequence[str]) -> int:
-    """The sum of numbers of 64 hexadecimal digits: eight columns of 32 bits, so that none of them overflows."""
-    words = np.frombuffer(bytes.fromhex("".join(contents)), dtype=">u4").reshape(-1, 8)
+def _total(files: Marks) -> int:
+    """The sum of what all files say: eight columns of 32 bits, so that none of them overflows."""
+    words = np.frombuffer(_contents(files), dtype=">u4").reshape(-1, 8)
     total = 0
     for column in words.sum(axis=0, dtype=np.uint64).tolist():
         total = (total << 32) + column
     return total
+
+
+def _contents(files: Marks) -> bytes:
+    return bytes.fromhex("".join(mark[-_HASH:] for of in files.values() for mark in of.values()))
+
+
+def are_marks(files: Marks) -> bool:
+    """Whether all that somebody kept can be marks."""
+    try:
+        return len(_contents(files)) == sum(map(len, files.values())) * _HASH // 2
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def _hash(text: str) -> int:

@@ -15,7 +15,7 @@ import orjson
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.identity import FileMark, Marks
+from qlib_crypto.lake.identity import FileMark, Marks, are_marks
 from qlib_crypto.lake.paths import parse_name, venue_folder
 from qlib_crypto.lake.tables import (
     BARS,
@@ -82,7 +82,8 @@ class Stored:
     def has(self, table: Table, instrument: Instrument) -> bool:
         """Whether there may be rows of an instrument."""
         if table.by_interval:
-            return instrument in self.by_interval.get(table, {})
+            of = self.by_interval.get(table)
+            return of is not None and instrument in of
         return instrument.venue in self.by_venue.get(table, ())
 
 
@@ -116,14 +117,10 @@ class Seen:
         """What a conversion wrote; None where it cannot be read."""
         try:
             plain = orjson.loads((folder / NAME).read_bytes())
-            files = {
-                within: dict(zip(of, map(FileMark._make, of.values()), strict=True))
-                for within, of in plain["files"].items()
-            }
             unsealed = [Unsealed(Venue(venue), *rest) for venue, *rest in plain["unsealed"]]
-            if any(not isinstance(of.symbol, str) for of in unsealed):  # as an earlier version wrote it
-                return None
-            return cls(files, unsealed, [FlaggedDay(Venue(venue), *rest) for venue, *rest in plain["flags"]])
+            if not are_marks(plain["files"]) or any(not isinstance(of.symbol, str) for of in unsealed):
+                return None  # as an earlier version wrote it
+            return cls(plain["files"], unsealed, [FlaggedDay(Venue(venue), *rest) for venue, *rest in plain["flags"]])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.lake.columns import Columns
-from qlib_crypto.lake.identity import FileMark
 from qlib_crypto.schemas import FUNDING, KLINE
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -107,8 +106,8 @@ class MemoryLake:
             slots = frame.set_axis(minute_of(frame.index.to_numpy(np.int64)))
             for day, mark in marked(slots, by_month=False):
                 name = f"funding_rates_{day}"
-                within[name] = within.get(name, FileMark(0, 0, 0, ""))
-                within[name] = within[name]._replace(content=within[name].content + instrument.symbol + mark.content)
+                said = within.get(name, "") + instrument.symbol + mark
+                within[name] = hashlib.sha256(said.encode()).hexdigest()
         return {within: of for within, of in out.items() if of}
 
     def damaged(self, _most=None):
@@ -151,7 +150,7 @@ def marked(frame, *, by_month):
     dates = pd.to_datetime(frame.index, unit="ms").strftime("%Y%m" if by_month else "%Y%m%d")
     for date, rows in frame.groupby(np.asarray(dates)):
         said = str(pd.util.hash_pandas_object(rows).sum())
-        yield f"{date}.parquet", FileMark(len(rows), 0, 0, said)
+        yield f"{date}.parquet", f"{len(rows)} 0 0 {hashlib.sha256(said.encode()).hexdigest()}"
 
 
 COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume")

@@ -181,7 +181,15 @@ def test_a_provider_without_its_list_of_files_is_built_anew(tmp_path):
     memory = random_lake(5, symbols=2, days=2, mixed=False, holes=False)
     convert(memory, tmp_path / "qlib_data", PROVIDER)
     right = content(tmp_path / "qlib_data")
-    for text in (b"", b"{}", b'{"files": [1], "unsealed": []}'):
+    other = b'{"files": {"okx_data/kline_1m": {"a.parquet": %s}}, "unsealed": [], "flags": []}'
+    for text in (
+        b"",
+        b"{}",
+        b'{"files": [1], "unsealed": []}',
+        other % b"[1]",
+        other % b'"1 2 3 4"',
+        other % (b'"%s"' % (b"z" * 64)),
+    ):
         (tmp_path / "qlib_data" / "lake_files.json").write_bytes(text)
         convert(memory, tmp_path / "qlib_data", PROVIDER)
         assert_equal(content(tmp_path / "qlib_data"), right)
