@@ -12,9 +12,11 @@ import pytest
 from qlib_crypto.clock import DAY_MS, parse_utc
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.paths import kline_file
+from qlib_crypto.lake.columns import _scan
+from qlib_crypto.lake.files import write_table
+from qlib_crypto.lake.paths import Dated, kline_file
 from qlib_crypto.lake.retention import retain
-from qlib_crypto.lake.tables import BARS
+from qlib_crypto.lake.tables import BARS, INDEXES, MARKS
 from qlib_crypto.schemas import Bar
 from qlib_crypto.settings import RetentionSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -76,6 +78,41 @@ def test_columns_are_what_is_read_of_each(made, window, chosen):
     for name in NAMES:
         right = [np.nan if value is None else value for table in tables for value in table[name].to_pylist()]
         np.testing.assert_array_equal(found.values[name], right)
+
+
+@pytest.mark.parametrize("table", [BARS, MARKS, INDEXES], ids=lambda table: table.name)
+def test_files_as_the_lake_writes_them_are_read_the_quick_way(table, tmp_path):
+    path = tmp_path / "AAA_USDT_20250130.parquet"
+    row = {
+        "symbol": "AAA_USDT",
+        "timestamp": T0,
+        "open": 1.0,
+        "high": 2.0,
+        "low": 0.5,
+        "close": 1.5,
+        "volume": 1.0,
+        "source": "ws",
+        "received_at": T0,
+    }
+    write_table(path, pa.Table.from_pylist([row], schema=table.schema))
+    asked = [(0, [Dated(path, "AAA_USDT", T0, T0 + DAY_MS)])]
+    found = _scan(table, asked, INSTRUMENTS[:1], (T0, T0 + DAY_MS), ("open", "close"))
+    assert found is not None
+    assert (found.time_ms.tolist(), found.values["close"].tolist()) == ([T0], [1.5])
+    right = pq.read_table(path)
+    others = [
+        right.drop_columns("close"),
+        right.rename_columns([name.replace("close", "end") for name in table.schema.names]),
+    ]
+    for name, kind in (
+        ("close", pa.float32()),
+        ("close", pa.int64()),
+        ("timestamp", pa.timestamp("us", "UTC")),
+    ):
+        others.append(right.set_column(table.schema.get_field_index(name), name, right[name].cast(kind, safe=False)))
+    for other in others:
+        pq.write_table(other, path)
+        assert _scan(table, asked, INSTRUMENTS[:1], (T0, T0 + DAY_MS), ("open", "close")) is None
 
 
 def test_a_torn_file_is_named(lake):
