@@ -201,9 +201,17 @@ def _ascending(path: Path, times: NDArray[np.int64], what: str = "rows") -> None
 
 
 def _at_interval(path: Path, opens: NDArray[np.int64], interval: Interval) -> None:
-    """Refuses bars of a longer interval, which lie on the grid of a shorter one too, with holes between."""
+    """Refuses bars of another interval: a shorter one, or a longer one, which would be a grid with holes."""
     gaps = np.diff(opens)
-    step = int(np.gcd.reduce(gaps)) if len(gaps) >= _FEW_BARS else interval.ms
+    if len(gaps) < _FEW_BARS:
+        return
+    typical = int(np.median(gaps))
+    if typical < interval.ms and typical and typical % MINUTE_MS == 0:
+        raise SchemaError(
+            f"{path}: its bars open {counted(typical // MINUTE_MS, 'minute')} apart, so they are no {interval} bars; "
+            "give the --interval that they have"
+        )
+    step = int(np.gcd.reduce(gaps))
     if step > interval.ms and step % interval.ms == 0:
         raise SchemaError(
             f"{path}: all bars open a multiple of {step // MINUTE_MS} minutes apart, so they are no {interval} bars; "

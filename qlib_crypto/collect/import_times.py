@@ -28,6 +28,8 @@ _FEWEST = 20
 #: The right hour fits so many times better than a typical wrong one. At this factor each of 88 days of real 1m candles,
 #: alone and against other candles of the coin, showed its true hour as it was and moved by 8, -5 and 5.5 hours.
 _CLEARLY = 3.0
+#: Prices of one contract are never so many times apart in the median, and seldom by such a fraction; of so many prices.
+_OTHER, _APART, _FEW = 1.5, 0.02, 5
 #: The smallest price difference that counts: below it two venues are equal.
 _EQUAL = 1e-6
 _MS = pa.timestamp("ms")
@@ -143,13 +145,44 @@ def hours_of(known: Prices, at_ms: NDArray[np.int64], close: NDArray[np.float64]
     return Hours(best, points, there, here)
 
 
-def lake_prices(lake: Lake, instrument: Instrument, start_ms: int, end_ms: int) -> Iterator[Prices]:
+def check_level(path: Path, known: Prices, at_ms: NDArray[np.int64], close: NDArray[np.float64]) -> str | None:
+    """What the user must know of prices beside those of the same contract at the same instants; None when nothing.
+
+    Raises
+    ------
+    SchemaError
+        They are those of another coin, or in another unit.
+
+    """
+    _, ours, theirs = np.intersect1d(at_ms, known.at_ms, assume_unique=True, return_indices=True)
+    if len(ours) < _FEW:  # one may be what is to be corrected
+        return None
+    ratio = close[ours] / known.close[theirs]
+    level, apart = float(np.median(ratio)), float(np.median(np.abs(ratio - 1)))
+    if not 1 / _OTHER < level < _OTHER:
+        wrong = "those bars were imported: if they are what is wrong" if known.imported else "if those are wrong"
+        raise SchemaError(
+            f"{path}: its prices are {level:.4g} times those of {known.name} in the median of "
+            f"{counted(len(ours), 'price')} at the same times: another coin, or another unit; correct the file or its "
+            f"name, or {wrong}, give --replace"
+        )
+    if apart > _APART:
+        return (
+            f"{path.name}: its prices are {apart:.1%} apart from {known.name} in the median of "
+            f"{counted(len(ours), 'price')}; is it the same coin?"
+        )
+    return None
+
+
+def lake_prices(
+    lake: Lake, instrument: Instrument, start_ms: int, end_ms: int, *, others: bool = True
+) -> Iterator[Prices]:
     """What the lake has of the coin near `[start_ms, end_ms)`: of the contract itself, then of the other venues.
 
     Bars that were imported come last: their hour may be what is wrong.
     """
     given: list[Prices] = []
-    venues = sorted(Venue, key=lambda venue: venue is not instrument.venue)
+    venues = sorted(Venue, key=lambda venue: venue is not instrument.venue) if others else [instrument.venue]
     for venue in venues:
         own = replace(instrument, venue=venue)
         for interval in lake.intervals(venue):

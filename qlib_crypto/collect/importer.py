@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qlib_crypto.clock import DAY_MS, iso, utc
-from qlib_crypto.collect.import_again import left_over
+from qlib_crypto.collect.import_again import beside, left_over
 from qlib_crypto.collect.import_files import NaiveTimesError, bars_of, instrument_of, settlements_of
 from qlib_crypto.collect.import_holes import FileHole, bar_holes, funding_holes, write_holes
 from qlib_crypto.collect.import_rates import check_rates
@@ -19,6 +19,7 @@ from qlib_crypto.collect.import_tables import said_by, table_files
 from qlib_crypto.collect.import_times import (
     Hours,
     Prices,
+    check_level,
     check_zone,
     file_prices,
     hours_of,
@@ -98,7 +99,7 @@ class _Import:
             sure = "" if checked else "; no prices in the lake show whether that is right, --against gives some"
             opens_at = iso(bars[0].open_ms)
             told.append(f"{path.name}: its times were read as {self.zone}: its first bar opens {opens_at} UTC{sure}")
-        told += checked
+        told += [*checked, *self._check_level(path, good), *beside(self.lake, path, good)]
         if self.replace and good:  # before the rows that show which import it was are replaced
             why = f"not in {path}, which replaces its import"
             if gone := withdraw_bars(self.lake, good[0].instrument, interval, left_over(self.lake, good), why):
@@ -156,6 +157,15 @@ class _Import:
                 "overlap it by some hours"
             )
         return []
+
+    def _check_level(self, path: Path, bars: Sequence[Bar]) -> list[str]:
+        """Prices beside those that the lake has of the very contract."""
+        if not bars or self.replace:
+            return []
+        instrument, step = bars[0].instrument, bars[0].interval.ms
+        closes = np.array([bar.open_ms + step for bar in bars]), np.array([bar.close for bar in bars])
+        own = lake_prices(self.lake, instrument, bars[0].open_ms, bars[-1].open_ms + step, others=False)
+        return [line for known in own if (line := check_level(path, known, *closes)) is not None][:1]
 
     def _hours(self, path: Path, bars: Sequence[Bar]) -> tuple[Prices, Hours] | None:
         """The first known prices that tell the hour of the bars."""

@@ -74,7 +74,7 @@ def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> d
                 found[name] = mark
     finally:
         os.close(handle)
-    months = {name[:-_MONTH] for name in found if name[-_STAMP - 1] == "_" and name[-_STAMP:-_MONTH].isdigit()}
+    months = {name[:-_MONTH] for name in found if name[:-_STAMP].endswith("_") and name[-_STAMP:-_MONTH].isdigit()}
     if months:
         found = {name: mark for name, mark in found.items() if name[:-_DAY] not in months}  # its month has it
     for name in news:
@@ -111,6 +111,8 @@ def remarked(root: Path, known: Marks, changed: Iterable[Path]) -> dict[str, dic
         try:
             stat = full.stat()
         except FileNotFoundError:
+            continue
+        if f"{full.name[:-_DAY]}{_SUFFIX}" in of_folder:  # its month has it
             continue
         of_folder[full.name] = _seen(stat) + _content(full, schema)
         if month_of_days(full):  # it has its days
@@ -149,23 +151,12 @@ def content_hash(hot: Mapping[Venue, HotStore], files: Marks) -> str:
 
 def _total(files: Marks) -> int:
     """The sum of what all files say: eight columns of 32 bits, so that none of them overflows."""
-    words = np.frombuffer(_contents(files), dtype=">u4").reshape(-1, 8)
+    contents = bytes.fromhex("".join(mark[-_HASH:] for of in files.values() for mark in of.values()))
+    words = np.frombuffer(contents, dtype=">u4").reshape(-1, 8)
     total = 0
     for column in words.sum(axis=0, dtype=np.uint64).tolist():
         total = (total << 32) + column
     return total
-
-
-def _contents(files: Marks) -> bytes:
-    return bytes.fromhex("".join(mark[-_HASH:] for of in files.values() for mark in of.values()))
-
-
-def are_marks(files: Marks) -> bool:
-    """Whether all that somebody kept can be marks."""
-    try:
-        return len(_contents(files)) == sum(map(len, files.values())) * _HASH // 2
-    except (AttributeError, TypeError, ValueError):
-        return False
 
 
 def _hash(text: str) -> int:

@@ -6,6 +6,7 @@ those that were not when the conversion before looked.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import orjson
 
 from qlib_crypto.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from qlib_crypto.lake import Lake
-from qlib_crypto.lake.identity import FileMark, Marks, are_marks
+from qlib_crypto.lake.identity import FileMark, Marks
 from qlib_crypto.lake.paths import parse_name, venue_folder
 from qlib_crypto.lake.tables import (
     BARS,
@@ -114,15 +115,17 @@ class Seen:
 
     @classmethod
     def read(cls, folder: Path) -> Seen | None:
-        """What a conversion wrote; None where it cannot be read."""
+        """What a conversion wrote; None where it cannot be read, or is not what was written."""
         try:
-            plain = orjson.loads((folder / NAME).read_bytes())
-            unsealed = [Unsealed(Venue(venue), *rest) for venue, *rest in plain["unsealed"]]
-            if not are_marks(plain["files"]) or any(not isinstance(of.symbol, str) for of in unsealed):
-                return None  # as an earlier version wrote it
-            return cls(plain["files"], unsealed, [FlaggedDay(Venue(venue), *rest) for venue, *rest in plain["flags"]])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            data = (folder / NAME).read_bytes()
+        except OSError:
             return None
+        body = b"{" + data[len(_sealed(b"")) :]
+        if data != _sealed(body):
+            return None
+        plain = orjson.loads(body)
+        unsealed = [Unsealed(Venue(venue), *rest) for venue, *rest in plain["unsealed"]]
+        return cls(plain["files"], unsealed, [FlaggedDay(Venue(venue), *rest) for venue, *rest in plain["flags"]])
 
     def stored(self) -> Stored:
         """What there is of which instrument and venue."""
@@ -152,7 +155,12 @@ class Seen:
     def text(self) -> bytes:
         """For `lake_files.json`."""
         said = {"files": self.files, "unsealed": self.unsealed, "flags": self.flags}
-        return orjson.dumps(said, default=list, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+        return _sealed(orjson.dumps(said, default=list, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
+
+
+def _sealed(body: bytes) -> bytes:
+    """A JSON object with its own hash before the rest, so that a damaged one is not believed."""
+    return b'{"blake2b":"%s",' % hashlib.blake2b(body, digest_size=16).hexdigest().encode() + body[1:]
 
 
 @dataclass(frozen=True, slots=True)

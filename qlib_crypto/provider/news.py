@@ -14,8 +14,8 @@ from qlib_crypto.provider.dirty import Span
 from qlib_crypto.provider.funding import SERIES
 from qlib_crypto.symbols import Instrument, Interval
 
-#: Days of bars of several instruments that are computed at once in a full build, where memory counts.
-_TOGETHER = 100
+#: Days of bars of several instruments that are computed at once: memory counts.
+_TOGETHER = 75
 
 #: Opens of the first and the last bar.
 Extent = tuple[int, int]
@@ -64,14 +64,14 @@ def unit_of(targets: Iterable[Interval]) -> Interval:
     return max([Interval.of_ms(DAY_MS), *targets])
 
 
-def together(news: Iterable[News], unit: Interval, most: int = _TOGETHER) -> Iterator[list[News]]:
-    """Instruments of one venue with at most so many days of bars, which fit into memory together; one at least."""
+def together(news: Iterable[News], unit: Interval) -> Iterator[list[News]]:
+    """Instruments of one venue whose bars fit into memory together; one at least."""
     for _, of_venue in groupby(news, lambda one: one.instrument.venue):
         group: list[News] = []
         days = 0
         for one in of_venue:
             own = one.days(unit)
-            if group and days + own > most:
+            if group and days + own > _TOGETHER:
                 yield group
                 group, days = [], 0
             group.append(one)

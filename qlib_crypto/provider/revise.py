@@ -7,7 +7,9 @@ whatever changed in it: the same bars make the same bytes, however they came.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import batched
 from operator import itemgetter
@@ -31,8 +33,8 @@ from qlib_crypto.symbols import Instrument, Interval
 
 #: Days of bars of one instrument that are computed at once.
 _DAYS = 64
-#: Days of bars of several instruments in an update: a day of 100 instruments, with those on either side.
-_TOGETHER = 300
+#: Groups of instruments in the making at once.
+_THREADS = 2
 #: Slots of funding that are computed at once.
 _SLOTS = 100_000
 
@@ -78,8 +80,9 @@ class _Work:
         same = (one == other).all(axis=1)
         cut = few if same.all() else int(np.argmin(same))
         times = [start for target in self.extents for start, end in self.new_spans(target) if start < end]
-        times += [int(of["time_ms"][cut]) for of in (old, now) if cut < len(of)]
-        if times:  # the bars that hold the first difference, and the one before: a week of hours is many settlements
+        first = max(cut - _AROUND, 0)  # what a difference tells of those before it may differ, too
+        times += [int(of["time_ms"][first]) for of in (old, now) if cut < len(of)]
+        if times:  # the bars that hold the first of these, and the one before: a week of hours is many settlements
             begin = min(target.floor(min(times)) - target.ms for target in self.extents) if self.extents else min(times)
             cut = min(int(np.searchsorted(of["time_ms"], begin)) for of in (old, now))
         cut = max(cut - _AROUND, 0)
@@ -88,7 +91,7 @@ class _Work:
 
 @dataclass(slots=True)
 class Reviser:
-    """Computes what instruments' files hold now, and hands it to a sink.
+    """Computes what instruments' files hold now, and hands it to a sink, which several threads may call.
 
     Attributes
     ----------
@@ -97,7 +100,7 @@ class Reviser:
     origins
         Opens of the first slots; nothing may be older (`RebuildError`). A frequency without one may.
     heard
-        Of the lake; several revisers may share it.
+        Of the lake.
     counts
         Of the blocks looked at.
 
@@ -128,18 +131,32 @@ class Reviser:
             A bar is off its grid, or two settlements fall on one minute.
 
         """
-        for group in together(news, self.unit, _TOGETHER):
-            yield from self.revise_together(group)
+        with ThreadPoolExecutor(_THREADS) as pool:  # reading and writing wait for the disk, and decode without Python
+            waiting: deque[Future[tuple[list[tuple[Instrument, Held]], Counts]]] = deque()
+            try:
+                for group in together(news, self.unit):
+                    waiting.append(pool.submit(self._revise_together, group))
+                    if len(waiting) > _THREADS:  # memory is that of so many groups
+                        yield from self._done(waiting.popleft())
+                while waiting:
+                    yield from self._done(waiting.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-    def revise_together(self, news: Sequence[News]) -> list[tuple[Instrument, Held]]:
-        """`revise` of instruments of one venue whose bars fit into memory together."""
-        works = [_Work.of(one, self.unit) for one in news]
+    def _done(self, future: Future[tuple[list[tuple[Instrument, Held]], Counts]]) -> list[tuple[Instrument, Held]]:
+        held, counts = future.result()
+        self.counts.add(counts.bars, counts.incomplete)
+        return held
+
+    def _revise_together(self, news: Sequence[News]) -> tuple[list[tuple[Instrument, Held]], Counts]:
+        """Instruments of one venue whose bars fit into memory together."""
+        works, counts = [_Work.of(one, self.unit) for one in news], Counts()
         for block in sorted({block for work in works for block in work.blocks}):
-            self._revise_block(block, [work for work in works if block in work.blocks])
+            self._revise_block(block, [work for work in works if block in work.blocks], counts)
         self._revise_funding(works)
-        return [(work.news.instrument, Held(work.extents, work.series)) for work in works]
+        return [(work.news.instrument, Held(work.extents, work.series)) for work in works], counts
 
-    def _revise_block(self, block: Span, works: Sequence[_Work]) -> None:
+    def _revise_block(self, block: Span, works: Sequence[_Work], counts: Counts) -> None:
         start, end = block
         instruments = [work.news.instrument for work in works]
         window = start - self.unit.ms, end + self.unit.ms
@@ -171,7 +188,7 @@ class Reviser:
                 self._revise_bars(works[row], target, block, present[row], fields[:, row], own)
                 first, last = works[row].extents.get(target, (end, start))
                 inside = slice(max((first - start) // target.ms, 0), max((last - start) // target.ms, 0))
-                self.counts.add(
+                counts.add(
                     {target: int(np.count_nonzero(present[row, :-1]))},
                     {target: int(np.count_nonzero(broken[row, :-1][inside]))},
                 )

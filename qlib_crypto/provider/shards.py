@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from qlib_crypto.lake import Lake
 from qlib_crypto.provider.dirty import Stored
 from qlib_crypto.provider.extra_fields import Heard
 from qlib_crypto.provider.flags import Flags
-from qlib_crypto.provider.news import Counts, Held, News, together, unit_of
+from qlib_crypto.provider.news import Counts, Held, News
 from qlib_crypto.provider.revise import Reviser
 from qlib_crypto.provider.sinks import WholeFiles
 from qlib_crypto.symbols import Instrument, Interval
@@ -25,8 +23,6 @@ from qlib_crypto.symbols import Instrument, Interval
 Engine = Literal["local", "ray"]
 #: Shards a process, so that all end at about the same time.
 _SHARDS = 4
-#: Groups of instruments in the making at once.
-_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +46,10 @@ class Build:
     origins: Mapping[Interval, int]
 
     def instruments(self, news: Sequence[News], counts: Counts) -> Iterator[tuple[Instrument, Held]]:
-        """Write the files of each, and count; two threads, as reading and writing wait for the disk."""
-        sink, heard = WholeFiles(self.root, self.origins), Heard(self.lake)
-
-        def made(group: list[News]) -> tuple[list[tuple[Instrument, Held]], Counts]:
-            own = Counts()
-            reviser = Reviser(self.lake, self.stored, self.flags, self.targets, sink, {}, heard, own)
-            return reviser.revise_together(group), own
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            waiting: deque[Future[tuple[list[tuple[Instrument, Held]], Counts]]] = deque()
-            try:
-                for group in together(news, unit_of(self.targets)):
-                    waiting.append(pool.submit(made, group))
-                    if len(waiting) > _THREADS:  # memory is that of so many groups
-                        yield from _done(waiting.popleft(), counts)
-                while waiting:
-                    yield from _done(waiting.popleft(), counts)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        """Write the files of each, and count."""
+        sink = WholeFiles(self.root, self.origins)
+        reviser = Reviser(self.lake, self.stored, self.flags, self.targets, sink, {}, Heard(self.lake), counts)
+        yield from reviser.revise(news)
 
     def shard(self, news: Sequence[News]) -> tuple[list[tuple[Instrument, Held]], Counts]:
         """What one process writes."""
@@ -76,14 +57,6 @@ class Build:
         held = list(self.instruments(news, counts))
         self.lake.close()
         return held, counts
-
-
-def _done(
-    future: Future[tuple[list[tuple[Instrument, Held]], Counts]], counts: Counts
-) -> list[tuple[Instrument, Held]]:
-    held, own = future.result()
-    counts.add(own.bars, own.incomplete)
-    return held
 
 
 def build(

@@ -8,6 +8,7 @@ place, again after a kill until it is done (`apply`). Every step can be repeated
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +65,7 @@ class Update:
         self._places: list[tuple[str, int, int]] = []
         self._patches = (self._next / _PATCHES).open("wb", buffering=_BUFFER)
         self._removed: list[str] = []
+        self._alone = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -87,13 +89,14 @@ class Update:
     ) -> None:
         """See `Sink`."""
         key = instrument, interval
-        if key not in self._held or key in self._made:
-            self._made.add(key)
-            self._whole.put(instrument, interval, fields, first_ms, at, values)
-            return
-        held, names = self._held[key], feature_names(instrument, fields, interval)
-        for name, row in zip(names, values, strict=True):
-            self._patch(name, held, at, row)
+        with self._alone:
+            if key not in self._held or key in self._made:
+                self._made.add(key)
+                self._whole.put(instrument, interval, fields, first_ms, at, values)
+                return
+            held, names = self._held[key], feature_names(instrument, fields, interval)
+            for name, row in zip(names, values, strict=True):
+                self._patch(name, held, at, row)
 
     def _patch(self, name: str, held: int, at: int, values: NDArray[np.float32]) -> None:
         """Note what differs from the file's values, and what is new."""
@@ -116,13 +119,14 @@ class Update:
     def shift(self, instrument: Instrument, interval: Interval, first_ms: int, slots: int) -> None:
         """See `Sink`."""
         key = instrument, interval
-        if key not in self._held or key in self._made:
-            raise AssertionError(f"{instrument} {interval}: blocks come in order of time")  # pragma: no cover
-        self._made.add(key)
-        fields = self._fields(instrument)
-        for field, name in zip(fields, feature_names(instrument, fields, interval), strict=True):
-            old = self._read(name, 0, self._held[key])
-            self._whole.put(instrument, interval, [field], first_ms, slots, old[None])
+        with self._alone:
+            if key not in self._held or key in self._made:
+                raise AssertionError(f"{instrument} {interval}: blocks come in order of time")  # pragma: no cover
+            self._made.add(key)
+            fields = self._fields(instrument)
+            for field, name in zip(fields, feature_names(instrument, fields, interval), strict=True):
+                old = self._read(name, 0, self._held[key])
+                self._whole.put(instrument, interval, [field], first_ms, slots, old[None])
 
     def _read(self, name: str, at: int, count: int) -> NDArray[np.float32]:
         """Values that a file of the provider must have."""
@@ -158,8 +162,9 @@ class Update:
             one, other = (np.frombuffer(of, np.uint8, count=len(old)) for of in (old, data))
             first = int(np.argmax(one != other))
         if first < len(data):
-            self._patches.write(data[first:])
-            self._places.append((name, first, len(data) - first))
+            with self._alone:
+                self._patches.write(data[first:])
+                self._places.append((name, first, len(data) - first))
 
     def longer(self, name: str, tail: bytes) -> None:
         """A file with more at its end; readers see it without or with, never a part."""

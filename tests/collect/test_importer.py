@@ -71,6 +71,44 @@ def test_a_download_with_close_time_loses_its_open_last_bar_and_says_so(lake, tm
     assert (whole.rows, whole.messages) == (5, [])
 
 
+def test_another_coin_and_another_unit_are_refused_by_what_the_lake_has_of_the_contract(lake, tmp_path):
+    minutes = walk(180)
+    import_data(lake, [put(tmp_path / "own", "BTC-USDT-SWAP", minutes)], Venue.OKX, "kline", M1)
+    right = lake.bars(BTC, M1)
+    for name, factor in (("thousand", 1000.0), ("coin", 0.02)):
+        other = minutes
+        for column in ("open", "high", "low", "close"):
+            at = other.schema.get_field_index(column)
+            other = other.set_column(at, column, pa.array(other[column].to_numpy() * factor))
+        (tmp_path / name).mkdir()
+        path = put(tmp_path / name, "BTC-USDT-SWAP", other)
+        with pytest.raises(SchemaError, match=rf"prices are {factor:g} times those of the lake's 1m .* --replace"):
+            import_data(lake, [path], Venue.OKX, "kline", M1)
+        assert lake.bars(BTC, M1).equals(right)
+    assert import_data(lake, [path], Venue.OKX, "kline", M1, replace=True).rows == 180
+    near = np.random.default_rng(9).permutation(180)
+    shuffled = minutes
+    for column in ("open", "high", "low", "close"):
+        values = minutes[column].to_numpy() * 0.02 * (1 + 0.1 * (near % 2))
+        shuffled = shuffled.set_column(shuffled.schema.get_field_index(column), column, pa.array(values))
+    (told,) = import_data(lake, [put(tmp_path / "coin", "BTC-USDT-SWAP", shuffled)], Venue.OKX, "kline", M1).messages
+    assert "is it the same coin?" in told
+
+
+def test_finer_bars_and_quote_volumes_that_are_lost_are_told(lake, tmp_path):
+    quoted = candles(180, quote_volume=pa.array([5.0] * 180))
+    import_data(lake, write(tmp_path, "BTC-USDT-SWAP.parquet", quoted), Venue.OKX, "kline", M1)
+    result = import_data(lake, write(tmp_path, "BTC-USDT-SWAP.parquet", candles(90)), Venue.OKX, "kline", M1)
+    assert ["no quote_volume for 90 bars that had one" in line for line in result.messages] == [True]
+    hours = candles(4, step=HOUR_MS, close=pa.array([159.5, 219.5, 279.5, 250.0]), high=pa.array([300.0] * 4))
+    result = import_data(
+        lake, write(tmp_path, "BTC-USDT-SWAP.parquet", hours), Venue.OKX, "kline", Interval.parse("1h")
+    )
+    assert ["has all 1m bars of 3 bars of it; a provider makes its 1h bars of those" in m for m in result.messages] == [
+        True
+    ]
+
+
 def test_a_hole_to_what_the_lake_has_is_told(lake, tmp_path):
     first, second, third = (
         put(tmp_path / name, "BTC-USDT-SWAP", walk(60 * hours).slice(60 * start, 30))
@@ -101,6 +139,7 @@ def test_a_hole_to_what_the_lake_has_is_told(lake, tmp_path):
         ("BTC-USDT-SWAP", candles(timestamp=pa.array([2**42 + k for k in range(5)], UTC)), "2109.*future"),
         ("BTC-USDT-SWAP", candles(timestamp=pa.array([2**52 + k for k in range(5)], UTC)), "4503599627430500.*future"),
         ("BTC-USDT-SWAP", candles(6, step=5 * MINUTE_MS), "multiple of 5 minutes apart, so they are no 1m bars"),
+        ("BTC-USDT-SWAP", candles(6, step=MINUTE_MS // 2), "on the 1m grid"),
         ("BTC-USDT-SWAP", candles(trades=pa.array([1.0, 2.0, 1.5, 4.0, 5.0])), "a trade count is 1.5"),
         ("BTC-USDT-SWAP", candles(trades=pa.array([1.0, 2.0, float("inf"), 4.0, 5.0])), "a trade count is inf"),
         ("BTC-USDT-SWAP", candles(trades=pa.array([1.0, 2.0, 1e30, 4.0, 5.0])), "trades 10.*must not be .*2\\*\\*53"),

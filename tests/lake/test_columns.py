@@ -17,8 +17,9 @@ from qlib_crypto.lake.files import write_table
 from qlib_crypto.lake.paths import Dated, kline_file
 from qlib_crypto.lake.retention import retain
 from qlib_crypto.lake.tables import BARS, INDEXES, MARKS
+from qlib_crypto.provider import convert
 from qlib_crypto.schemas import Bar
-from qlib_crypto.settings import RetentionSettings
+from qlib_crypto.settings import ProviderSettings, RetentionSettings
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 T0 = parse_utc("2025-01-30")
@@ -158,6 +159,21 @@ def test_a_month_takes_the_place_of_its_days_by_name(tmp_path):
     months = [tmp_path / within / name for within, of in now.items() for name in of if name not in before[within]]
     assert months
     assert lake.files(before, months) == now
+    folder, within = tmp_path / "okx_data" / "kline_5m", "okx_data/kline_5m"
+    day = folder / next(name for name in before[within] if name not in now[within])
+    shutil.copyfile(folder / f"{day.name[:-10]}.parquet", day)  # somebody put it back beside its month
+    assert lake.files(now, [day]) == lake.files() == now
+    for named in ([*months, day], [day, *months]):
+        assert lake.files(before, named) == now
+
+
+def test_a_file_with_a_short_name_costs_the_others_nothing(lake):
+    (lake.root / "okx_data" / "kline_5m" / "a.parquet").write_bytes(
+        kline_file(lake.folder(Venue.OKX), INSTRUMENTS[4], FIVE, T0 + 2 * DAY_MS).read_bytes()
+    )
+    assert "a.parquet" in lake.files()["okx_data/kline_5m"]
+    with pytest.raises(SchemaError, match=r"a\.parquet is not named as a lake file"):
+        convert(lake, lake.root / "qlib_data", ProviderSettings())
 
 
 def test_a_file_that_changed_its_mind_is_found(lake):

@@ -181,18 +181,22 @@ def test_a_provider_without_its_list_of_files_is_built_anew(tmp_path):
     memory = random_lake(5, symbols=2, days=2, mixed=False, holes=False)
     convert(memory, tmp_path / "qlib_data", PROVIDER)
     right = content(tmp_path / "qlib_data")
-    other = b'{"files": {"okx_data/kline_1m": {"a.parquet": %s}}, "unsealed": [], "flags": []}'
+    written = (tmp_path / "qlib_data" / "lake_files.json").read_bytes()
+    assert json.loads(written)["files"] == memory.files()
+    digit = written.index(b" 0 0 ") + 9  # of a file's hash
+    flipped = written[:digit] + (b"1" if written[digit : digit + 1] == b"0" else b"0") + written[digit + 1 :]
     for text in (
         b"",
         b"{}",
         b'{"files": [1], "unsealed": []}',
-        other % b"[1]",
-        other % b'"1 2 3 4"',
-        other % (b'"%s"' % (b"z" * 64)),
+        written[:-40],
+        flipped,
+        written.replace(b".parquet", b".parcuet"),
     ):
         (tmp_path / "qlib_data" / "lake_files.json").write_bytes(text)
         convert(memory, tmp_path / "qlib_data", PROVIDER)
         assert_equal(content(tmp_path / "qlib_data"), right)
+        assert (tmp_path / "qlib_data" / "lake_files.json").read_bytes() == written
 
 
 def test_a_conversion_that_was_stopped_on_its_way_is_told_and_finished(tmp_path):
