@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from qlib_crypto import __version__
 from qlib_crypto.clock import day_start, iso
-from qlib_crypto.errors import DataError
+from qlib_crypto.errors import DataError, counted
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.calendar import Grid
 from qlib_crypto.provider.dirty import Seen, Stored
 from qlib_crypto.provider.extra_fields import extra_fields
 from qlib_crypto.provider.flags import Flags
 from qlib_crypto.provider.funding import FUNDING_FIELDS
-from qlib_crypto.provider.instruments import Memberships
+from qlib_crypto.provider.instruments import MEMBERS, Memberships
 from qlib_crypto.provider.manifest import Frequency, Manifest, membership_hash
 from qlib_crypto.provider.news import Counts, Extent
 from qlib_crypto.provider.panel import BAR_FIELDS
@@ -125,8 +125,16 @@ class Conversion:
             bars={interval.qlib: counts.bars.get(interval, 0) for interval in sorted(grids)},
             incomplete={i.qlib: number for i, number in sorted(counts.incomplete.items()) if number},
             skipped=tuple(target.qlib for target in self.targets if target not in grids),
-            notes=tuple(notes),
+            notes=(*notes, *self._without(manifest)),
         )
+
+    def _without(self, manifest: Manifest) -> Iterator[str]:
+        """Instruments of markets of one's own that have no bars; that a ranking names some is no news."""
+        for market, members in self.memberships.items():
+            absent = sorted(of for of in members if of.qlib not in manifest.instruments)
+            if absent and market != MEMBERS:
+                number = counted(len(absent), "instrument")
+                yield f"market {market}: {number} of it not in the provider, such as {absent[0]}"
 
 
 def check_names(instruments: Iterable[Instrument]) -> None:

@@ -38,7 +38,7 @@ def export(
     kind: Format = "csv",
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """One file an instrument, `BTC_USDT.OKX_1h.csv`: a row for each bar that there is, by its open.
+    """One file an instrument that has bars then, `BTC_USDT.OKX_1h.csv`: a row for each bar that there is, by its open.
 
     Parameters
     ----------
@@ -62,13 +62,16 @@ def export(
     Raises
     ------
     ConfigError
-        A column, instrument or frequency is not in the provider.
+        A column, instrument or frequency is not in the provider, or the span is none.
     DataError
-        There is no provider, or a file of it is missing.
+        There is no provider, a file of it is missing, or there is no bar to write.
     StorageError
         The disk refused; a file that was there is as it was.
 
     """
+    start, end = span_ms
+    if start is not None and end is not None and start >= end:
+        raise ConfigError(f"nothing lies between start {iso(start)} and end {iso(end)}; give an end after the start")
     manifest = read_manifest(provider_dir)
     if manifest is None:
         raise DataError(f"{provider_dir} is no provider; make it with: qlib-crypto convert")
@@ -84,15 +87,19 @@ def export(
         if interval.qlib not in manifest.instruments[instrument.qlib]:
             continue
         frame = _frame(provider_dir, manifest, instrument, interval, columns, layout)
-        start, end = span_ms
         times = pl.col("time").dt.epoch("ms")
         frame = frame.filter(times >= start) if start is not None else frame
         frame = frame.filter(times < end) if end is not None else frame
+        if frame.is_empty():  # what an earlier export wrote stays
+            continue
         path = out_dir / f"{instrument.qlib}_{interval}.{kind}"
         _write(frame, path, kind)
         paths.append(path)
         if progress is not None:
             progress(f"{path}: {counted(frame.height, 'bar')}")
+    if not paths:
+        asked = " ".join(map(str, instruments)) if instruments else "any instrument"
+        raise DataError(f"the provider has no {interval} bars of {asked} at these times; see its instruments/all.txt")
     return paths
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_crypto.clock import iso
+from qlib_crypto.errors import counted
 from qlib_crypto.provider.funding import PRICE_SOURCES
 from qlib_crypto.provider.manifest import Manifest
 
@@ -69,14 +70,14 @@ class ConvertSummary:
     def __str__(self) -> str:
         if not self.changed:
             return f"{self.provider_dir} already holds this lake; --full builds it anew"
-        lines = [f"{self.provider_dir} holds {len(self.manifest.instruments)} instruments"]
+        lines = [f"{self.provider_dir} holds {counted(len(self.manifest.instruments), 'instrument')}"]
         for name, bars in self.bars.items():
             grid = self.manifest.grid(name)
             first, last = iso(grid.origin_ms), iso(grid.open_ms(grid.length - 1))
-            computed = "bars" if self.rebuilt else "bars computed"
+            computed = "" if self.rebuilt else " computed"
             broken = self.incomplete.get(name)
             parts = f", {broken:,} between them lack a part" if broken else ""
-            lines.append(f"{name}: {bars:,} {computed}{parts}, calendar {first} to {last}")
+            lines.append(f"{name}: {counted(bars, 'bar')}{computed}{parts}, calendar {first} to {last}")
         if self.skipped:
             lines.append(f"no complete bar of {' '.join(self.skipped)}")
         prices = ", ".join(f"{count:,} {source}" for source, count in self.settlement_prices.items())

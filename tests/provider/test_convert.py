@@ -121,6 +121,14 @@ def test_a_change_of_anything_that_matters_is_converted(provider, what, monkeypa
     assert verify(lake, provider, cells="all") == []
 
 
+def test_instruments_of_a_market_of_ones_own_without_bars_are_told(provider):
+    none = Instrument("DOGE", "USDT", Venue.OKX)
+    markets = {name: {BTC: [(T0, None)], none: [(T0, None)]} for name in ("top50", "majors")}
+    told = str(convert(lake_of(), provider, PROVIDER, memberships=markets))
+    assert told.count("DOGE") == 1
+    assert "market majors: 1 instrument of it not in the provider, such as DOGE_USDT.OKX" in told
+
+
 @pytest.mark.parametrize("now", [{"btc": 71}, {"btc": 0}, {"eth": 59}])
 def test_history_is_never_shortened_unless_told_to(provider, now):
     convert(lake_of(), provider, PROVIDER)

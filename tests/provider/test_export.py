@@ -8,7 +8,7 @@ import pytest
 from provider_lakes import T0, MemoryLake, make_bars, make_settlements
 
 from qlib_crypto.cli.provider import export as command
-from qlib_crypto.clock import DAY_MS, HOUR_MS
+from qlib_crypto.clock import DAY_MS, HOUR_MS, parse_utc
 from qlib_crypto.collect import import_data
 from qlib_crypto.errors import ConfigError, DataError, StorageError
 from qlib_crypto.lake import Lake
@@ -135,6 +135,10 @@ def test_wrong_use_is_said(provider, tmp_path):
     ):
         with pytest.raises(kind, match=words):
             export(provider, tmp_path / "none", **{"interval": HOUR, **more})
+    with pytest.raises(ConfigError, match="nothing lies between start 2025-04-02 00:00:00 and end 2025-04-01"):
+        export(provider, tmp_path / "none", HOUR, span_ms=(parse_utc("2025-04-02"), parse_utc("2025-04-01")))
+    with pytest.raises(DataError, match="has no 1h bars of any instrument at these times"):
+        export(provider, tmp_path / "none", HOUR, span_ms=(parse_utc("2099-04-02"), None))
     with pytest.raises(DataError, match="is no provider"):
         export(tmp_path, tmp_path, HOUR)
     (tmp_path / "file").write_text("")
