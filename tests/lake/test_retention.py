@@ -392,6 +392,7 @@ def test_a_killed_process_changes_no_answer(small, kill_at, step):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_process_killed_at_every_change_to_the_disk_changes_no_answer(spring, tmp_path, kill_at):
     before, step = answers(Lake(spring)), 0
     while True:
