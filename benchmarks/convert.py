@@ -2,7 +2,8 @@
 
 A lake of 50 symbols for 60 days of minutes in 3,000 files a symbol and day, with missing minutes and late first bars;
 the same days merged to a file a symbol and month; and one of 720 days, as the lake keeps them: months, and days for the
-last 90. Contenders take turns, each time in a new process; imports are not counted on either side.
+last 90. Contenders take turns, each time in a new process, once what was written before is on the disk; imports are
+not counted on either side.
 
 - `full_wall`, `full_cpu`: minutes alone from merged files, `DumpDataAll` over ours. Ours writes twice as many fields,
   and compares some of its values with a second computation. `full_synced_s` is ours with everything on the disk.
@@ -94,6 +95,7 @@ class Bench:
         """Run a part in a process of its own."""
         file = "_qlibs.py" if name in {"qlib", "calendar"} else "_ours.py"
         command = [sys.executable, str(Path(__file__).with_name(file)), name, json.dumps(arguments)]
+        os.sync()  # what was written before is not this part's work
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{name} {arguments}:\n{done.stderr[-4000:]}")

@@ -61,20 +61,22 @@ def _marked(folder: Path, schema: pa.Schema, known: Mapping[str, FileMark]) -> d
         with os.scandir(handle) as entries:  # by the open folder: no path is walked for each file
             for entry in entries:
                 name = entry.name
-                if name[0] == "." or not name.endswith(_SUFFIX):
-                    continue
                 try:
-                    seen = _seen(entry.stat())
+                    stat = entry.stat()
                 except FileNotFoundError:  # exchanged just now: the folder is looked at again
                     continue
+                seen = _seen(stat)
                 mark = known.get(name, "")
-                if not mark.startswith(seen):
+                if mark[: len(seen)] != seen:
+                    if name[0] == "." or not name.endswith(_SUFFIX):
+                        continue
                     mark = seen
                     news.append(name)
                 found[name] = mark
     finally:
         os.close(handle)
-    months = {name[:-_MONTH] for name in found if name[:-_STAMP].endswith("_") and name[-_STAMP:-_MONTH].isdigit()}
+    stamp = -_STAMP - 1
+    months = {name[:-_MONTH] for name in found if name[stamp:-_STAMP] == "_" and name[-_STAMP:-_MONTH].isdigit()}
     if months:
         found = {name: mark for name, mark in found.items() if name[:-_DAY] not in months}  # its month has it
     for name in news:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -168,8 +169,9 @@ def _market_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
         for suffix, span in spans.items():
             for market in ("all", instrument.venue):
                 expected.setdefault(f"{market}{suffix}.txt", {})[instrument.qlib] = span
+    told = cache(iso)  # many begin and end together
     for file, spans_by_name in expected.items():
-        wanted = [f"{name}\t{iso(start)}\t{iso(end)}" for name, (start, end) in sorted(spans_by_name.items())]
+        wanted = [f"{name}\t{told(start)}\t{told(end)}" for name, (start, end) in sorted(spans_by_name.items())]
         if file not in found:
             yield f"{folder / file} is missing"
         elif sorted(found[file]) != sorted(wanted):
