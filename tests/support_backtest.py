@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 
 import numpy as np
@@ -158,9 +159,9 @@ def run(market: Market, strategy, *, start=None, end=None, account: float = 100_
 class Replay:
     """A second account: fills at true prices, true settlements, fees by the rate, marks at true closes."""
 
-    def __init__(self, market: Market, account: float, fee_rate: float, forced_rate: float) -> None:
+    def __init__(self, market: Market, account: float, fee_rate: float, forced_rate: float, slippage: float) -> None:
         self.market, self.start, self.cash, self.fee_rate = market, account, account, fee_rate
-        self.forced_rate = forced_rate
+        self.forced_rate, self.slippage, self.slipped = forced_rate, slippage, 0.0
         self.held: dict[str, float] = {}
         self.mark: dict[str, float] = {}
         self.funding = self.fee = self.turnover = 0.0
@@ -189,7 +190,11 @@ class Replay:
     def trade(self, fill):
         delisted = fill.note.startswith("no more prices")
         price = self.mark[fill.instrument] if delisted else self.market.bars[fill.instrument]["open"][fill.datetime]
+        assert np.isclose(fill.reference, price, rtol=1e-12, atol=0)
+        if self.slippage and not delisted:
+            price = self.slipped_price(fill, price)
         assert np.isclose(fill.price, price, rtol=1e-12, atol=0)
+        self.slipped -= fill.quantity * (price - fill.reference)
         forced = delisted or fill.note == "funding unknown: closed"
         fee = abs(fill.quantity) * price * (self.forced_rate if forced else self.fee_rate)
         assert np.isclose(fill.fee, fee, rtol=1e-12, atol=0)
@@ -201,26 +206,38 @@ class Replay:
             self.held[fill.instrument] = after
             self.mark.setdefault(fill.instrument, price)
 
+    def slipped_price(self, fill, price) -> float:
+        """The next tick that is worse by the slippage at least, in exact decimals."""
+        tick = Decimal(repr(self.market.specs[fill.instrument]["tick_size"]))
+        worse = (
+            Decimal(repr(round(price / float(tick))))
+            * tick
+            * (1 + Decimal(repr(self.slippage)) * (1 if fill.quantity > 0 else -1))
+        )
+        side = ROUND_CEILING if fill.quantity > 0 else ROUND_FLOOR
+        return float((worse / tick).quantize(Decimal(1), side) * tick)
+
     def close(self, step) -> dict[str, float]:
         for name in self.held:
             if step in self.market.bars[name].index:
                 self.mark[name] = self.market.bars[name]["close"][step]
         equity = self.cash + sum(quantity * self.mark[name] for name, quantity in self.held.items())
-        price = equity - self.start - self.funding - self.fee
+        price = equity - self.start - self.funding - self.fee - self.slipped
         net = sum(quantity * self.mark[name] for name, quantity in self.held.items())
         gross = sum(abs(quantity) * self.mark[name] for name, quantity in self.held.items())
         turnover, self.turnover = self.turnover, 0.0
         return {
             "equity": equity, "price": price, "funding": self.funding, "fee": self.fee, "net": net, "gross": gross,
-            "turnover": turnover,
+            "turnover": turnover, "slippage": self.slipped,
         }  # fmt: skip
 
 
 def replay(
-    market: Market, result: PerpRun, *, account: float, fee_rate: float, forced_rate: float | None = None
-) -> pd.DataFrame:
-    """Equity, its three causes since the start and the exposure at each step's close, and the step's turnover."""
-    second, rows = Replay(market, account, fee_rate, fee_rate if forced_rate is None else forced_rate), []
+    market: Market, result: PerpRun, *, account: float, fee_rate: float, forced_rate: float | None = None,
+    slippage: float = 0.0,
+) -> pd.DataFrame:  # fmt: skip
+    """Equity, its causes since the start and the exposure at each step's close, and the step's turnover."""
+    second, rows = Replay(market, account, fee_rate, fee_rate if forced_rate is None else forced_rate, slippage), []
     fills = dict(iter(result.fills.groupby("datetime")))
     for step in result.steps.index:
         second.settle(step, at_open=True)
@@ -239,24 +256,25 @@ def assert_replayed(
     fee_rate: float = 0.0005,
     forced_rate: float | None = None,
     float32: float = 0.0,
+    slippage: float = 0.0,
 ) -> None:
     """The recorded equity, each of its causes, exposure and turnover equal the replay to 1e-9 of equity at every step.
 
     `float32` is the relative error allowed in each funding payment, for runs long or levered enough that what Qlib's
     float32 does to the payments adds up; price and fee are held to 1e-9 always.
     """
-    truth = replay(market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate)
+    truth = replay(market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate, slippage=slippage)
     step = pd.DatetimeIndex(result.funding["time"])
     paid = result.funding["amount"].abs().groupby(step).sum().reindex(truth.index).fillna(0.0).cumsum()
     exact = 1e-9 * truth["equity"].abs()
     allowed = exact + float32 * paid
     assert ((result.steps["equity"] - truth["equity"]).abs() <= allowed).all()
     assert ((result.steps["funding"].cumsum() - truth["funding"]).abs() <= allowed).all()
-    for cause in ("price", "fee"):
+    for cause in ("price", "fee", "slippage"):
         assert ((result.steps[cause].cumsum() - truth[cause]).abs() <= exact).all(), cause
     for column in ("net", "gross", "turnover"):
         assert ((result.steps[column] - truth[column]).abs() <= exact).all(), column
     change = result.steps["equity"].diff().fillna(result.steps["equity"].iloc[0] - account)
-    causes = result.steps[["price", "funding", "fee"]].sum(axis=1)
+    causes = result.steps[["price", "funding", "fee", "slippage"]].sum(axis=1)
     assert ((change - causes).abs() <= exact).all()
     assert np.allclose(result.steps["cash"] + result.steps["net"], result.steps["equity"], rtol=1e-12)

@@ -27,7 +27,8 @@ DUST = 1e-12
 class Fill(NamedTuple):
     """One executed order: signed base `quantity` at `price`; `fee` > 0 is paid by us, < 0 is a rebate.
 
-    `realised` is the profit of the part that closed a position, before the fee.
+    `realised` is the profit of the part that closed a position, before the fee; `reference` is the price that the
+    market had, what lies between that and `price` is slippage.
     """
 
     instrument: str
@@ -35,6 +36,7 @@ class Fill(NamedTuple):
     price: float
     fee: float
     realised: float
+    reference: float
 
 
 class FundingPayment(NamedTuple):
@@ -54,11 +56,12 @@ class FundingPayment(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """What changed the equity so far, quote coin; `fee` and paid `funding` are negative. The sum is the change."""
+    """What changed the equity so far, quote coin; what was paid is negative. The sum is the change."""
 
     price: float
     funding: float
     fee: float
+    slippage: float
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class PerpAccount:
     _price: float = 0.0
     _funding: float = 0.0
     _fee: float = 0.0
+    _slippage: float = 0.0
 
     @property
     def net(self) -> float:
@@ -115,18 +119,21 @@ class PerpAccount:
     @property
     def attribution(self) -> Attribution:
         """The causes of the whole change of equity since the start."""
-        return Attribution(self._price, self._funding, self._fee)
+        return Attribution(self._price, self._funding, self._fee, self._slippage)
 
     def quantity(self, instrument: str) -> float:
         """The signed base quantity held, 0.0 when flat."""
         holding = self.holdings.get(instrument)
         return holding.quantity if holding else 0.0
 
-    def trade(self, instrument: str, quantity: float, price: float, fee_rate: float) -> Fill:
+    def trade(
+        self, instrument: str, quantity: float, price: float, fee_rate: float, *, reference: float | None = None
+    ) -> Fill:
         """The fill of `quantity` base coins (signed) at `price`; the fee is |quantity| x price x `fee_rate`.
 
-        An order that crosses zero closes and opens in one fill and pays the fee on both legs. A held position keeps
-        its mark (what lies between price and mark is a price change); a new one is marked at the price.
+        An order that crosses zero closes and opens in one fill and pays the fee on both legs. `reference` is the price
+        that the market had, `price` when None. A held position keeps its mark (what lies between reference and mark is
+        a price change); a new one is marked at the reference.
 
         Raises
         ------
@@ -134,20 +141,23 @@ class PerpAccount:
             When quantity, price or fee rate is not finite, the quantity 0 or the price not positive.
 
         """
-        if not (math.isfinite(quantity) and quantity and math.isfinite(price * fee_rate) and price > 0):
+        reference = price if reference is None else reference
+        sound = math.isfinite(price * fee_rate * reference) and price > 0 and reference > 0
+        if not (sound and math.isfinite(quantity) and quantity):
             raise DataError(
-                f"trade of {instrument}: quantity {quantity}, price {price}, fee rate {fee_rate}; "
-                "give a signed quantity other than 0 and a positive price"
+                f"trade of {instrument}: quantity {quantity}, price {price}, reference {reference}, "
+                f"fee rate {fee_rate}; give a signed quantity other than 0 and positive prices"
             )
-        held = self.holdings.get(instrument) or Holding(0.0, price, price)
+        held = self.holdings.get(instrument) or Holding(0.0, price, reference)
         fee = abs(quantity) * price * fee_rate
         closed = -math.copysign(min(abs(quantity), abs(held.quantity)), quantity) if held.quantity * quantity < 0 else 0
         realised = closed * (price - held.entry)
         self.cash -= quantity * price + fee
         self._fee -= fee
-        self._price += quantity * (held.mark - price)
+        self._price += quantity * (held.mark - reference)
+        self._slippage += quantity * (reference - price)
         self._hold(instrument, held, quantity, price)
-        return Fill(instrument, quantity, price, fee, realised)
+        return Fill(instrument, quantity, price, fee, realised, reference)
 
     def _hold(self, instrument: str, held: Holding, quantity: float, price: float) -> None:
         after = held.quantity + quantity
@@ -207,4 +217,4 @@ class PerpAccount:
     def copy(self) -> PerpAccount:
         """An account of the same state that shares nothing with this one."""
         holdings = {name: Holding(h.quantity, h.entry, h.mark) for name, h in self.holdings.items()}
-        return PerpAccount(self.cash, holdings, self.stale_marks, self._price, self._funding, self._fee)
+        return PerpAccount(self.cash, holdings, self.stale_marks, *self.attribution)

@@ -17,10 +17,10 @@ from qlib.data import D
 from qlib.utils import code_to_fname
 
 from qlib_crypto.errors import ConfigError
+from qlib_crypto.market.fees import LARGEST, fee_schedule
 from qlib_crypto.symbols import Interval
 
 _CHOICES = {"liquidity": ("taker", "maker"), "missing_funding": ("error", "untradable", "zero")}
-_LARGEST_FEE = 0.02  # what is above was meant in per cent
 
 
 def refuse_stock_rules(deal_price: str | None, unknown: Mapping[str, Any]) -> None:
@@ -53,9 +53,7 @@ def number(key: str, value: Any, fits: Callable[[float], bool], what: str) -> No
 
 def fee(key: str, value: Any, *, rebate: bool) -> None:
     """Refuses what is no fee as a fraction of notional; only with `rebate` it may be negative."""
-    number(
-        key, value, lambda v: abs(v) <= _LARGEST_FEE, "is no fraction of notional up to 2 %; write 0.0005 for 0.05 %"
-    )
+    number(key, value, lambda v: abs(v) <= LARGEST, "is no fraction of notional up to 2 %; write 0.0005 for 0.05 %")
     if value < 0 and not rebate:
         raise ConfigError(f"{key} {value!r} is negative, but only makers earn rebates; write what takers pay, 0.0005")
 
@@ -82,12 +80,11 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
         Names the first that has not, under `where`.
 
     """
+    _cost_values(where, kwargs)
     for key, value in kwargs.items():
         at = f"{where}.{key}"
         if key in _CHOICES:
             one_of(at, value, _CHOICES[key])
-        elif key in ("taker_fee", "maker_fee"):
-            fee(at, value, rebate=key == "maker_fee")
         elif key == "max_gross_leverage" and value is not None:
             number(at, value, lambda v: v > 0, "must be a positive multiple of equity such as 3.0, or null")
         elif key == "deal_price" and value is not None:
@@ -96,6 +93,20 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
             raise ConfigError(f"{at} {value!r} must be a market such as okx_60min or a list of instruments")
         elif key == "specs" and value is not None and not (isinstance(value, str) and Path(value).is_file()):
             raise ConfigError(f"{at} {value!r} does not exist; leave it out for the provider's own specs.json")
+
+
+def _cost_values(where: str, kwargs: Mapping[str, Any]) -> None:
+    given = {key: kwargs[key] for key in ("fees", "taker_fee", "maker_fee", "slippage") if kwargs.get(key) is not None}
+    for key in ("taker_fee", "maker_fee"):
+        if key in given:
+            fee(f"{where}.{key}", given[key], rebate=key == "maker_fee")
+            if "fees" in given:
+                raise ConfigError(f"{where}.{key} and {where}.fees both say what a trade costs; remove one")
+    if "fees" in given:
+        fee_schedule(given["fees"], f"{where}.fees")
+    if "slippage" in given:
+        what = "is no fraction of the price up to 2 %; write 0.0005 for 0.05 %"
+        number(f"{where}.slippage", given["slippage"], lambda v: 0 <= v <= LARGEST, what)
 
 
 def is_names(value: Any) -> bool:

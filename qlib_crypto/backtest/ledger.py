@@ -10,8 +10,8 @@ import pandas as pd
 
 from qlib_crypto.backtest.account import Attribution, Fill, FundingPayment, PerpAccount
 
-STEP_COLUMNS = ("equity", "cash", "gross", "net", "turnover", "price", "funding", "fee")
-FILL_COLUMNS = ("datetime", "instrument", "quantity", "price", "fee", "note")
+STEP_COLUMNS = ("equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage")
+FILL_COLUMNS = ("datetime", "instrument", "quantity", "price", "reference", "fee", "note")
 FUNDING_COLUMNS = ("time", "instrument", "quantity", "mark", "rate", "amount", "mark_source")
 POSITION_COLUMNS = ("datetime", "instrument", "quantity", "mark")
 
@@ -30,11 +30,11 @@ class Ledger:
     _positions: list[tuple[object, ...]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     _turnover: float = 0.0
-    _before: Attribution = field(default_factory=lambda: Attribution(0.0, 0.0, 0.0))
+    _before: Attribution = field(default_factory=lambda: Attribution(0.0, 0.0, 0.0, 0.0))
 
     def fill(self, step: pd.Timestamp, fill: Fill, note: str) -> None:
         """One executed order of the step; `note` says why it is not what the strategy asked for."""
-        self._fills.append((step, fill.instrument, fill.quantity, fill.price, fill.fee, note))
+        self._fills.append((step, fill.instrument, fill.quantity, fill.price, fill.reference, fill.fee, note))
         self._turnover += abs(fill.quantity) * fill.price
 
     def pay(self, payment: FundingPayment) -> None:
@@ -44,7 +44,7 @@ class Ledger:
     def close_step(self, step: pd.Timestamp, account: PerpAccount) -> None:
         """The account at the step's close; everything logged since the last one belongs to this step."""
         now, before = account.attribution, self._before
-        change = (now.price - before.price, now.funding - before.funding, now.fee - before.fee)
+        change = [after - earlier for after, earlier in zip(now, before, strict=True)]
         self._steps.append((step, account.equity, account.cash, account.gross, account.net, self._turnover, *change))
         self._positions.extend((step, name, held.quantity, held.mark) for name, held in account.holdings.items())
         self._before, self._turnover = now, 0.0
@@ -55,7 +55,7 @@ class Ledger:
         return frame.astype(np.float64)
 
     def fills(self) -> pd.DataFrame:
-        """One row a fill: signed base quantity, price, fee (> 0 paid by us)."""
+        """One row a fill: signed base quantity, price, the market's price then (`reference`), fee (> 0 paid by us)."""
         return _frame(self._fills, FILL_COLUMNS)
 
     def funding(self) -> pd.DataFrame:

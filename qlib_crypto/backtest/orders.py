@@ -12,6 +12,8 @@ from typing import NamedTuple
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.market.specs import round_to_lot
 
+#: How far from a tick, relative, a price is that was computed to lie on one.
+_ON_TICK = 1e-9
 #: Reasons, as they appear in fills and in the assumptions of a run.
 NO_PRICE = "no price: not traded"
 FUNDING_UNKNOWN = "funding unknown: not opened or added to"
@@ -114,6 +116,20 @@ def admit(
     if quantity == 0:
         return Admitted(0.0, LEVERAGE if may_open and wanted else note)
     return _sized(quantity, note, held=held, price=price, rules=rules)
+
+
+def worse_tick(price: float, tick: float, quantity: float) -> float:
+    """The price on its tick, for who buys (`quantity` > 0) the next higher, for who sells the next lower.
+
+    What is within 1e-9 of a tick is on it; tick 0 is unknown and leaves the price alone. Never 0 or less.
+    """
+    if tick <= 0:
+        return price
+    ticks = price / tick
+    whole = round(ticks)
+    if abs(ticks - whole) > _ON_TICK * max(ticks, 1.0):
+        whole = math.ceil(ticks) if quantity > 0 else math.floor(ticks)
+    return max(whole, 1) * tick
 
 
 def _towards(held: float, wanted: float, most: float) -> float:

@@ -20,6 +20,7 @@ from qlib.backtest.exchange import Exchange
 from qlib.data import D
 
 from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_rules, stored
+from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.orders import ASSUMED, Admitted, OrderRules, admit, load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import FIELDS, FUNDING, Quotes
@@ -58,10 +59,16 @@ class PerpExchange(Exchange):
         A market of the provider (`okx_60min`) or a list of instruments.
     deal_price
         `open`: with bars named by their open it is the first price after the signal's bar.
+    fees
+        What a trade costs: a preset of `market.fees.PRESETS` (`okx_vip0`, `binance_vip3`), or dated rates
+        `[{since, maker, taker}, …]`; instead of `taker_fee` and `maker_fee`.
     taker_fee, maker_fee
-        Fractions of notional; negative is a rebate.
+        Fractions of notional that hold at all times, 0.0005 and 0.0002 when left out; a negative maker fee is a rebate.
     liquidity
         Which of the two an order pays. `taker` is what a market order at the open is.
+    slippage
+        How much worse than the open every order fills, as a fraction of the price; then on the next worse tick.
+        None is 0, and 0.0005 with `fees: simple`.
     missing_funding
         What to do where funding is unknown: `error` stops with a GapError once a position is held over it,
         `untradable` neither opens nor adds there and closes what is held at that bar's open, `zero` pays nothing.
@@ -90,9 +97,11 @@ class PerpExchange(Exchange):
         codes: str | Sequence[str] = "all",
         deal_price: str | None = None,
         *,
-        taker_fee: float = 0.0005,
-        maker_fee: float = 0.0002,
+        fees: str | Sequence[Mapping[str, Any]] | None = None,
+        taker_fee: float | None = None,
+        maker_fee: float | None = None,
         liquidity: str = "taker",
+        slippage: float | None = None,
         missing_funding: str = "error",
         max_gross_leverage: float | None = MAX_GROSS_LEVERAGE,
         specs: str | None = None,
@@ -100,10 +109,9 @@ class PerpExchange(Exchange):
     ) -> None:
         refuse_stock_rules(deal_price, unknown)
         given = {"taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs}
-        given |= {"missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage}
-        self.check_values("exchange", given)
-        self.taker_fee, self.maker_fee, self.liquidity = float(taker_fee), float(maker_fee), liquidity
-        self.fee_rate = self.taker_fee if liquidity == "taker" else self.maker_fee
+        given |= {"missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage, "slippage": slippage}
+        self.check_values("exchange", {**given, "fees": fees})
+        self.costs = Costs.of(fees, taker_fee, maker_fee, liquidity, slippage)
         self.missing_funding, self.max_gross_leverage = missing_funding, max_gross_leverage
         self.market = codes if isinstance(codes, str) else "list"
         folder = stored(freq)
@@ -117,8 +125,8 @@ class PerpExchange(Exchange):
             end_time=end_time,
             codes=names_of(codes, Interval.parse(freq).qlib, start_time, end_time, self.spans),
             deal_price="$open",
-            open_cost=self.fee_rate,
-            close_cost=self.fee_rate,
+            open_cost=self.costs.rate(0),
+            close_cost=self.costs.rate(0),
             min_cost=0.0,
             quote_cls=partial(Quotes, rules=self.rules),
             trade_unit=None,
@@ -142,6 +150,10 @@ class PerpExchange(Exchange):
     def open_price(self, name: str, start: pd.Timestamp) -> float:
         """The open of the bar that starts then, NaN when the instrument has no such bar."""
         return self.quote.at("$open", name, self.quote.row(start))
+
+    def fill_price(self, name: str, price: float, quantity: float) -> float:
+        """What is paid for a signed quantity while the market is at `price`."""
+        return self.costs.price(price, quantity, self.rules.get(name, ASSUMED).tick_size)
 
     def close_price(self, name: str, start: pd.Timestamp) -> float:
         """The close of the bar that starts then, NaN when the instrument has no such bar."""
@@ -238,14 +250,15 @@ class PerpExchange(Exchange):
         position: PerpPosition | None,
         dealt_order_amount: dict[str, float],  # noqa: ARG002 - Qlib's signature; there is no volume limit
     ) -> tuple[float, float, float]:
-        """Price, value and fee of what is executed; sets the order's `deal_amount` and `note`."""
+        """Price, value and fee of what is executed; sets the order's `deal_amount`, `note` and `reference`."""
         quantity, note = self.admitted(order, position)
         order.factor, order.deal_amount, order.note = 1.0, abs(quantity), note
         if note:
             self.refusals[note] += 1
-        price = self.open_price(order.stock_id, order.start_time)
+        order.reference = self.open_price(order.stock_id, order.start_time)
+        price = self.fill_price(order.stock_id, order.reference, quantity)
         value = order.deal_amount * price
-        return price, value, value * self.fee_rate
+        return price, value, value * self.costs.rate(order.start_time.value // 1_000_000)
 
     def deal_order(
         self,

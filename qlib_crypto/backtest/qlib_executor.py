@@ -178,10 +178,13 @@ class PerpExecutor(SimulatorExecutor):
         return closed
 
     def _close(self, order: Order, price: float, note: str) -> None:
-        order.deal_amount = order.amount
+        order.deal_amount, order.reference = order.amount, price
+        if note != CLOSED_DELISTED:
+            price = self.exchange.fill_price(order.stock_id, price, order.deal_amount_delta)
         value = order.amount * price
         self.position.quote(order.stock_id, price)
-        self.trade_account.update_order(order, value, value * self.exchange.taker_fee, price)
+        taker = self.exchange.costs.rate(_ms(order.start_time), liquidity="taker")
+        self.trade_account.update_order(order, value, value * taker, price)
         self._log(order, note)
 
     def _deal(self, order: Order) -> Result:

@@ -47,9 +47,9 @@ class PerpPosition(Position):
     def fill_stock_value(self, start_time: Any, freq: str, last_days: int = 30) -> None:
         """Nothing: there are no start positions to price."""
 
-    def trade(self, instrument: str, quantity: float, price: float, fee_rate: float) -> Fill:
+    def trade(self, instrument: str, quantity: float, price: float, fee_rate: float, reference: float) -> Fill:
         """See `PerpAccount.trade`."""
-        fill = self.account.trade(instrument, quantity, price, fee_rate)
+        fill = self.account.trade(instrument, quantity, price, fee_rate, reference=reference)
         self._last_price[instrument] = price
         self._mirror()
         return fill
@@ -78,7 +78,8 @@ class PerpPosition(Position):
 
     def update_order(self, order: Order, trade_val: float, cost: float, trade_price: float) -> None:
         """Qlib's way to `trade`: the quantity is the order's `deal_amount`, the fee rate is cost over value."""
-        self.last_fill = self.trade(order.stock_id, order.deal_amount_delta, trade_price, cost / trade_val)
+        reference = getattr(order, "reference", trade_price)
+        self.last_fill = self.trade(order.stock_id, order.deal_amount_delta, trade_price, cost / trade_val, reference)
 
     def update_stock_price(self, stock_id: str, price: float) -> None:
         """The mark of one instrument; the others keep theirs."""

@@ -51,9 +51,9 @@ class PerpRun:
     def metrics(self) -> dict[str, float]:
         """The headline numbers; money in quote coin, returns as fractions of the start equity.
 
-        net = gross + (funding net - fees) / start equity, funding net = received - paid, both >= 0; `gross_return` is
-        of prices alone; `turnover` is traded notional over equity, summed over the steps; NaN where a number does not
-        exist. Names and signs are those of the report's `summary.json`.
+        net = gross + (funding net - fees - slippage) / start equity, funding net = received - paid, both >= 0;
+        `gross_return` is of prices alone; `turnover` is traded notional over equity, summed over the steps; NaN where a
+        number does not exist. Names and signs are those of the report's `summary.json`.
         """
         start = float(self.assumptions["account"])
         amounts = self.funding["amount"].to_numpy(np.float64)
@@ -63,6 +63,7 @@ class PerpRun:
             "net_return": total_return(equity),
             "gross_return": float(self.steps["price"].sum()) / start,
             "fees": -float(self.steps["fee"].sum()),
+            "slippage": -float(self.steps["slippage"].sum()),
             "funding_paid": -float(amounts[amounts < 0].sum()) + 0.0,
             "funding_received": float(amounts[amounts > 0].sum()),
             "funding_net": float(self.steps["funding"].sum()),
@@ -210,10 +211,7 @@ def _assumptions(
         "bars": bars,
         "deal_price": "open of the bar after the signal's; every admitted order fills completely",
         "sizing": "weight x equity at the last marks / open",
-        "taker_fee": exchange.taker_fee,
-        "maker_fee": exchange.maker_fee,
-        "fee_paid": exchange.liquidity,
-        "slippage": "none",
+        **exchange.costs.told(),
         "mark": "trade price: open before the orders, close after them; without a bar the last one stays",
         "margin": "none: no maintenance margin and no liquidation; new exposure ends at the leverage cap",
         "max_gross_leverage": exchange.max_gross_leverage,

@@ -48,6 +48,8 @@ def _binance() -> dict[str, FeeRates]:
     }
 
 
+#: What `simple` loses to the market on each trade, as a fraction of its price.
+SIMPLE_SLIPPAGE = 0.0005
 #: Rates by name; `simple` is a round 0.1 % for everything.
 PRESETS: Mapping[str, FeeRates] = {
     "simple": FeeRates(0.001, 0.001),

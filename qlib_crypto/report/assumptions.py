@@ -156,7 +156,7 @@ _PLACES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "maker_fee": (_COSTS, "Maker fee", _rate),
     "fee_paid": (_COSTS, "Fee paid as", formats.text),
     "deal_price": (_COSTS, "Fills", formats.text),
-    "slippage": (_COSTS, "Slippage", formats.text),
+    "slippage": (_COSTS, "Slippage", _rate),
     "order_rules": (_COSTS, "Lot and minimum sizes", _counted(_RULES)),
     "max_gross_leverage": (_COSTS, "Leverage cap, gross", _times),
     "margin": (_COSTS, "Margin", formats.text),

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from qlib_crypto.report.measures import SOURCES, shown_sources
 from qlib_crypto.report.theme import COLOURS, template
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "turnover",
 ]
 
+_DASHES = {"price": None, "funding": "dash", "fee": "dot", "slippage": "dashdot"}
 POINTS = 3000  # of a line: more than a screen has pixels for
 TIMES = "\N{MULTIPLICATION SIGN}"
 TOP_FEATURES = 30
@@ -83,12 +85,12 @@ def exposure(exposures: pd.DataFrame) -> go.Figure:
 
 
 def source_attribution(attribution: pd.DataFrame, quote: str = "quote coin") -> go.Figure:
-    """What price, funding and fees added up to, and their total; `attribution` is `Measures.attribution`."""
+    """What each source added up to, and their total; `attribution` is `Measures.attribution`."""
     attribution = thin(attribution)
     figure = go.Figure()
-    for name, label, dash in (("price", "Price", None), ("funding", "Funding", "dash"), ("fee", "Fees", "dot")):
-        line = {"color": COLOURS[name], "width": 1.6, "dash": dash}
-        figure.add_trace(_line(attribution[name], label, line, f"%{{y:,.2f}} {quote}"))
+    for name in shown_sources(attribution):
+        line = {"color": COLOURS[name], "width": 1.6, "dash": _DASHES[name]}
+        figure.add_trace(_line(attribution[name], SOURCES[name], line, f"%{{y:,.2f}} {quote}"))
     total = {"color": COLOURS["total"], "width": 2.4}
     figure.add_trace(_line(attribution["total"], "Total", total, f"%{{y:,.2f}} {quote}"))
     figure.update_yaxes(title=f"Cumulated, {quote}", tickformat=_amounts(attribution))
@@ -102,17 +104,16 @@ def instrument_attribution(instruments: pd.DataFrame, quote: str = "quote coin")
         shown = pd.concat([instruments.head(TOP_INSTRUMENTS), instruments.tail(TOP_INSTRUMENTS)])
     names = [str(name).rpartition(".")[0] or str(name) for name in shown.index]
     figure = go.Figure()
-    for source, label in (("price", "Price"), ("funding", "Funding"), ("fee", "Fees")):
-        bar = go.Bar(x=shown[source].to_numpy(np.float64), y=names, orientation="h", name=label)
+    sources = shown_sources(instruments)
+    for source in sources:
+        bar = go.Bar(x=shown[source].to_numpy(np.float64), y=names, orientation="h", name=SOURCES[source])
         figure.add_trace(bar.update(marker_color=COLOURS[source], hovertemplate=f"%{{x:,.2f}} {quote}"))
     diamond = {"color": COLOURS["total"], "symbol": "diamond", "size": 8, "line": {"width": 1, "color": "#fff"}}
     total = go.Scatter(x=shown["total"].to_numpy(np.float64), y=names, mode="markers", name="Total", marker=diamond)
     figure.add_trace(total.update(hovertemplate=f"%{{x:,.2f}} {quote}"))
     figure.update_layout(barmode="relative", hovermode="y unified")
     _named_rows(figure, len(shown))
-    figure.update_xaxes(
-        title=f"Earned, {quote}", tickformat=_amounts(shown[["price", "funding", "fee"]]), showgrid=True, zeroline=True
-    )
+    figure.update_xaxes(title=f"Earned, {quote}", tickformat=_amounts(shown[sources]), showgrid=True, zeroline=True)
     return _finish(figure, 110 + 22 * max(len(shown), 3))
 
 

@@ -60,6 +60,7 @@ def page(data: ReportData, measures: Measures, summary: Mapping[str, Any]) -> st
         themes={mode: _script_safe(to_json(template(mode))) for mode in ("light", "dark")},
         statistics=tables.statistics(measures, summary),
         instruments=tables.instruments(measures),
+        instrument_columns=tables.instrument_columns(measures),
         instruments_left_out=max(0, len(measures.instruments) - tables.INSTRUMENT_ROWS),
         month_names=month_names,
         months=months,
@@ -102,8 +103,8 @@ def _sections(measures: Measures, summary: Mapping[str, Any]) -> list[Section]:
             [
                 Plot(
                     "attribution",
-                    "Price, funding and fees",
-                    "Every change of equity has one of these three causes; their sum is the total.",
+                    "Price, funding and costs",
+                    "Every change of equity has one of these causes; their sum is the total.",
                     figures.source_attribution(measures.attribution, quote),
                 ),
                 *_instrument_plot(measures, quote),

@@ -19,9 +19,18 @@ from qlib_crypto.stats.returns import drawdown_series, steps_in_year
 from qlib_crypto.stats.turnover import step_turnover
 from qlib_crypto.symbols import Instrument, Interval
 
-__all__ = ["Measures", "instrument_attribution", "measure", "monthly_returns", "quote_coin", "step_length"]
+__all__ = [
+    "Measures",
+    "instrument_attribution",
+    "measure",
+    "monthly_returns",
+    "quote_coin",
+    "shown_sources",
+    "step_length",
+]
 
-SOURCES = ("price", "funding", "fee")
+#: What changes equity, as columns and in words.
+SOURCES = {"price": "Price", "funding": "Funding", "fee": "Fees", "slippage": "Slippage"}
 #: Annualised figures of a shorter test say little.
 SHORT_DAYS = 90
 _DAY = pd.Timedelta(days=1)
@@ -45,7 +54,7 @@ class Measures:
     exposure
         `gross net` at each close as multiples of equity.
     attribution
-        `price funding fee total` cumulated from 0, quote coin, same times as `equity`.
+        `SOURCES` and `total` cumulated from 0, quote coin, same times as `equity`.
     turnover
         Traded notional over starting equity, one a step, index of step opens.
     periods
@@ -170,12 +179,14 @@ def monthly_returns(equity: pd.Series[float]) -> pd.DataFrame:
 def instrument_attribution(
     fills: pd.DataFrame, funding: pd.DataFrame, positions: pd.DataFrame, last_step: pd.Timestamp
 ) -> pd.DataFrame:
-    """What each instrument earned, quote coin, best first: `price funding fee total`, with `trades` and `traded`.
+    """What each instrument earned, quote coin, best first: `SOURCES`, `total`, with `trades` and `traded`.
 
-    `price` is the value of what is held at the close of `last_step` less what all fills cost; `fee` ≤ 0 is what was
-    paid; `traded` is the sum of |quantity x price|. An account that began flat has the same sums by source.
+    `price` is the value of what is held at the close of `last_step` less what all fills would have cost at the
+    market's price; `slippage` ≤ 0 is what they cost more; `fee` ≤ 0 is what was paid; `traded` is the sum of
+    |quantity x price|. An account that began flat has the same sums by source.
     """
-    cost = fills["quantity"] * fills["price"]
+    cost = fills["quantity"] * fills["reference"]
+    paid = fills["quantity"] * fills["price"]
     by_fill = fills["instrument"]
     held = positions.loc[positions["datetime"] == last_step]
     parts = {
@@ -183,16 +194,22 @@ def instrument_attribution(
         "cost": (cost, by_fill),
         "funding": (funding["amount"], funding["instrument"]),
         "fee": (-fills["fee"], by_fill),
+        "slippage": (cost - paid, by_fill),
         "trades": (fills["quantity"].notna().astype(np.float64), by_fill),
-        "traded": (cost.abs(), by_fill),
+        "traded": (paid.abs(), by_fill),
     }
     sums = {name: values.groupby(names).sum() for name, (values, names) in parts.items()}
     table = pd.DataFrame(sums).astype(np.float64).fillna(0.0)  # the sum over no fills or no settlements is 0
     table["price"] -= table.pop("cost")
-    table.insert(3, "total", table["price"] + table["funding"] + table["fee"])
+    table.insert(len(SOURCES), "total", table[list(SOURCES)].sum(axis=1))
     table["trades"] = table["trades"].astype(np.int64)
     table.index.name = "instrument"
     return table.sort_values(["total", "traded"], ascending=False)
+
+
+def shown_sources(amounts: pd.DataFrame) -> list[str]:
+    """Those of `SOURCES` that a reader is shown: slippage only where there is some."""
+    return [name for name in SOURCES if name != "slippage" or bool((amounts[name] != 0).any())]
 
 
 def _equity(steps: pd.DataFrame, step: pd.Timedelta | None) -> pd.Series[float]:

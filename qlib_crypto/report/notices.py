@@ -101,7 +101,10 @@ def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
     gap = float(np.nanmax(np.abs(sources - measures.attribution["total"])))
     if gap > _ATTRIBUTION_TOLERANCE * float(measures.equity.abs().max()):
         found.append(
-            Notice(f"Price, funding and fees miss the change of equity by {gap:.6g} in the quote coin.", serious=True)
+            Notice(
+                f"Price, funding, fees and slippage miss the change of equity by {gap:.6g} in the quote coin.",
+                serious=True,
+            )
         )
     for name, label in (("btc", "BTC"), ("equal", "equally weighted")):
         if measures.curve[name].isna().all():

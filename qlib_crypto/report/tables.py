@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qlib_crypto.report import formats
-from qlib_crypto.report.measures import Measures
+from qlib_crypto.report.measures import SOURCES, Measures, shown_sources
 from qlib_crypto.report.theme import COLOURS
 
 __all__ = ["INSTRUMENT_ROWS", "Card", "cards", "instruments", "months", "statistics", "worst"]
@@ -61,7 +61,7 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
         Card(
             "Gross return",
             formats.percent(summary["gross_return"], signed=True),
-            "before fees and funding",
+            "before fees, slippage and funding" if summary["slippage"] else "before fees and funding",
         ),
         Card(
             "Sharpe, annualised",
@@ -86,6 +86,17 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
             "Fees",
             f"{formats.money(summary['fees'], start)} {quote}",
             f"{formats.percent(summary['fees'] / start if start > 0 else None)} of starting equity",
+        ),
+        *(
+            [
+                Card(
+                    "Slippage",
+                    f"{formats.money(summary['slippage'], start)} {quote}",
+                    f"{formats.percent(summary['slippage'] / start if start > 0 else None)} of starting equity",
+                )
+            ]
+            if summary["slippage"]
+            else []
         ),
         Card(
             "Funding, net",
@@ -166,6 +177,12 @@ def statistics(measures: Measures, summary: Mapping[str, Any]) -> list[Line]:
     return [*(Line(*line) for line in rest), *(Line(*line, faint=measures.short) for line in annualised)]
 
 
+def instrument_columns(measures: Measures) -> list[str]:
+    """The heads of `instruments`."""
+    sources = [SOURCES[name] for name in shown_sources(measures.instruments)]
+    return ["Instrument", *sources, "Total", "Trades", "Traded"]
+
+
 def instruments(measures: Measures) -> list[tuple[str, ...]]:
     """Name and cells of each shown instrument, the sum of all of them last; a column has one number of decimals."""
     whole = measures.instruments
@@ -175,7 +192,7 @@ def instruments(measures: Measures) -> list[tuple[str, ...]]:
         shown = pd.concat([whole.head(half), whole.tail(half)])
     total = whole.sum()
     columns = [[*(str(name) for name in shown.index), "Total"]]
-    for name in ("price", "funding", "fee", "total", "trades", "traded"):
+    for name in (*shown_sources(whole), "total", "trades", "traded"):
         values = [*shown[name].astype(np.float64), float(total[name])]
         digits = 0 if name == "trades" or max(map(abs, values)) >= _WHOLE_FROM else 2
         signed = name not in {"trades", "traded"}

@@ -18,6 +18,7 @@ COLOURS = {
     "price": "#12a07a",
     "funding": "#d97a1e",
     "fee": "#c05a9e",
+    "slippage": "#a08c00",
     "total": "#2f81d6",
     "gain": "#2f81d6",
     "loss": "#d97a1e",

@@ -15,7 +15,7 @@ def worst_steps(data: ReportData, measures: Measures, count: int = 5) -> pd.Data
     """The `count` losing steps with the lowest return, the worst first.
 
     Index `datetime` (step opens); `return` of the step, `instrument` that lost most in it and the `amount` of that,
-    price, funding and fees together, quote coin.
+    all sources together, quote coin.
     """
     steps = data.steps.sort_index()
     returns = pd.Series(step_returns(measures.equity), index=steps.index.rename("datetime"), name="return")

@@ -23,7 +23,7 @@ def test_one_btc_short_at_one_basis_point_per_8h_earns_21_payments_in_a_week():
     account.trade(BTC, 1.0, 50_000.0, 0.0005)
     assert account.holdings == {}
     assert account.equity == account.cash == pytest.approx(100_000 + 21 * 5 - 2 * 25, abs=1e-9)
-    assert account.attribution == pytest.approx((0.0, 105.0, -50.0), abs=1e-9)
+    assert account.attribution == pytest.approx((0.0, 105.0, -50.0, 0.0), abs=1e-9)
 
 
 def test_a_long_pays_a_positive_rate_and_earns_a_negative_one_at_the_settlement_price():
@@ -40,6 +40,18 @@ def test_a_sum_of_settlements_pays_the_sum_whatever_the_rates_cancel_to():
     payment = account.settle(BTC, 0, 0.0, math.nan, "sum", cash_per_base=0.5)
     assert payment.amount == 1.5
     assert account.equity == 1_001.5
+
+
+def test_what_a_fill_cost_more_than_the_market_asked_is_slippage():
+    account = PerpAccount(1_000.0)
+    fill = account.trade(BTC, 2.0, 101.0, 0.0, reference=100.0)
+    assert fill.reference == 100.0
+    assert account.attribution == pytest.approx((0.0, 0.0, 0.0, -2.0))
+    account.mark({BTC: 110.0})
+    fill = account.trade(BTC, -2.0, 107.0, 0.0, reference=108.0)
+    assert fill.realised == pytest.approx(12.0)
+    assert account.attribution == pytest.approx((16.0, 0.0, 0.0, -4.0))
+    assert account.equity == account.cash == pytest.approx(1_012.0)
 
 
 def test_crossing_zero_pays_the_fee_on_both_legs_and_starts_a_new_entry():
@@ -119,19 +131,19 @@ event = st.one_of(
 )
 
 
-@given(st.lists(event, max_size=60))
-def test_the_causes_sum_to_the_change_of_equity_at_every_step_and_exact_arithmetic_agrees(events):
+@given(st.lists(event, max_size=60), st.sampled_from([1.0, 0.999, 1.01]))
+def test_the_causes_sum_to_the_change_of_equity_at_every_step_and_exact_arithmetic_agrees(events, slipped):
     account = PerpAccount(100.0)
     cash, held, mark, scale = Fraction(100), {}, {}, 100.0
     for kind, name, a, b, c in events:
         if kind == "trade":
-            account.trade(name, a, b, c)
+            account.trade(name, a, b, c, reference=b * slipped)
             cash -= Fraction(a) * Fraction(b) + abs(Fraction(a)) * Fraction(b) * Fraction(c)
             held[name] = held.get(name, Fraction(0)) + Fraction(a)
             if name not in account.holdings:
                 assert abs(held.pop(name)) < Fraction(1, 10**10)
                 mark.pop(name, None)
-            mark.setdefault(name, Fraction(b)) if name in held else None
+            mark.setdefault(name, Fraction(b * slipped)) if name in held else None
             scale += abs(a) * b
         elif kind == "settle":
             account.settle(name, 0, a, b, "venue")

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from qlib_crypto.backtest import orders
-from qlib_crypto.backtest.orders import OrderRules, admit, load_specs
+from qlib_crypto.backtest.orders import OrderRules, admit, load_specs, worse_tick
 from qlib_crypto.errors import SchemaError
 
 size = st.floats(-100, 100)
@@ -34,6 +34,26 @@ def test_an_order_below_the_minimum_size_or_notional_is_refused():
 def test_closing_exactly_is_exempt_from_every_size_rule():
     rules = OrderRules(lot_base=1.0, min_base=5.0, min_notional_quote=100.0)
     assert admit(-0.123, held=0.123, price=10, rules=rules, may_open=False, notional_limit=0) == (-0.123, "")
+
+
+@given(
+    st.floats(1e-8, 1e6),
+    st.sampled_from([1e-8, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0]),
+    st.sampled_from([-1, 1]),
+)
+@example(50_000.3, 0.1, 1)
+@example(0.3, 0.1, -1)
+@example(1e-9, 0.1, -1)
+def test_a_worse_tick_is_the_next_one_on_the_worse_side(price, tick, side):
+    found = worse_tick(price, tick, side)
+    ticks = round(found / tick)
+    assert ticks >= 1
+    assert found == ticks * tick
+    assert abs(found - price) < tick * (1 + 1e-6)
+    if ticks > 1 or side > 0:
+        assert (found - price) * side >= -2e-9 * price
+    assert worse_tick(found, tick, side) == found
+    assert worse_tick(price, 0.0, side) == price
 
 
 def test_without_a_price_nothing_trades_not_even_a_close():

@@ -103,6 +103,52 @@ def test_maker_pays_the_maker_fee_and_a_rebate_is_not_clipped(tmp_path):
     assert result.metrics()["fees"] == pytest.approx(-5.0)
 
 
+def test_fees_are_those_of_the_time_of_the_trade(tmp_path):
+    market = flat()
+    market.open(tmp_path)
+    script = {f"2025-01-01 0{hour}:00": {BTC: 1.0} for hour in range(1, 5)}
+    fees = [
+        {"since": "2025-01-01 02:00", "maker": 0.0, "taker": 0.0005},
+        {"since": "2025-01-01 03:00", "maker": 0.0, "taker": 0.0002},
+        {"since": "2025-01-01 04:00:01", "maker": 0.0, "taker": 0.001},
+    ]
+    result = run(market, Scripted(script), end=at("01 07:00"), fees=fees)
+    assert result.fills["fee"].tolist() == [25.0, 25.0, 10.0, 10.0], "the first rates hold before their time, too"
+    assert result.assumptions["taker_fee"] == (
+        "0.0005 since 2025-01-01 02:00:00, 0.0002 since 2025-01-01 03:00:00, 0.001 since 2025-01-01 04:00:01"
+    )
+
+
+def test_the_simple_preset_costs_a_thousandth_and_half_of_that_to_the_market(tmp_path):
+    market = flat()
+    market.open(tmp_path)
+    script = {"2025-01-01 01:00": {BTC: 0.1}, "2025-01-01 02:00": {BTC: -0.1}}
+    result = run(market, Scripted(script), end=at("01 07:00"), account=10_000, fees="simple")
+    assert result.fills["price"].tolist() == pytest.approx([50_025.0, 49_975.0])
+    assert result.fills["reference"].tolist() == [50_000.0, 50_000.0]
+    assert result.fills["fee"].tolist() == pytest.approx([5.0025, 4.9975])
+    assert result.steps["equity"].iloc[-1] == pytest.approx(10_000 - 5.0 - 10.0)
+    assert result.steps["slippage"].sum() == pytest.approx(-5.0)
+    assert result.steps["price"].sum() == pytest.approx(0.0, abs=1e-9)
+    assert result.metrics()["slippage"] == pytest.approx(5.0)
+    assert result.metrics()["gross_return"] == pytest.approx(0.0, abs=1e-12)
+    assert (result.assumptions["slippage"], result.assumptions["taker_fee"]) == (0.0005, 0.001)
+
+
+def test_slippage_lands_on_the_next_worse_tick_and_a_delisting_has_none(tmp_path):
+    market = flat((50_000.3, 2_000.0), bars=48)
+    market.bars[BTC] = market.bars[BTC].iloc[:21]
+    market.settlements[BTC] = market.settlements[BTC][:3]
+    market.unknown[BTC] = [(at("02 00:00"), at("02 23:00"))]
+    market.open(tmp_path)
+    script = {"2025-01-01 01:00": {BTC: 0.1}, "2025-01-01 02:00": {BTC: 0.1}, "2025-01-01 03:00": {BTC: -0.05}}
+    result = run(market, Scripted(script), slippage=0.000125, missing_funding="zero")
+    # 50,000.3 x 1.000125 = 50,006.5500375, up to 50,006.6; x 0.999875 = 49,994.0499625, down to 49,994.0
+    assert result.fills["price"].tolist() == pytest.approx([50_006.6, 50_006.6, 49_994.0, 50_000.3], rel=1e-12)
+    assert result.fills["note"].iloc[-1] == CLOSED_DELISTED
+    assert result.steps["slippage"].sum() == pytest.approx(-0.25 * 6.3)
+
+
 def test_lots_minimum_sizes_and_leverage_shape_the_orders(tmp_path):
     market = flat((50_000.0, 2_000.0))
     market.specs[BTC] |= {"min_notional_quote": 100.0}

@@ -226,6 +226,9 @@ def test_of_many_random_configurations(tmp_path, seed):
     )
     fee = float(rng.choice([-0.0001, 0.0, 0.0005]))
     policy = str(rng.choice(["zero", "untradable"]))
-    result = run(market, strategy, missing_funding=policy, liquidity="maker", maker_fee=fee, taker_fee=0.0007)
+    slippage = float(rng.choice([0.0, 0.0005, 0.01]))
+    costs = {"liquidity": "maker", "maker_fee": fee, "taker_fee": 0.0007, "slippage": slippage}
+    result = run(market, strategy, missing_funding=policy, **costs)
     assert len(result.fills) > 5
-    assert_replayed(market, result, fee_rate=fee, forced_rate=0.0007, float32=1.2e-7)
+    assert (result.steps["slippage"].sum() < 0) == bool(slippage)
+    assert_replayed(market, result, fee_rate=fee, forced_rate=0.0007, float32=1.2e-7, slippage=slippage)

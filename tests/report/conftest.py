@@ -37,13 +37,14 @@ ASSUMPTIONS = {
 }
 
 
-def simulate(*, days=90, names=30, freq="1h", seed=11, skill=0.025, trading=True, funding=True, start="2025-02-11"):
+def simulate(
+    *, days=90, names=30, freq="1h", seed=11, skill=0.025, trading=True, funding=True, start="2025-02-11", slippage=0.0
+):
     """A long-short book over a random market, step by step, as the objects that the records would save."""
     rng = np.random.default_rng(seed)
-    times = pd.date_range(start, periods=int(pd.Timedelta(days=days) / pd.Timedelta(freq)), freq=freq)
-    coins = [f"{coin}_USDT.OKX" for coin in COINS[:names]]
-    n, width = len(times), len(coins)
-    scale = 0.006 * np.sqrt(pd.Timedelta(freq) / pd.Timedelta("1h"))
+    step, coins = pd.Timedelta(freq), [f"{coin}_USDT.OKX" for coin in COINS[:names]]
+    times = pd.date_range(start, periods=int(pd.Timedelta(days=days) / step), freq=freq)
+    n, width, scale = len(times), len(coins), 0.006 * np.sqrt(step / pd.Timedelta("1h"))
     market = scale * 0.7 * rng.standard_t(4, n)[:, None]
     score = rng.normal(size=(n, width))
     for t in range(1, n):
@@ -75,18 +76,20 @@ def simulate(*, days=90, names=30, freq="1h", seed=11, skill=0.025, trading=True
             order = target - held
         elif trading and t == 1:
             order = np.full(width, 0.5 * equity / opens[t].sum())
-        fee = np.abs(order) * opens[t] * 0.0005
-        fills += [(now, coins[i], order[i], opens[t, i], fee[i], "") for i in np.flatnonzero(order)]
-        cash -= order @ opens[t] + fee.sum()
+        price = opens[t] * (1 + slippage * np.sign(order))
+        fee = np.abs(order) * price * 0.0005
+        fills += [(now, coins[i], order[i], price[i], opens[t, i], fee[i], "") for i in np.flatnonzero(order)]
+        cash -= order @ price + fee.sum()
+        slipped = -order @ (price - opens[t])
         held = held + order
         after = cash + held @ close[t]
-        traded = np.abs(order) @ opens[t]
-        change = after - before - paid.sum() + fee.sum()
+        traded = np.abs(order) @ price
+        change = after - before - paid.sum() + fee.sum() - slipped
         value = held * close[t]
-        steps.append((after, cash, np.abs(value).sum(), value.sum(), traded, change, paid.sum(), -fee.sum()))
+        steps.append((after, cash, np.abs(value).sum(), value.sum(), traded, change, paid.sum(), -fee.sum(), slipped))
         positions += [(now, coins[i], held[i], close[t, i]) for i in np.flatnonzero(held)]
         mark = close[t]
-    columns = ["equity", "cash", "gross", "net", "turnover", "price", "funding", "fee"]
+    columns = ["equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage"]
     table = pd.DataFrame(steps, columns=columns, index=pd.Index(times, name="datetime"))
     table["bench_btc"] = returns[:, 0]
     table["bench_equal"] = returns.mean(axis=1)

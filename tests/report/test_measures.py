@@ -11,7 +11,14 @@ import pytest
 from scipy import stats
 
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.report.measures import instrument_attribution, measure, monthly_returns, quote_coin, step_length
+from qlib_crypto.report.measures import (
+    instrument_attribution,
+    measure,
+    monthly_returns,
+    quote_coin,
+    shown_sources,
+    step_length,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +60,19 @@ def test_a_benchmark_goes_on_after_steps_it_lacks(make_run):
 
 
 def test_attribution_sums_to_the_change_of_equity(measures):
-    parts = measures.attribution[["price", "funding", "fee"]].sum(axis=1)
+    parts = measures.attribution[["price", "funding", "fee", "slippage"]].sum(axis=1)
     np.testing.assert_allclose(parts, measures.attribution["total"], atol=1e-9 * 100_000)
     np.testing.assert_allclose(measures.attribution["total"], measures.equity - measures.equity.iloc[0])
 
 
-def test_instruments_sum_to_the_account(run, measures):
+@pytest.mark.parametrize("slippage", [0.0, 0.001])
+def test_instruments_sum_to_the_account(make_run, slippage):
+    run = make_run(days=30, slippage=slippage)
+    measures = measure(run)
     total = measures.instruments.sum()
-    for source in ("price", "funding", "fee", "total"):
+    assert (total["slippage"] < 0) == bool(slippage)
+    assert shown_sources(measures.instruments) == ["price", "funding", "fee", *["slippage"] * bool(slippage)]
+    for source in ("price", "funding", "fee", "slippage", "total"):
         assert total[source] == pytest.approx(measures.attribution[source].iloc[-1], abs=1e-6)
     assert total["trades"] == len(run.fills)
     assert total["traded"] == pytest.approx(run.steps["turnover"].sum())
@@ -70,7 +82,7 @@ def test_one_instrument_by_hand():
     at = pd.to_datetime(["2025-01-01 00:00", "2025-01-01 01:00"])
     fills = pd.DataFrame(
         {"datetime": [at[0], at[1], at[0]], "instrument": ["A", "A", "B"], "quantity": [2.0, -1.0, -3.0],
-         "price": [10.0, 14.0, 5.0], "fee": [0.01, 0.02, 0.03], "note": ""}
+         "price": [10.5, 13.0, 5.0], "reference": [10.0, 14.0, 5.0], "fee": [0.01, 0.02, 0.03], "note": ""}
     )  # fmt: skip
     funding = pd.DataFrame({"instrument": ["B"], "amount": [-0.5]})
     positions = pd.DataFrame(
@@ -78,10 +90,10 @@ def test_one_instrument_by_hand():
          "mark": [12.0, 15.0, 6.0]}
     )  # fmt: skip
     table = instrument_attribution(fills, funding, positions, at[1])
-    # A: sold 1 for 14, holds 1 worth 15, paid 20; B is not in the last step's positions: it cost -15 and is worth 0
-    assert table.loc["A", ["price", "funding", "fee", "total", "trades", "traded"]].tolist() == pytest.approx(
-        [9.0, 0.0, -0.03, 8.97, 2, 34.0]
-    )
+    # A: sold 1 for 13 at 14, holds 1 worth 15, paid 21 at 20
+    # B is not in the last step's positions: it cost -15 and is worth 0
+    columns = ["price", "funding", "fee", "slippage", "total", "trades", "traded"]
+    assert table.loc["A", columns].tolist() == pytest.approx([9.0, 0.0, -0.03, -2.0, 6.97, 2, 34.0])
     assert table.loc["B", ["price", "funding", "fee", "total"]].tolist() == pytest.approx([15.0, -0.5, -0.03, 14.47])
     assert list(table.index) == ["B", "A"]
 

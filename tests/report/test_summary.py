@@ -28,7 +28,7 @@ def summary(run):
 
 def test_returns_add_up(summary):
     start = summary["start_equity"]
-    parts = summary["gross_return"] + (summary["funding_net"] - summary["fees"]) / start
+    parts = summary["gross_return"] + (summary["funding_net"] - summary["fees"] - summary["slippage"]) / start
     assert summary["net_return"] == pytest.approx(parts, abs=1e-9)
     assert summary["end_equity"] == pytest.approx(start * (1 + summary["net_return"]))
 
@@ -37,6 +37,8 @@ def test_counts_and_money_agree_with_the_tables(run, summary):
     assert (summary["symbols"], summary["bars"], summary["rows"]) == (30, 960, 28_800)
     assert summary["trades"] == len(run.fills)
     assert summary["fees"] == pytest.approx(run.fills["fee"].sum())
+    slipped = run.fills["quantity"] * (run.fills["price"] - run.fills["reference"])
+    assert summary["slippage"] == pytest.approx(slipped.sum(), abs=1e-9)
     assert summary["funding_net"] == pytest.approx(run.funding["amount"].sum(), abs=1e-9)
     assert summary["funding_received"] - summary["funding_paid"] == pytest.approx(summary["funding_net"])
     assert summary["funding_paid"] > 0
@@ -79,7 +81,14 @@ def test_text_is_json_without_nan(run):
 def test_no_trade(make_run):
     summary = summary_of(make_run(days=5, trading=False))
     assert summary["trades"] == 0
-    assert summary["net_return"] == summary["gross_return"] == summary["fees"] == summary["max_drawdown"] == 0
+    assert (
+        summary["net_return"]
+        == summary["gross_return"]
+        == summary["fees"]
+        == summary["slippage"]
+        == summary["max_drawdown"]
+        == 0
+    )
     assert summary["sharpe_365"] is None
     assert summary["max_drawdown_at"] is None
     keys = ("funding_paid", "funding_received", "funding_net", "settlements")

@@ -10,11 +10,11 @@ from qlib_crypto.report.worst import worst_steps
 
 
 def test_each_steps_instruments_add_up_and_the_worst_is_named(make_run):
-    run = make_run(days=10)
+    run = make_run(days=10, slippage=0.001)
     measures = measure(run)
     every = worst_steps(run, measures, count=1000)
     assert every["return"].is_monotonic_increasing
-    losing = run.steps[["price", "funding", "fee"]].sum(axis=1)
+    losing = run.steps[["price", "funding", "fee", "slippage"]].sum(axis=1)
     assert set(every.index) == set(losing.index[losing < 0])
     at = every.index[0]
     row = run.steps.index.get_loc(at)

@@ -1,0 +1,69 @@
+"""What a trade costs beside its price: fees of the time, and slippage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qlib_crypto.backtest.orders import worse_tick
+from qlib_crypto.clock import iso
+from qlib_crypto.market.fees import PRESETS, SIMPLE_SLIPPAGE, FeeRates, FeeSchedule, fee_schedule
+
+#: Rates where none are given.
+USUAL = PRESETS["okx_vip0"]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Fees by time, `taker` or `maker` as what orders pay, slippage as a fraction of the price."""
+
+    fees: FeeSchedule
+    liquidity: str
+    slippage: float
+
+    @classmethod
+    def of(
+        cls,
+        fees: str | Sequence[Mapping[str, Any]] | None,
+        taker_fee: float | None,
+        maker_fee: float | None,
+        liquidity: str,
+        slippage: float | None,
+    ) -> Costs:
+        """From the keyword arguments of `PerpExchange`."""
+        if fees is not None:
+            schedule = fee_schedule(fees, "exchange.fees")
+        else:
+            maker = USUAL.maker if maker_fee is None else float(maker_fee)
+            schedule = FeeSchedule(((0, FeeRates(maker, USUAL.taker if taker_fee is None else float(taker_fee))),))
+        if slippage is None:
+            slippage = SIMPLE_SLIPPAGE if fees == "simple" else 0.0
+        return cls(schedule, liquidity, float(slippage))
+
+    def rate(self, time_ms: int, *, liquidity: str | None = None) -> float:
+        """The fee of a trade at a time, as a fraction of its notional."""
+        rates = self.fees.at(time_ms)
+        return rates.taker if (liquidity or self.liquidity) == "taker" else rates.maker
+
+    def price(self, reference: float, quantity: float, tick_size: float) -> float:
+        """What is paid for a signed quantity while the market is at `reference`: slipped, then on the worse tick."""
+        if not self.slippage:
+            return reference
+        return worse_tick(reference * (1 + math.copysign(self.slippage, quantity)), tick_size, quantity)
+
+    def told(self) -> dict[str, float | str]:
+        """For the assumptions of a run."""
+        return {
+            "taker_fee": self._dated("taker"),
+            "maker_fee": self._dated("maker"),
+            "fee_paid": self.liquidity,
+            "slippage": self.slippage or "none",
+        }
+
+    def _dated(self, side: str) -> float | str:
+        rates = [(since, float(getattr(rates, side))) for since, rates in self.fees.changes]
+        if len(rates) == 1:
+            return rates[0][1]
+        return ", ".join(f"{rate:.6g} since {iso(since)}" for since, rate in rates)
