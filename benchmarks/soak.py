@@ -2,8 +2,10 @@
 
 The sandbox plays a generated market at 2,100 times real time; the daemon ranks, collects, repairs, converts and keeps
 up the lake by itself. Every day it is ended, by turns with SIGTERM and with SIGKILL, and started again
-at once; faults of the venue come at random instants between. At the end every bar of every contract in the universe is
-compared with the tape, and every period of every scheduled job must have exactly one completed row.
+at once; faults of the venue come at random instants between. The market goes on for half an hour after the last day,
+without new faults: what a venue did not have at first is asked for again ten minutes later. At the end every bar of the
+days of every contract in the universe is compared with the tape, and every period of every scheduled job must have
+exactly one completed row.
 
     qlib-crypto bench soak [--days 24] [--speed 2100] [--json]
 """
@@ -45,6 +47,7 @@ from qlib_crypto.universe import membership_spans
 #: The venue is left alone in the last part of a day, so that a restart does not fall on a fault.
 _FAULTS_A_DAY = 4
 _PATIENCE_S = 180.0
+_AFTER_MS = 30 * MINUTE_MS
 _TIMER_SCALE = 0.02
 
 
@@ -84,8 +87,9 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]
     start = config.end_ms - days * DAY_MS + DAY_MS
     stop = start + int(arguments.days * DAY_MS)
     settings = _settings(root, arguments)
+    until = stop + _AFTER_MS
     with running(
-        [tape], process=True, speed=arguments.speed, at=start, until=stop, rate_scale=UNLIMITED, awkward=True
+        [tape], process=True, speed=arguments.speed, at=start, until=until, rate_scale=UNLIMITED, awkward=True
     ) as sandbox:
         restarts, since, took, settled = _days(root, sandbox, arguments, settings, stop)
     found = _lake(root, tape, arguments.venue, (start, stop))
@@ -138,7 +142,7 @@ def _days(
 
 
 def _settle(root: Path, daemon: subprocess.Popen[bytes]) -> None:
-    """The market stands still at its end: let the daemon finish what is due."""
+    """The market stands still half an hour after the days: let the daemon finish what is due."""
     until = time.monotonic() + _PATIENCE_S
     table = JobTable(root / "jobs.sqlite")
     quiet = 0

@@ -43,11 +43,14 @@ def recent_leavers(
 
 
 def followed_from(lake: Lake, venue: Venue, interval: Interval, membership: Path | None, now_ms: int) -> int:
-    """From when on a collector fetches what was never followed: the last days; on an empty lake the ranking, or now."""
+    """From when on a collector fetches what was never followed: the last days; without a bar the first ranking, or now.
+
+    Rankings may have come one after another before a collector could begin.
+    """
     if lake.instruments(venue, interval):
         return now_ms - NEWCOMER_MS
     times = lake.memberships(venue).column("timestamp").cast(pa.int64()).to_pylist() if membership else []
-    return max(now_ms - NEWCOMER_MS, min(now_ms, max(times, default=now_ms)))
+    return max(now_ms - NEWCOMER_MS, min([now_ms, *times]))
 
 
 class Following:

@@ -119,13 +119,15 @@ def test_newcomers_of_the_universe_get_their_last_days_and_leavers_their_grace(l
     assert {r.cause for r in lake.repairs(Venue.OKX) if r.instrument == ETH} >= {"new"}
 
 
-def test_on_an_empty_lake_it_begins_with_the_ranking_that_chose(lake, tmp_path):
+@pytest.mark.parametrize("rankings", [(20,), (20, 40)])
+def test_on_an_empty_lake_it_begins_with_the_first_ranking_that_chose(lake, tmp_path, rankings):
     path = tmp_path / "top50_symbols.json"
     path.write_text('["BTC_USDT"]')
     client, stop = market(of=(BTC, ETH), bars=120, now=60), threading.Event()
-    client.quotes = {i: estimate(T0 + 20 * MINUTE_MS, of=i) for i in (BTC, ETH)}
-    client.now_ms = T0 + 20 * MINUTE_MS
-    update_universe(lake, client, UniverseSettings(size=1), tmp_path)
+    for minute in rankings:
+        client.now_ms = T0 + minute * MINUTE_MS
+        client.quotes = {i: estimate(client.now_ms, of=i) for i in (BTC, ETH)}
+        update_universe(lake, client, UniverseSettings(size=1), tmp_path)
     client.now_ms = T0 + 60 * MINUTE_MS
     steps = [*(ws(k) for k in range(60, 70)), moves(client, 70), waits(lambda: len(minutes(lake)) >= 50), stop.set]
     run(lake, client, steps, membership=path, stop=stop)
