@@ -17,7 +17,7 @@ from qlib.data import D
 from qlib.utils import code_to_fname
 
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.market.fees import LARGEST, fee_schedule
+from qlib_crypto.market.fees import LARGEST, fee_rate, fee_schedule
 from qlib_crypto.symbols import Interval
 
 _CHOICES = {"liquidity": ("taker", "maker"), "missing_funding": ("error", "untradable", "zero")}
@@ -49,13 +49,6 @@ def number(key: str, value: Any, fits: Callable[[float], bool], what: str) -> No
     """Refuses what is no finite number that `fits`; `what` says what to write."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not fits(float(value)):
         raise ConfigError(f"{key} {value!r} {what}")
-
-
-def fee(key: str, value: Any, *, rebate: bool) -> None:
-    """Refuses what is no fee as a fraction of notional; only with `rebate` it may be negative."""
-    number(key, value, lambda v: abs(v) <= LARGEST, "is no fraction of notional up to 2 %; write 0.0005 for 0.05 %")
-    if value < 0 and not rebate:
-        raise ConfigError(f"{key} {value!r} is negative, but only makers earn rebates; write what takers pay, 0.0005")
 
 
 def no_others(where: str, kwargs: Mapping[str, Any], known: Collection[str]) -> None:
@@ -99,7 +92,7 @@ def _cost_values(where: str, kwargs: Mapping[str, Any]) -> None:
     given = {key: kwargs[key] for key in ("fees", "taker_fee", "maker_fee", "slippage") if kwargs.get(key) is not None}
     for key in ("taker_fee", "maker_fee"):
         if key in given:
-            fee(f"{where}.{key}", given[key], rebate=key == "maker_fee")
+            fee_rate(f"{where}.{key}", given[key], rebate=key == "maker_fee")
             if "fees" in given:
                 raise ConfigError(f"{where}.{key} and {where}.fees both say what a trade costs; remove one")
     if "fees" in given:

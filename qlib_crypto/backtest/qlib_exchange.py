@@ -31,6 +31,11 @@ from qlib_crypto.symbols import Interval
 MAX_GROSS_LEVERAGE = 3.0
 
 
+def unix_ms(time: pd.Timestamp) -> int:
+    """Unix milliseconds of a time of Qlib's, which is UTC."""
+    return int(time.value // 1_000_000)
+
+
 class FundingSum(NamedTuple):
     """The settlements of one instrument at a bar's open, or inside the bar: summed `rate` and quote `cash` per base.
 
@@ -258,7 +263,7 @@ class PerpExchange(Exchange):
         order.reference = self.open_price(order.stock_id, order.start_time)
         price = self.fill_price(order.stock_id, order.reference, quantity)
         value = order.deal_amount * price
-        return price, value, value * self.costs.rate(order.start_time.value // 1_000_000)
+        return price, value, value * self.costs.rate(unix_ms(order.start_time))
 
     def deal_order(
         self,

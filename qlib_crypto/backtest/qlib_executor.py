@@ -20,7 +20,7 @@ from qlib.data import D
 from qlib_crypto.backtest.checks import no_others, one_of
 from qlib_crypto.backtest.ledger import Ledger
 from qlib_crypto.backtest.orders import FUNDING_AS_NONE, PAID_AT_LAST_PRICE
-from qlib_crypto.backtest.qlib_exchange import FundingSum, PerpExchange
+from qlib_crypto.backtest.qlib_exchange import FundingSum, PerpExchange, unix_ms
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
@@ -156,7 +156,7 @@ class PerpExecutor(SimulatorExecutor):
         if not (due.cash or due.rate):
             return
         settlement = {"rate": due.rate, "mark": due.mark, "mark_source": source, "cash_per_base": due.cash}
-        payment = self.position.settle(name, _ms(start), **settlement)
+        payment = self.position.settle(name, unix_ms(start), **settlement)
         if payment is not None:
             self.ledger.pay(payment)
 
@@ -183,7 +183,7 @@ class PerpExecutor(SimulatorExecutor):
             price = self.exchange.fill_price(order.stock_id, price, order.deal_amount_delta)
         value = order.amount * price
         self.position.quote(order.stock_id, price)
-        taker = self.exchange.costs.rate(_ms(order.start_time), liquidity="taker")
+        taker = self.exchange.costs.rate(unix_ms(order.start_time), liquidity="taker")
         self.trade_account.update_order(order, value, value * taker, price)
         self._log(order, note)
 
@@ -200,7 +200,3 @@ class PerpExecutor(SimulatorExecutor):
 
 def _side(quantity: float) -> OrderDir:
     return OrderDir.BUY if quantity > 0 else OrderDir.SELL
-
-
-def _ms(time: pd.Timestamp) -> int:
-    return int(time.value // 1_000_000)

@@ -49,7 +49,7 @@ def followed_from(lake: Lake, venue: Venue, interval: Interval, membership: Path
     """
     if lake.instruments(venue, interval):
         return now_ms - NEWCOMER_MS
-    times = lake.memberships(venue).column("timestamp").cast(pa.int64()).to_pylist() if membership else []
+    times: list[int] = lake.memberships(venue).column("timestamp").cast(pa.int64()).to_pylist() if membership else []
     return max(now_ms - NEWCOMER_MS, min([now_ms, *times]))
 
 

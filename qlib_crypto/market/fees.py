@@ -6,10 +6,12 @@ fees", regular users of perpetuals, both as of 2025. Rates of an earlier time ar
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any, NamedTuple
 
 from qlib_crypto.clock import parse_utc
@@ -77,17 +79,28 @@ def fee_schedule(given: str | Sequence[Mapping[str, Any]], where: str = "fees") 
     for at, row in enumerate(given):
         if not isinstance(row, Mapping) or set(row) != {"since", "maker", "taker"}:
             raise ConfigError(f"{where}[{at}] {row!r} must have since, maker and taker, and nothing else")
-        rates = FeeRates(_rate(f"{where}[{at}].maker", row["maker"]), _rate(f"{where}[{at}].taker", row["taker"]))
-        if rates.taker < 0:
-            raise ConfigError(f"{where}[{at}].taker {rates.taker} is negative, but only makers earn rebates")
-        changes.append((parse_utc(str(row["since"])), rates))
+        maker, taker = (
+            fee_rate(f"{where}[{at}].{side}", row[side], rebate=side == "maker") for side in FeeRates._fields
+        )
+        changes.append((parse_utc(str(row["since"])), FeeRates(maker, taker)))
     for (one, _), (other, _) in pairwise(changes):
         if other <= one:
             raise ConfigError(f"{where}: the times must ascend; put the oldest first")
     return FeeSchedule(tuple(changes))
 
 
-def _rate(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+def fee_rate(where: str, value: Any, *, rebate: bool) -> float:
+    """What was given as a fraction of notional; only with `rebate` it may be negative.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+
+    """
+    rate = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not abs(rate) <= LARGEST:
         raise ConfigError(f"{where} {value!r} is no fraction of notional up to 2 %; write 0.0005 for 0.05 %")
-    return float(value)
+    if rate < 0 and not rebate:
+        raise ConfigError(f"{where} {value!r} is negative, but only makers earn rebates; write what takers pay, 0.0005")
+    return rate

@@ -13,24 +13,15 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from qlib_crypto.errors import QlibCryptoError
+from qlib_crypto.report.attribution import SOURCES, cumulated, instrument_attribution
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.stats import ic
 from qlib_crypto.stats.returns import drawdown_series, steps_in_year
 from qlib_crypto.stats.turnover import step_turnover
 from qlib_crypto.symbols import Instrument, Interval
 
-__all__ = [
-    "Measures",
-    "instrument_attribution",
-    "measure",
-    "monthly_returns",
-    "quote_coin",
-    "shown_sources",
-    "step_length",
-]
+__all__ = ["Measures", "measure", "monthly_returns", "quote_coin", "step_length"]
 
-#: What changes equity, as columns and in words.
-SOURCES = {"price": "Price", "funding": "Funding", "fee": "Fees", "slippage": "Slippage"}
 #: Annualised figures of a shorter test say little.
 SHORT_DAYS = 90
 _DAY = pd.Timedelta(days=1)
@@ -54,7 +45,7 @@ class Measures:
     exposure
         `gross net` at each close as multiples of equity.
     attribution
-        `SOURCES` and `total` cumulated from 0, quote coin, same times as `equity`.
+        `attribution.SOURCES` and `total` cumulated from 0, quote coin, same times as `equity`.
     turnover
         Traded notional over starting equity, one a step, index of step opens.
     periods
@@ -64,7 +55,7 @@ class Measures:
     months
         Returns, one row a year, one column a month (1 to 12) and `year`; NaN outside the span.
     instruments
-        See `instrument_attribution`.
+        See `attribution.instrument_attribution`.
     ic
         `ic rank_ic` of each timestamp with predictions, NaN where undefined; `…_rolling` their mean over the last
         `ic_window` timestamps (NaN while fewer than half of them have one), `…_cumulated` their running sum.
@@ -122,7 +113,7 @@ def measure(data: ReportData) -> Measures:
         equity=equity,
         curve=_curve(steps, equity),
         exposure=pd.DataFrame({side: steps[side].to_numpy() / closing for side in ("gross", "net")}),
-        attribution=_attribution(steps, equity),
+        attribution=cumulated(steps, equity),
         turnover=turnover,
         periods=_periods(equity, turnover, period),
         period=period,
@@ -176,42 +167,6 @@ def monthly_returns(equity: pd.Series[float]) -> pd.DataFrame:
     return grid
 
 
-def instrument_attribution(
-    fills: pd.DataFrame, funding: pd.DataFrame, positions: pd.DataFrame, last_step: pd.Timestamp
-) -> pd.DataFrame:
-    """What each instrument earned, quote coin, best first: `SOURCES`, `total`, with `trades` and `traded`.
-
-    `price` is the value of what is held at the close of `last_step` less what all fills would have cost at the
-    market's price; `slippage` ≤ 0 is what they cost more; `fee` ≤ 0 is what was paid; `traded` is the sum of
-    |quantity x price|. An account that began flat has the same sums by source.
-    """
-    cost = fills["quantity"] * fills["reference"]
-    paid = fills["quantity"] * fills["price"]
-    by_fill = fills["instrument"]
-    held = positions.loc[positions["datetime"] == last_step]
-    parts = {
-        "price": (held["quantity"] * held["mark"], held["instrument"]),
-        "cost": (cost, by_fill),
-        "funding": (funding["amount"], funding["instrument"]),
-        "fee": (-fills["fee"], by_fill),
-        "slippage": (cost - paid, by_fill),
-        "trades": (fills["quantity"].notna().astype(np.float64), by_fill),
-        "traded": (paid.abs(), by_fill),
-    }
-    sums = {name: values.groupby(names).sum() for name, (values, names) in parts.items()}
-    table = pd.DataFrame(sums).astype(np.float64).fillna(0.0)  # the sum over no fills or no settlements is 0
-    table["price"] -= table.pop("cost")
-    table.insert(len(SOURCES), "total", table[list(SOURCES)].sum(axis=1))
-    table["trades"] = table["trades"].astype(np.int64)
-    table.index.name = "instrument"
-    return table.sort_values(["total", "traded"], ascending=False)
-
-
-def shown_sources(amounts: pd.DataFrame) -> list[str]:
-    """Those of `SOURCES` that a reader is shown: slippage only where there is some."""
-    return [name for name in SOURCES if name != "slippage" or bool((amounts[name] != 0).any())]
-
-
 def _equity(steps: pd.DataFrame, step: pd.Timedelta | None) -> pd.Series[float]:
     first = steps.iloc[0]
     start = float(first["equity"]) - float(sum(first[source] for source in SOURCES))
@@ -229,14 +184,6 @@ def _curve(steps: pd.DataFrame, equity: pd.Series[float]) -> pd.DataFrame:
         growth = np.cumprod(1.0 + np.where(known, returns, 0.0))
         frame[name] = np.concatenate(([1.0 if known.any() else np.nan], np.where(known, growth, np.nan)))
     frame["drawdown"] = drawdown_series(equity)
-    return frame
-
-
-def _attribution(steps: pd.DataFrame, equity: pd.Series[float]) -> pd.DataFrame:
-    changes = steps[list(SOURCES)].to_numpy(np.float64)
-    cumulated = np.vstack((np.zeros(len(SOURCES)), np.cumsum(changes, axis=0)))
-    frame = pd.DataFrame(cumulated, index=equity.index, columns=list(SOURCES))
-    frame["total"] = equity - equity.iloc[0]
     return frame
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from qlib_crypto.report import formats
-from qlib_crypto.report.measures import SOURCES, Measures, shown_sources
+from qlib_crypto.report.attribution import SOURCES, shown_sources
+from qlib_crypto.report.measures import Measures
 from qlib_crypto.report.theme import COLOURS
 
 __all__ = ["INSTRUMENT_ROWS", "Card", "cards", "instruments", "months", "statistics", "worst"]
@@ -82,22 +83,8 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
             formats.integer(summary["trades"]),
             f"in {formats.integer(summary['steps'])} step{'' if summary['steps'] == 1 else 's'}",
         ),
-        Card(
-            "Fees",
-            f"{formats.money(summary['fees'], start)} {quote}",
-            f"{formats.percent(summary['fees'] / start if start > 0 else None)} of starting equity",
-        ),
-        *(
-            [
-                Card(
-                    "Slippage",
-                    f"{formats.money(summary['slippage'], start)} {quote}",
-                    f"{formats.percent(summary['slippage'] / start if start > 0 else None)} of starting equity",
-                )
-            ]
-            if summary["slippage"]
-            else []
-        ),
+        _paid("Fees", summary["fees"], start, quote),
+        *([_paid("Slippage", summary["slippage"], start, quote)] if summary["slippage"] else []),
         Card(
             "Funding, net",
             f"{formats.money(funding, start, signed=True)} {quote}",
@@ -105,6 +92,12 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
             _tone(funding),
         ),
     ]
+
+
+def _paid(name: str, amount: float, start: float, quote: str) -> Card:
+    """What something cost."""
+    share = formats.percent(amount / start if start > 0 else None)
+    return Card(name, f"{formats.money(amount, start)} {quote}", f"{share} of starting equity")
 
 
 def _basis(measures: Measures) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from qlib_crypto.report.attribution import instrument_attribution
 from qlib_crypto.report.data import ReportData
-from qlib_crypto.report.measures import Measures, instrument_attribution
+from qlib_crypto.report.measures import Measures
 from qlib_crypto.stats.returns import step_returns
 
 __all__ = ["worst_steps"]

@@ -11,14 +11,8 @@ import pytest
 from scipy import stats
 
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.report.measures import (
-    instrument_attribution,
-    measure,
-    monthly_returns,
-    quote_coin,
-    shown_sources,
-    step_length,
-)
+from qlib_crypto.report.attribution import instrument_attribution, shown_sources
+from qlib_crypto.report.measures import measure, monthly_returns, quote_coin, step_length
 
 
 @pytest.fixture(scope="module")
