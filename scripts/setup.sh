@@ -41,8 +41,8 @@ setup_conda() {
 }
 
 find_uv() {
-  if command -v uv >/dev/null 2>&1; then uv=uv; return; fi
-  if [ ! -x .tools/bin/uv ]; then
+  if uv --version >/dev/null 2>&1; then uv=uv; return; fi # run it: a pyenv shim may stand for a uv of another Python
+  if ! .tools/bin/uv --version >/dev/null 2>&1; then
     command -v python3 >/dev/null 2>&1 || die "no python3 found; install Python 3.12 (https://www.python.org) or conda, then run again"
     say "setup: installing uv into .tools"
     if python3 -m venv .tools >&2; then

@@ -1,4 +1,4 @@
-"""`scripts/setup.sh`: the conda branch against a stand-in `conda`, and the idle second run."""
+"""`scripts/setup.sh`: with a stand-in `conda`, and with a stand-in `python3` and `uv`; the idle second run."""
 
 import os
 import shutil
@@ -18,6 +18,21 @@ case "$1 $2" in
     mkdir -p "{home}/envs/qlib/bin" && printf '#!/bin/sh\\necho stand-in\\n' > "{home}/envs/qlib/bin/python"
     chmod +x "{home}/envs/qlib/bin/python" ;;
   "env update") exit {update} ;;
+esac
+"""
+
+FAKE_UV = """#!/bin/sh
+[ "$1" = --version ] && exit 0
+[ "$1" = venv ] && mkdir -p .venv/bin && printf '#!/bin/sh\nexit 0\n' > .venv/bin/python && chmod +x .venv/bin/python
+echo "$*" >> uv_calls
+"""
+
+FAKE_PYTHON = """#!/bin/sh
+# a stand-in: `-m venv .tools` makes .tools/bin/python, this script again; `-m pip install … uv` makes .tools/bin/uv
+case "$*" in
+  *"venv .tools") mkdir -p .tools/bin && cp "$0" .tools/bin/python ;;
+  *"pip install"*) cp "{uv}" .tools/bin/uv ;;
+  *) exit 9 ;;
 esac
 """
 
@@ -96,3 +111,28 @@ def test_extras_are_added_to_the_environment(checkout, tmp_path):
     failed = setup(checkout, home, "--extras")
     assert failed.returncode == 1
     assert "requirements-extras.lock; check the network" in failed.stderr
+
+
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_a_uv_that_does_not_run_is_not_taken(checkout, tmp_path):
+    """pyenv puts a shim `uv` on the path when any of its Pythons has uv; it ends with 127 under the others."""
+    spare = executable(tmp_path / "spare" / "uv", FAKE_UV)
+    executable(tmp_path / "home" / "bin" / "uv", "#!/bin/sh\necho 'pyenv: uv: command not found' >&2\nexit 127\n")
+    executable(tmp_path / "home" / "bin" / "python3", FAKE_PYTHON.format(uv=spare))
+    done = setup(checkout, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{checkout}/.venv/bin/python"
+    assert "installing uv into .tools" in done.stderr
+    assert [call.split()[0] for call in (checkout / "uv_calls").read_text().splitlines()] == ["venv", "pip", "pip"]
+
+
+def test_a_uv_that_runs_is_taken(checkout, tmp_path):
+    executable(tmp_path / "home" / "bin" / "uv", FAKE_UV)
+    assert setup(checkout, tmp_path / "home").returncode == 0
+    assert not (checkout / ".tools").exists()
