@@ -31,6 +31,7 @@ def settings_of(venue, url):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("venue", "speed"), [(Venue.OKX, 1200), (Venue.OKX, 300), (Venue.BINANCE, 300)])
 def test_listings_delistings_reuse_changes_and_outages_end_with_the_tapes_rows(tmp_path, venue, speed):
     config = EventConfig(venue, hours=5, funding_hours=1)

@@ -14,11 +14,12 @@ from qlib_crypto.daemon.jobs import JobTable
 from qlib_crypto.daemon.schedule import scheduled
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider import verify
+from qlib_crypto.provider.convert import convert
 from qlib_crypto.provider.manifest import read_manifest
 from qlib_crypto.sandbox.generator import GeneratorTape
 from qlib_crypto.sandbox.generator_config import GeneratorConfig
 from qlib_crypto.sandbox.serve import running
-from qlib_crypto.settings import ScheduleSettings
+from qlib_crypto.settings import ProviderSettings, ScheduleSettings
 from qlib_crypto.symbols import Interval, Venue
 from qlib_crypto.universe import membership_spans
 
@@ -88,6 +89,9 @@ def test_ranks_collects_converts_over_midnight_and_stops_cleanly(tmp_path):
         want = tape.bars(instrument, minute).open_ms
         want = want[(want >= start) & (want < parse_utc("2025-03-03 00:20"))]
         assert opens.tolist() == want.tolist(), f"{instrument} lacks minutes"
+    # rows that came after the conversion, until the daemon stopped, are the only difference
+    assert all("the lake changed since" in problem for problem in verify(lake, tmp_path / "qlib_data"))
+    convert(lake, tmp_path / "qlib_data", ProviderSettings())
     assert verify(lake, tmp_path / "qlib_data") == []
 
 

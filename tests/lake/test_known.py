@@ -92,6 +92,7 @@ def answered(lake, known_ms):
     return found
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.long)])
 def test_a_read_as_of_any_time_is_what_was_known_then(tmp_path_factory, examples):
     given(STEPS)(settings(max_examples=examples, deadline=None)(lambda steps: check_known(tmp_path_factory, steps)))()
