@@ -1,0 +1,43 @@
+"""Functions compiled with numba, cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numba
+
+
+def compiled[F: Callable[..., Any]](function: F) -> F:
+    """The function, compiled when it is first called, without any freedom to reorder arithmetic.
+
+    It is kept below `NUMBA_CACHE_DIR`, or the user's cache, in a folder named by the sources of this package: numba
+    itself would not see that a function which another one calls has changed.
+    """
+    with _cached_in(_folder()):
+        return cast("F", numba.njit(cache=True, error_model="numpy")(function))
+
+
+@contextmanager
+def _cached_in(folder: Path) -> Iterator[None]:
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@cache
+def _folder() -> Path:
+    sources = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.read_bytes())
+    given = numba.config.CACHE_DIR
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(given) if given else user / "qlib-crypto" / "numba") / sources.hexdigest()
