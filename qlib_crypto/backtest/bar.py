@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,30 +22,52 @@ from qlib_crypto.backtest.admission import (
     CLIPPED_TIER,
     CLIPPED_VOLUME,
     FUNDING_UNKNOWN,
-    LEVERAGE,
     MARGIN,
     NO_PRICE,
     TIER,
-    VOLUME,
     WHOLE,
     sized,
     towards,
     worse_tick,
 )
-from qlib_crypto.backtest.book import Book, Floats, mark_at, settle, trade
+from qlib_crypto.backtest.admission import LEVERAGE as BEYOND_LEVERAGE
+from qlib_crypto.backtest.admission import VOLUME as NO_VOLUME
+from qlib_crypto.backtest.book import CASH, ENTRY, MARK, QUANTITY, Floats, mark_at, settle, trade
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.liquidation import (
-    Tiers,
+    Flags,
     cross_trigger,
     isolated_trigger,
+    largest_leverage,
     liquidate_cross,
     liquidate_isolated,
-    tier_at,
+    pocket,
 )
-from qlib_crypto.backtest.market import Market
+from qlib_crypto.backtest.market import (
+    CAP,
+    CLOSE,
+    HIGH,
+    LEVERAGE,
+    LOT,
+    LOW,
+    MIN_BASE,
+    MIN_NOTIONAL,
+    OPEN,
+    SETTLED_AT_OPEN,
+    SETTLED_BAR,
+    SETTLED_COLUMN,
+    SETTLED_PRICE,
+    SETTLED_RATE,
+    TICK,
+    UNKNOWN_AT_OPEN,
+    UNKNOWN_LATER,
+    VOLUME,
+    Ints,
+    Market,
+)
 
-#: What became of a bar.
-DONE, FUNDING_MISSING, BUFFER_FULL = range(3)
+Bits = NDArray[np.uint8]
+
 #: What to do where funding is unknown.
 ERROR, UNTRADABLE, ZERO = range(3)
 
@@ -61,157 +81,105 @@ NOTES = (
     "liquidated",
 )
 
-#: Places in `Tape.counts`.
+#: Places in the counts of what a reader should know of.
 STALE_MARKS, FUNDING_AS_NONE, PAID_AT_LAST_PRICE, UNKNOWN_WITHOUT_PRICE = range(4)
+#: Places in the ends: rows of fills and payments so far, settlements looked at.
+FILLS, PAYMENTS, SETTLED = range(3)
 
 
-class Terms(NamedTuple):
-    """What an account and its venue agreed on.
-
-    Attributes
-    ----------
-    taker, maker
-        Fees by bar, shape (bars,).
-    as_taker
-        Whether orders at the open pay the taker's.
-    slippage
-        Fraction of the price by which they fill worse.
-    participation
-        Fraction of a bar's volume that they may be, inf for no cap.
-    max_gross
-        Gross notional over equity that no order may take the account beyond, inf for no cap.
-    leverage
-        Notional over initial margin, at most that of the tier; 0 asks for no margin and never liquidates.
-    isolated
-        Whether each position has its own margin.
-    penalty_rate
-        See `liquidation.liquidate_isolated`.
-    missing_funding
-        `ERROR`, `UNTRADABLE` or `ZERO`.
-
-    """
-
-    taker: Floats
-    maker: Floats
-    as_taker: bool
-    slippage: float
-    participation: float
-    max_gross: float
-    leverage: float
-    isolated: bool
-    penalty_rate: float
-    missing_funding: int
+#: Places in the terms that an account and its venue agreed on, shape (8,):
+#:
+#: - whether orders at the open pay the taker's fee (1) or the maker's (0);
+#: - fraction of the price by which they fill worse;
+#: - fraction of a bar's volume that they may be, inf for no cap;
+#: - gross notional over equity that no order may take the account beyond, inf for no cap;
+#: - notional over initial margin, at most that of the tier; 0 asks for no margin and never liquidates;
+#: - whether each position has its own margin (1) or all share the account's (0);
+#: - share of notional that the venue keeps of what it liquidates, see `liquidation.liquidate_isolated`;
+#: - `ERROR`, `UNTRADABLE` or `ZERO`.
+AS_TAKER, SLIP, PARTICIPATION, MAX_GROSS, MAX_LEVERAGE, ISOLATED, PENALTY_RATE, MISSING_FUNDING = range(8)
+#: Rows of fees by bar, shape (2, bars).
+TAKER, MAKER = range(2)
 
 
-class Tape(NamedTuple):
-    """What happened, as rows; `ends` counts fills and payments.
-
-    Attributes
-    ----------
-    fills
-        Shape (most, 8): bar, column, quantity, price, reference, fee, realised, note.
-    payments
-        Shape (most, 6): settlement, bar, quantity, price paid at, amount, whether that was a last known price.
-    ends
-        Shape (3,): fills, payments, settlements looked at.
-    counts
-        Shape (4,): see above.
-
-    """
-
-    fills: Floats
-    payments: Floats
-    ends: NDArray[np.int64]
-    counts: NDArray[np.int64]
+#: Columns of the fills, shape (most, 8).
+FILL = ("bar", "column", "quantity", "price", "reference", "fee", "realised", "note")
+#: Columns of the payments, shape (most, 6): `settlement` is a row of `Market.settled`; `guessed` 1 where the price was
+#: a position's last known one.
+PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
+#: Rows of a desk, shape (5, n), room to work in: the bar's open, or the mark without one; margin reserved behind each
+#: position at that price; what was traded of the bar's volume; extremes of marks; 1 where orders are void.
+_AT, _RESERVED, _USED, _EXTREME, _VOID = range(5)
+#: Places in the sums of a desk, shape (3,): money, gross notional and reserved margin at the desk's prices.
+_MONEY, _GROSS, _ALL_RESERVED = range(3)
 
 
 @compiled
 def _log(
-    tape: Tape, t: int, i: int, quantity: float, price: float, reference: float, fee: float, realised: float, note: int
-) -> None:
-    row = tape.fills[tape.ends[0]]
-    row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7] = (
-        t, i, quantity, price, reference, fee, realised, note,
-    )  # fmt: skip
-    tape.ends[0] += 1
+    fills: Floats, ends: Ints, t: int, i: int, quantity: float, price: float, reference: float, fee: float,
+    realised: float, note: int,
+) -> None:  # fmt: skip
+    at = ends[FILLS]
+    fills[at, 0] = t
+    fills[at, 1] = i
+    fills[at, 2] = quantity
+    fills[at, 3] = price
+    fills[at, 4] = reference
+    fills[at, 5] = fee
+    fills[at, 6] = realised
+    fills[at, 7] = note
+    ends[FILLS] += 1
 
 
 @compiled
-def _ended(market: Market, t: int, i: int) -> bool:
-    """Neither prices nor funding of the instrument go on: it was delisted."""
-    return market.last[i] < t and market.unknown[t, i] != 0
-
-
-@compiled
-def settle_part(book: Book, market: Market, terms: Terms, tape: Tape, t: int, at_open: bool) -> int:
+def settle_part(
+    book: Floats, settled: Ints, settlements: Floats, unknown: Bits, last: Ints, policy: float, payments: Floats,
+    ends: Ints, counts: Ints, t: int, at_open: bool,
+) -> int:  # fmt: skip
     """Pay the settlements of a bar, those at its open or the later ones: -1, or the column whose funding is missing."""
-    part = 1 if at_open else 2
-    for i in range(len(book.quantity)):
-        if book.quantity[i] != 0.0 and (market.unknown[t, i] & part) != 0 and not _ended(market, t, i):
-            if terms.missing_funding == ERROR:
+    bit = UNKNOWN_AT_OPEN if at_open else UNKNOWN_LATER
+    for i in range(book.shape[1]):
+        if book[QUANTITY, i] != 0.0 and unknown[i] & bit and last[i] >= t:
+            if policy == ERROR:
                 return i
-            tape.counts[FUNDING_AS_NONE] += 1
-    all_of_them = market.settlements
-    while tape.ends[2] < len(all_of_them.bar):
-        at = tape.ends[2]
-        if all_of_them.bar[at] > t or (all_of_them.bar[at] == t and at_open and not all_of_them.at_open[at]):
+            counts[FUNDING_AS_NONE] += 1
+    while ends[SETTLED] < len(settled):
+        at = ends[SETTLED]
+        bar = settled[at, SETTLED_BAR]
+        if bar > t or (bar == t and at_open and settled[at, SETTLED_AT_OPEN] == 0):
             break
-        tape.ends[2] += 1
-        i = all_of_them.column[at]
-        held = book.quantity[i]
-        if all_of_them.bar[at] < t or held == 0.0:
+        ends[SETTLED] += 1
+        i, rate, price = settled[at, SETTLED_COLUMN], settlements[at, SETTLED_RATE], settlements[at, SETTLED_PRICE]
+        held = book[QUANTITY, i]
+        if bar < t or held == 0.0 or rate == 0.0:
             continue
-        price, guessed = all_of_them.price[at], 0.0
+        guessed = 0.0
         if not np.isfinite(price):
-            if terms.missing_funding == ERROR:
-                tape.ends[2] -= 1
+            if policy == ERROR:
                 return i
-            price, guessed = book.mark[i], 1.0
-            tape.counts[PAID_AT_LAST_PRICE] += all_of_them.rate[at] != 0.0
-        if all_of_them.rate[at] == 0.0:
-            continue
-        amount = settle(book, i, all_of_them.rate[at] * price)
-        row = tape.payments[tape.ends[1]]
-        row[0], row[1], row[2], row[3], row[4], row[5] = at, t, held, price, amount, guessed
-        tape.ends[1] += 1
+            price, guessed = book[MARK, i], 1.0
+            counts[PAID_AT_LAST_PRICE] += 1
+        amount = settle(book, i, rate * price)
+        row = ends[PAYMENTS]
+        payments[row, 0] = at
+        payments[row, 1] = t
+        payments[row, 2] = held
+        payments[row, 3] = price
+        payments[row, 4] = amount
+        payments[row, 5] = guessed
+        ends[PAYMENTS] += 1
     return -1
 
 
 @compiled
-def mark_all(book: Book, prices: Floats, t: int, counts: NDArray[np.int64]) -> None:
-    """Every position at its price of a bar; without one it keeps its mark."""
-    for i in range(len(book.quantity)):
-        if book.quantity[i] != 0.0:
-            price = prices[t, i]
-            if np.isfinite(price) and price > 0.0:
-                mark_at(book, i, price)
+def mark_all(book: Floats, prices: Floats, counts: Ints) -> None:
+    """Every position at its price; without one it keeps its mark."""
+    for i in range(len(prices)):
+        if book[QUANTITY, i] != 0.0:
+            if prices[i] > 0.0:
+                mark_at(book, i, prices[i])
             else:
                 counts[STALE_MARKS] += 1
-
-
-@compiled
-def forced_closes(book: Book, market: Market, terms: Terms, tape: Tape, t: int, void: NDArray[np.bool_]) -> None:
-    """Close what ended, and under `untradable` what funding is unknown of; orders for these are void in this bar."""
-    rule = max(np.searchsorted(market.rules.since, t, side="right") - 1, 0)
-    for i in range(len(book.quantity)):
-        void[i] = False
-        held = book.quantity[i]
-        if held == 0.0:
-            continue
-        price = reference = book.mark[i]
-        if _ended(market, t, i):
-            note = CLOSED_DELISTED
-        elif terms.missing_funding == UNTRADABLE and market.unknown[t, i] != 0:
-            note, reference = CLOSED_UNKNOWN, market.bars.open[t, i]
-            if not np.isfinite(reference):
-                tape.counts[UNKNOWN_WITHOUT_PRICE] += 1
-                continue
-            price = slipped(reference, -held, terms.slippage, market.rules.tick[rule, i])
-        else:
-            continue
-        fee, realised = trade(book, i, -held, price, reference, terms.taker[t], 0.0)
-        _log(tape, t, i, -held, price, reference, fee, realised, note)
-        void[i] = True
 
 
 @compiled
@@ -223,185 +191,245 @@ def slipped(reference: float, quantity: float, slippage: float, tick: float) -> 
 
 
 @compiled
-def tiers_at(market: Market, t: int) -> Tiers:
-    """The margin tiers of a bar."""
-    margins = market.margins
-    at = max(np.searchsorted(margins.since, t, side="right") - 1, 0)
-    return Tiers(
-        margins.cap[at], margins.rate[at], margins.deduction[at], margins.leverage[at], margins.by_quantity[at]
-    )
+def forced_closes(
+    book: Floats, opens: Floats, unknown: Bits, last: Ints, rules: Floats, terms: Floats, taker: float, fills: Floats,
+    ends: Ints, counts: Ints, desk: Floats, t: int,
+) -> None:  # fmt: skip
+    """Close what ended, and under `UNTRADABLE` what funding is unknown of; orders for these are void in this bar."""
+    for i in range(len(opens)):
+        desk[_VOID, i] = 0.0
+        held = book[QUANTITY, i]
+        if held == 0.0 or unknown[i] == 0:
+            continue
+        price = reference = book[MARK, i]
+        note = CLOSED_DELISTED
+        if last[i] >= t:
+            if terms[MISSING_FUNDING] != UNTRADABLE:
+                continue
+            note, reference = CLOSED_UNKNOWN, opens[i]
+            if not reference > 0.0:
+                counts[UNKNOWN_WITHOUT_PRICE] += 1
+                continue
+            price = slipped(reference, -held, terms[SLIP], rules[TICK, i])
+        fee, realised = trade(book, i, -held, price, reference, taker, 0.0)
+        _log(fills, ends, t, i, -held, price, reference, fee, realised, note)
+        desk[_VOID, i] = 1.0
 
 
 @compiled
-def _extremes(book: Book, low: Floats, high: Floats, t: int) -> Floats:
-    """The marks of a bar that harm each position most; where it stands without one, or with none that is worse."""
-    extremes = book.mark.copy()
-    for i in range(len(extremes)):
-        held = book.quantity[i]
-        if held > 0.0 and low[t, i] < extremes[i]:
-            extremes[i] = low[t, i]
-        elif held < 0.0 and high[t, i] > extremes[i]:
-            extremes[i] = high[t, i]
-    return extremes
-
-
-@compiled
-def margin_call(book: Book, tiers: Tiers, terms: Terms, tape: Tape, t: int, extremes: Floats) -> None:
+def margin_call(
+    book: Floats, tiers: Floats, by_quantity: Flags, terms: Floats, taker: float, fills: Floats, ends: Ints,
+    extremes: Floats, t: int,
+) -> None:  # fmt: skip
     """Liquidate what the way from the marks to the extremes breaks."""
-    closing = terms.taker[t]
-    if terms.isolated:
+    if terms[ISOLATED] != 0.0:
         for i in range(len(extremes)):
-            held, entry = book.quantity[i], book.entry[i]
+            held, entry = book[QUANTITY, i], book[ENTRY, i]
             if held != 0.0:
-                price = isolated_trigger(book, tiers, i, extremes[i], closing)
-                if np.isfinite(price):
-                    liquidate_isolated(book, tiers, i, price, closing, terms.penalty_rate)
-                    _log(tape, t, i, -held, price, price, 0.0, held * (price - entry), LIQUIDATED)
+                price = isolated_trigger(book, tiers, by_quantity, i, extremes[i], taker)
+                if price > 0.0:
+                    liquidate_isolated(book, tiers, by_quantity, i, price, taker, terms[PENALTY_RATE])
+                    _log(fills, ends, t, i, -held, price, price, 0.0, held * (price - entry), LIQUIDATED)
         return
-    way = cross_trigger(book, tiers, extremes, closing)
-    if np.isfinite(way):
-        quantities, entries, marks = book.quantity.copy(), book.entry.copy(), book.mark.copy()
-        liquidate_cross(book, tiers, extremes, way, closing, terms.penalty_rate)
+    way = cross_trigger(book, tiers, by_quantity, extremes, taker)
+    if way >= 0.0:
+        before = book[: ENTRY + 1].copy()
+        liquidate_cross(book, tiers, by_quantity, extremes, way, taker, terms[PENALTY_RATE])
         for i in range(len(extremes)):
-            held = quantities[i]
+            held, price = before[QUANTITY, i], extremes[i]
             if held != 0.0:
-                price = marks[i] + way * (extremes[i] - marks[i])
-                _log(tape, t, i, -held, price, price, 0.0, held * (price - entries[i]), LIQUIDATED)
+                _log(fills, ends, t, i, -held, price, price, 0.0, held * (price - before[ENTRY, i]), LIQUIDATED)
+
+
+@compiled
+def _to_extremes(book: Floats, low: Floats, high: Floats, extremes: Floats) -> None:
+    """The marks of a bar that harm each position most; where it stands without one, or with none that is worse."""
+    for i in range(len(extremes)):
+        held = book[QUANTITY, i]
+        extremes[i] = book[MARK, i]
+        if held > 0.0 and low[i] < extremes[i]:
+            extremes[i] = low[i]
+        elif held < 0.0 and high[i] > extremes[i]:
+            extremes[i] = high[i]
+
+
+@compiled
+def _reserve(
+    book: Floats, tiers: Floats, by_quantity: Flags, terms: Floats, desk: Floats, sums: Floats, i: int
+) -> None:
+    """Renew what the desk says of the margin of one position."""
+    held, price = book[QUANTITY, i], desk[_AT, i]
+    reserved = 0.0
+    if held != 0.0 and terms[MAX_LEVERAGE] > 0.0:
+        if terms[ISOLATED] != 0.0:
+            reserved = pocket(book, i, price)
+        else:
+            most = largest_leverage(tiers, by_quantity, i, held, price)
+            reserved = abs(held) * price / min(terms[MAX_LEVERAGE], most)
+    sums[_ALL_RESERVED] += reserved - desk[_RESERVED, i]
+    desk[_RESERVED, i] = reserved
+
+
+@compiled
+def _take_stock(
+    book: Floats, tiers: Floats, by_quantity: Flags, terms: Floats, desk: Floats, sums: Floats, opens: Floats
+) -> None:
+    """What there is when the orders come, at the bar's opens."""
+    sums[_MONEY], sums[_GROSS], sums[_ALL_RESERVED] = book[CASH, 0], 0.0, 0.0
+    for i in range(len(opens)):
+        held = book[QUANTITY, i]
+        desk[_USED, i] = desk[_RESERVED, i] = 0.0
+        desk[_AT, i] = opens[i] if opens[i] > 0.0 else book[MARK, i]
+        if held != 0.0:
+            sums[_MONEY] += held * desk[_AT, i]
+            sums[_GROSS] += abs(held) * desk[_AT, i]
+            _reserve(book, tiers, by_quantity, terms, desk, sums, i)
 
 
 @compiled
 def market_order(
-    book: Book, market: Market, tiers: Tiers, terms: Terms, tape: Tape, t: int, i: int, wanted: float, used: Floats
-) -> int:
-    """Execute what can be of an order at the open: the note. `used` is what of the bar's volume was taken before."""
-    reference = market.bars.open[t, i]
-    if not np.isfinite(reference):
+    book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, desk: Floats,
+    sums: Floats, fills: Floats, ends: Ints, t: int, i: int, wanted: float, reference: float, volume: float,
+    unknown: int,
+) -> int:  # fmt: skip
+    """Execute what can be of an order at the open (`reference`), at fee `rate`: the note."""
+    held = book[QUANTITY, i]
+    if not reference > 0.0:
         return NO_PRICE
-    rule = max(np.searchsorted(market.rules.since, t, side="right") - 1, 0)
-    tick = market.rules.tick[rule, i]
-    rate = terms.taker[t] if terms.as_taker else terms.maker[t]
-    held = book.quantity[i]
     quantity, note = wanted, WHOLE
     if wanted != -held:
-        quantity, note = _allowed(book, market, tiers, terms, t, i, wanted, reference, rate)
-    if abs(quantity) > terms.participation * market.bars.volume[t, i] - used[i]:
-        left = max(terms.participation * market.bars.volume[t, i] - used[i], 0.0)
-        quantity, note = np.copysign(left, wanted), CLIPPED_VOLUME if left > 0.0 else VOLUME
+        if terms[MISSING_FUNDING] == UNTRADABLE and unknown != 0:
+            quantity = towards(held, wanted, 0.0)
+            note = FUNDING_UNKNOWN if quantity != wanted else WHOLE
+        else:
+            quantity, note = _within(
+                tiers, by_quantity, terms, sums, i, held, desk[_RESERVED, i], wanted, reference, rate
+            )
+    if terms[PARTICIPATION] < np.inf:
+        left = max(terms[PARTICIPATION] * volume - desk[_USED, i], 0.0)
+        if not abs(quantity) <= left:
+            quantity, note = np.copysign(left, wanted), CLIPPED_VOLUME if left > 0.0 else NO_VOLUME
     if quantity == 0.0:
         return note
-    quantity, note = sized(
-        quantity, note, held, reference, market.rules.lot[rule, i], market.rules.min_base[rule, i],
-        market.rules.min_notional[rule, i],
-    )  # fmt: skip
+    quantity, note = sized(quantity, note, held, reference, rules[LOT, i], rules[MIN_BASE, i], rules[MIN_NOTIONAL, i])
     if quantity == 0.0:
         return note
-    used[i] += abs(quantity)
-    price = slipped(reference, quantity, terms.slippage, tick)
-    leverage = _leverage(tiers, terms, i, held + quantity, reference) if terms.isolated else 0.0
+    price = slipped(reference, quantity, terms[SLIP], rules[TICK, i])
+    leverage = 0.0
+    if terms[ISOLATED] != 0.0:
+        leverage = min(terms[MAX_LEVERAGE], largest_leverage(tiers, by_quantity, i, held + quantity, reference))
     fee, realised = trade(book, i, quantity, price, reference, rate, leverage)
-    _log(tape, t, i, quantity, price, reference, fee, realised, note)
+    _log(fills, ends, t, i, quantity, price, reference, fee, realised, note)
+    desk[_USED, i] += abs(quantity)
+    sums[_MONEY] -= fee + quantity * (price - reference)
+    sums[_GROSS] += (abs(book[QUANTITY, i]) - abs(held)) * reference
+    _reserve(book, tiers, by_quantity, terms, desk, sums, i)
     return note
 
 
 @compiled
-def _leverage(tiers: Tiers, terms: Terms, i: int, quantity: float, price: float) -> float:
-    return min(terms.leverage, tiers.leverage[i, tier_at(tiers, i, quantity, price)])
-
-
-@compiled
-def _allowed(
-    book: Book, market: Market, tiers: Tiers, terms: Terms, t: int, i: int, wanted: float, price: float, rate: float
-) -> tuple[float, int]:
-    """What data rules, the leverage cap and margin leave of an order, everything priced at the bar's open."""
-    held = book.quantity[i]
-    if terms.missing_funding == UNTRADABLE and market.unknown[t, i] != 0:
-        quantity = towards(held, wanted, 0.0)
-        return quantity, FUNDING_UNKNOWN if quantity != wanted else WHOLE
-    total, others = book.cash[0], 0.0
-    for j in range(len(book.quantity)):
-        if book.quantity[j] != 0.0:
-            now = market.bars.open[t, j]
-            if not np.isfinite(now):
-                now = book.mark[j]
-            total += book.quantity[j] * now
-            if j != i:
-                others += abs(book.quantity[j]) * now
+def _within(
+    tiers: Floats, by_quantity: Flags, terms: Floats, sums: Floats, i: int, held: float, reserved: float,
+    wanted: float, price: float, rate: float,
+) -> tuple[float, int]:  # fmt: skip
+    """What the leverage cap, the venue's largest position and margin leave of an order, all at the bar's opens."""
     quantity, note = wanted, WHOLE
-    most = max(terms.max_gross * total - others, 0.0) / price if total > 0.0 else 0.0
+    if terms[MAX_GROSS] < np.inf or not sums[_MONEY] > 0.0:
+        most = 0.0
+        if sums[_MONEY] > 0.0:
+            most = max(terms[MAX_GROSS] * sums[_MONEY] - (sums[_GROSS] - abs(held) * price), 0.0) / price
+        part = towards(held, quantity, most)
+        if part != quantity:
+            quantity, note = part, BEYOND_LEVERAGE if part == 0.0 else CLIPPED_LEVERAGE
+    if terms[MAX_LEVERAGE] <= 0.0 or quantity == 0.0:
+        return quantity, note
+    part = towards(held, quantity, tiers[CAP, i, -1] / (1.0 if by_quantity[i] else price))
+    if part != quantity:
+        quantity, note = part, TIER if part == 0.0 else CLIPPED_TIER
+    free = sums[_MONEY] - (sums[_ALL_RESERVED] - reserved)
+    cost = rate + terms[SLIP]
+    most = _affordable(tiers, by_quantity, terms[MAX_LEVERAGE], i, held, quantity, price, free, cost)
     part = towards(held, quantity, most)
     if part != quantity:
-        quantity, note = part, LEVERAGE if part == 0.0 else CLIPPED_LEVERAGE
-    if terms.leverage > 0.0 and quantity != 0.0:
-        last = tiers.cap[i, -1] / (1.0 if tiers.by_quantity[i] else price)
-        part = towards(held, quantity, last)
-        if part != quantity:
-            quantity, note = part, TIER if part == 0.0 else CLIPPED_TIER
-        part = towards(held, quantity, _affordable(book, market, tiers, terms, t, i, quantity, price, total, rate))
-        if part != quantity:
-            quantity, note = part, MARGIN if part == 0.0 else CLIPPED_MARGIN
+        quantity, note = part, MARGIN if part == 0.0 else CLIPPED_MARGIN
     return quantity, note
 
 
 @compiled
 def _affordable(
-    book: Book, market: Market, tiers: Tiers, terms: Terms, t: int, i: int, wanted: float, price: float, total: float,
-    rate: float,
+    tiers: Floats, by_quantity: Flags, leverage: float, i: int, held: float, quantity: float, price: float, free: float,
+    cost: float,
 ) -> float:  # fmt: skip
-    """The largest |position| of the instrument that initial margin, the fee and slippage of getting there leave."""
-    free = total
-    for j in range(len(book.quantity)):
-        if j != i and book.quantity[j] != 0.0:
-            now = market.bars.open[t, j]
-            if not np.isfinite(now):
-                now = book.mark[j]
-            if terms.isolated:
-                free -= book.margin[j] + book.quantity[j] * (now - book.entry[j])
-            else:
-                free -= abs(book.quantity[j]) * now / _leverage(tiers, terms, j, book.quantity[j], now)
-    held = book.quantity[i]
-    after = abs(held + wanted)
-    cost = rate + terms.slippage
-    for at in range(tiers.cap.shape[1]):  # the tier that the answer itself lies in
-        lever = min(terms.leverage, tiers.leverage[i, at])
-        # |x| price / lever + |x - held| price cost <= free, on the side that `wanted` goes to
-        grown = abs(held) if held * (held + wanted) > 0.0 else -abs(held)
-        most = (free / price + grown * cost) / (1.0 / lever + cost)
-        cap = tiers.cap[i, at] / (1.0 if tiers.by_quantity[i] else price)
-        if most <= cap or at == tiers.cap.shape[1] - 1 or after <= cap:
-            return max(most, 0.0)
-    return 0.0
+    """The largest |position| that `free` quote coins pay the initial margin and the cost (a rate) of getting there of.
+
+    On the side that the order goes to: |x| price / leverage + |x - held| price cost <= free, with the leverage of the
+    tier that x lies in.
+    """
+    near = abs(held) if held * (held + quantity) > 0.0 else -abs(held)
+    unit = 1.0 if by_quantity[i] else price
+    for at in range(tiers.shape[2]):
+        lever = min(leverage, tiers[LEVERAGE, i, at])
+        most = (free / price + near * cost) / (1.0 / lever + cost)
+        if most <= tiers[CAP, i, at] / unit:
+            return max(most, 0.0 if at == 0 else tiers[CAP, i, at - 1] / unit)
+    return tiers[CAP, i, -1] / unit
 
 
 @compiled
-def bar(
-    book: Book, market: Market, terms: Terms, tape: Tape, t: int, columns: NDArray[np.int64], wanted: Floats,
-    void: NDArray[np.bool_], used: Floats, notes: NDArray[np.int64],
+def dated(since: Ints, t: int) -> int:
+    """The place of the state that holds in a bar; the first one also before its time."""
+    at = 0
+    while at + 1 < len(since) and since[at + 1] <= t:
+        at += 1
+    return at
+
+
+@compiled
+def run_bar(
+    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints,
 ) -> int:  # fmt: skip
     """Everything that happens in a bar: -1, or the column whose funding is missing.
 
-    `columns` and `wanted` are the orders (signed base coins), in order; `notes` gets why each is not whole. `void` and
-    `used` (shape (n,)) are this function's to write on.
+    `columns` and `wanted` are the orders (signed base coins), in order; `notes` gets why each is not whole.
     """
-    missing = settle_part(book, market, terms, tape, t, True)
+    unknown, last, taker = market.unknown[t], market.last, fees[TAKER, t]
+    missing = settle_part(
+        book, market.settled, market.settlements, unknown, last, terms[MISSING_FUNDING], payments, ends, counts, t, True
+    )
     if missing >= 0:
         return missing
-    mark_all(book, market.bars.mark_open, t, tape.counts)
-    forced_closes(book, market, terms, tape, t, void)
-    tiers = tiers_at(market, t)
-    if terms.leverage > 0.0:
-        margin_call(book, tiers, terms, tape, t, book.mark)
-    used[:] = 0.0
+    prices, marks, first = market.prices, market.marks, dated(market.tiers_since, t)
+    tiers, by_quantity = market.tiers[first], market.by_quantity[first]
+    rules = market.rules[dated(market.rules_since, t)]
+    mark_all(book, prices[marks + OPEN, t], counts)
+    forced_closes(book, prices[OPEN, t], unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
+    margined, extremes = terms[MAX_LEVERAGE] > 0.0, desk[_EXTREME]
+    if margined:
+        extremes[:] = book[MARK]
+        margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+    if len(columns):
+        _take_stock(book, tiers, by_quantity, terms, desk, sums, prices[OPEN, t])
+    rate = taker if terms[AS_TAKER] != 0.0 else fees[MAKER, t]
     for at in range(len(columns)):
         i = columns[at]
-        if not void[i]:
-            notes[at] = market_order(book, market, tiers, terms, tape, t, i, wanted[at], used)
-    if terms.leverage > 0.0:
-        extremes = _extremes(book, market.bars.mark_low, market.bars.mark_high, t)
-        margin_call(book, tiers, terms, tape, t, extremes)
-    missing = settle_part(book, market, terms, tape, t, False)
+        if desk[_VOID, i] == 0.0:
+            notes[at] = market_order(
+                book, tiers, by_quantity, rules, terms, rate, desk, sums, fills, ends, t, i, wanted[at],
+                prices[OPEN, t, i], prices[VOLUME, t, i], unknown[i],
+            )  # fmt: skip
+    if margined:
+        _to_extremes(book, prices[marks + LOW, t], prices[marks + HIGH, t], extremes)
+        margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+    paid = ends[PAYMENTS]
+    missing = settle_part(
+        book, market.settled, market.settlements, unknown, last, terms[MISSING_FUNDING], payments, ends, counts, t,
+        False,
+    )  # fmt: skip
     if missing >= 0:
         return missing
-    mark_all(book, market.bars.mark_close, t, tape.counts)
-    if terms.leverage > 0.0:
-        margin_call(book, tiers, terms, tape, t, book.mark)
+    mark_all(book, prices[marks + CLOSE, t], counts)
+    if margined and ends[PAYMENTS] > paid:
+        extremes[:] = book[MARK]
+        margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
     return -1

@@ -5,12 +5,10 @@ after paying quantity x price for every position, so that
 
     equity = cash + sum(quantity x mark)        wallet = cash + sum(quantity x entry)
 
-Every change of equity is one of five causes, by instrument. Instruments are the numbers of their columns.
+Every change of equity is one of five causes, by instrument. Instruments are numbers of columns.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,45 +17,27 @@ from qlib_crypto.backtest.compiled import compiled
 
 Floats = NDArray[np.float64]
 
-#: Rows of `Book.causes`.
-PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION = range(5)
+#: Rows of a book: signed base coins, average entry price, last seen mark, quote coins set aside for an isolated
+#: position; then what price, funding, fees, slippage and liquidation changed so far. 0 where nothing is held.
+QUANTITY, ENTRY, MARK, MARGIN, PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION = range(9)
+#: The row whose first value is the cash.
+CASH = 9
+#: The causes of a change of equity.
+CAUSES = (PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION)
 #: A remainder below this part of the larger of order and position is rounding, not a position.
 DUST = 1e-12
 
 
-class Book(NamedTuple):
-    """Arrays that the functions of this module change.
-
-    Attributes
-    ----------
-    cash
-        Shape (1,), see the module.
-    quantity, entry, mark
-        Shape (n,): signed base coins, average entry price, last seen mark; 0 where nothing is held.
-    margin
-        Shape (n,): quote coins set aside for an isolated position; 0 under cross margin.
-    causes
-        Shape (5, n): what price, funding, fees, slippage and liquidation changed so far.
-
-    """
-
-    cash: Floats
-    quantity: Floats
-    entry: Floats
-    mark: Floats
-    margin: Floats
-    causes: Floats
-
-
-def new_book(cash: float, instruments: int) -> Book:
-    """A flat one."""
-    none = [np.zeros(instruments) for _ in range(4)]
-    return Book(np.array([float(cash)]), *none, np.zeros((5, instruments)))
+def new_book(cash: float, instruments: int) -> Floats:
+    """A flat one, shape (10, n): one array, because compiled functions hand it on so often."""
+    book = np.zeros((CASH + 1, instruments))
+    book[CASH, 0] = cash
+    return book
 
 
 @compiled
 def trade(
-    book: Book, i: int, quantity: float, price: float, reference: float, fee_rate: float, leverage: float
+    book: Floats, i: int, quantity: float, price: float, reference: float, fee_rate: float, leverage: float
 ) -> tuple[float, float]:
     """Buy or sell (signed base `quantity`) at `price` while the market is at `reference`: fee, and realised profit.
 
@@ -65,15 +45,15 @@ def trade(
     its mark, a new one is marked at the reference. `leverage` > 0 sets notional / leverage aside for what is opened
     (isolated margin) and releases it in proportion as the position is reduced; 0 is cross margin. Profit is before fee.
     """
-    held, entry = book.quantity[i], book.entry[i]
+    held, entry = book[QUANTITY, i], book[ENTRY, i]
     if held == 0.0:
-        book.mark[i] = reference
+        book[MARK, i] = reference
         entry = price
     fee = abs(quantity) * price * fee_rate
-    book.cash[0] -= quantity * price + fee
-    book.causes[PRICE, i] += quantity * (book.mark[i] - reference)
-    book.causes[SLIPPAGE, i] += quantity * (reference - price)
-    book.causes[FEE, i] -= fee
+    book[CASH, 0] -= quantity * price + fee
+    book[PRICE, i] += quantity * (book[MARK, i] - reference)
+    book[SLIPPAGE, i] += quantity * (reference - price)
+    book[FEE, i] -= fee
     after = held + quantity
     closed = 0.0
     if held * quantity < 0.0:
@@ -88,57 +68,57 @@ def trade(
     elif held * after < 0.0:
         entry = price
     if leverage > 0.0:
-        kept = 0.0 if held == 0.0 else book.margin[i] * (1.0 - closed / abs(held))
-        book.margin[i] = kept + opened * price / leverage
-    book.quantity[i] = after
-    book.entry[i] = entry
+        kept = 0.0 if held == 0.0 else book[MARGIN, i] * (1.0 - closed / abs(held))
+        book[MARGIN, i] = kept + opened * price / leverage
+    book[QUANTITY, i] = after
+    book[ENTRY, i] = entry
     return fee, realised
 
 
 @compiled
-def clear(book: Book, i: int) -> None:
+def clear(book: Floats, i: int) -> None:
     """Nothing is held any more."""
-    book.quantity[i] = 0.0
-    book.entry[i] = 0.0
-    book.mark[i] = 0.0
-    book.margin[i] = 0.0
+    book[QUANTITY, i] = 0.0
+    book[ENTRY, i] = 0.0
+    book[MARK, i] = 0.0
+    book[MARGIN, i] = 0.0
 
 
 @compiled
-def settle(book: Book, i: int, cash_per_base: float) -> float:
+def settle(book: Floats, i: int, cash_per_base: float) -> float:
     """The funding of the position held now: a long pays a positive rate x mark (`cash_per_base`).
 
     What an isolated position pays or gets changes the margin set aside for it.
     """
-    amount = -book.quantity[i] * cash_per_base
-    book.cash[0] += amount
-    book.causes[FUNDING, i] += amount
-    if book.margin[i] != 0.0:
-        book.margin[i] += amount
+    amount = -book[QUANTITY, i] * cash_per_base
+    book[CASH, 0] += amount
+    book[FUNDING, i] += amount
+    if book[MARGIN, i] != 0.0:
+        book[MARGIN, i] += amount
     return amount
 
 
 @compiled
-def mark_at(book: Book, i: int, price: float) -> None:
+def mark_at(book: Floats, i: int, price: float) -> None:
     """The position at a new mark."""
-    book.causes[PRICE, i] += book.quantity[i] * (price - book.mark[i])
-    book.mark[i] = price
+    book[PRICE, i] += book[QUANTITY, i] * (price - book[MARK, i])
+    book[MARK, i] = price
 
 
 @compiled
-def equity(book: Book) -> float:
+def equity(book: Floats) -> float:
     """What would be left if everything closed at mark without a cost."""
-    total = book.cash[0]
-    for i in range(len(book.quantity)):
-        if book.quantity[i] != 0.0:
-            total += book.quantity[i] * book.mark[i]
+    total = book[CASH, 0]
+    for i in range(book.shape[1]):
+        if book[QUANTITY, i] != 0.0:
+            total += book[QUANTITY, i] * book[MARK, i]
     return total
 
 
 @compiled
-def gross(book: Book) -> float:
+def gross(book: Floats) -> float:
     """The absolute notional at mark."""
     total = 0.0
-    for i in range(len(book.quantity)):
-        total += abs(book.quantity[i]) * book.mark[i]
+    for i in range(book.shape[1]):
+        total += abs(book[QUANTITY, i]) * book[MARK, i]
     return total

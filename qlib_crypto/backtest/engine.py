@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.bar import NOTES, Tape, Terms, bar
-from qlib_crypto.backtest.book import Book, Floats, equity, gross, new_book
+from qlib_crypto.backtest.bar import FILL, FILLS, NOTES, PAYMENT, PAYMENTS, SETTLED, run_bar
+from qlib_crypto.backtest.book import CASH, CAUSES, QUANTITY, Floats, equity, gross, new_book
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.market import Market
+from qlib_crypto.backtest.market import OPEN, SETTLED_BAR, Ints, Market
 
 #: Columns of `Result.curve`.
 CURVE = ("equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "liquidation")
@@ -26,9 +26,9 @@ class Result(NamedTuple):
     curve
         Shape (bars, 10), see `CURVE`: at each close; the last six are the bar's own.
     fills, payments
-        See `bar.Tape`.
+        See `bar.FILL` and `bar.PAYMENT`.
     counts
-        See `bar.Tape`.
+        See `bar`.
     refused
         How many orders were cut or refused, by note.
     book
@@ -39,76 +39,96 @@ class Result(NamedTuple):
     curve: Floats
     fills: Floats
     payments: Floats
-    counts: NDArray[np.int64]
-    refused: NDArray[np.int64]
-    book: Book
+    counts: Ints
+    refused: Ints
+    book: Floats
 
 
 @compiled
-def _orders_to(
-    book: Book, opens: Floats, t: int, weights: Floats, money: float, columns: NDArray[np.int64], wanted: Floats
-) -> int:
+def _orders_to(book: Floats, opens: Floats, weights: Floats, money: float, columns: Ints, wanted: Floats) -> int:
     """From what is held to the weights of `money`, those that shrink a position first: how many orders."""
-    count = 0
-    for growing in (False, True):
-        for i in range(len(weights)):
-            held, price = book.quantity[i], opens[t, i]
-            if not np.isfinite(price):
-                continue
-            weight = weights[i]
-            target = 0.0 if np.isnan(weight) else weight * money / price
-            grows = abs(target) > abs(held) or held * target < 0.0
-            if target != held and grows == growing:
-                columns[count], wanted[count] = i, target - held
-                count += 1
+    count, n = 0, len(weights)
+    for i in range(n):
+        weight, held, price = weights[i], book[QUANTITY, i], opens[i]
+        if (weight == 0.0 and held == 0.0) or not price > 0.0:
+            continue
+        target = 0.0 if np.isnan(weight) else weight * money / price
+        if target != held and abs(target) <= abs(held) and held * target >= 0.0:
+            columns[count], wanted[count] = i, target - held
+            count += 1
+    for i in range(n):
+        weight, held, price = weights[i], book[QUANTITY, i], opens[i]
+        if weight == 0.0 or np.isnan(weight) or not price > 0.0:
+            continue
+        target = weight * money / price
+        if abs(target) > abs(held) or held * target < 0.0:
+            columns[count], wanted[count] = i, target - held
+            count += 1
     return count
 
 
 @compiled
 def _run(
-    book: Book, market: Market, terms: Terms, tape: Tape, weights: Floats, rebalance: NDArray[np.bool_], first: int,
-    curve: Floats, before: Floats, refused: NDArray[np.int64],
+    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, weights: Floats, rebalance: NDArray[np.bool_], first: int,
+    curve: Floats, before: Floats, refused: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """From bar `first` on: the bar that was not done, and the column whose funding is missing there, or -1."""
-    n = len(book.quantity)
+    n = book.shape[1]
     columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
-    void, used = np.zeros(n, np.bool_), np.zeros(n)
     for t in range(first, len(curve)):
-        if tape.ends[0] + 4 * n > len(tape.fills) or tape.ends[1] + _due(market, tape, t) > len(tape.payments):
+        if ends[FILLS] + 4 * n > len(fills) or ends[PAYMENTS] + _due(market.settled, ends[SETTLED], t) > len(payments):
             return t, -1
         count = 0
         if rebalance[t]:
-            count = _orders_to(book, market.bars.open, t, weights[t], max(equity(book), 0.0), columns, wanted)
-        fills = tape.ends[0]
+            count = _orders_to(book, market.prices[OPEN, t], weights[t], max(equity(book), 0.0), columns, wanted)
+        filled = ends[FILLS]
         notes[:count] = 0
-        missing = bar(book, market, terms, tape, t, columns[:count], wanted[:count], void, used, notes[:count])
+        missing = run_bar(
+            book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count], wanted[:count],
+            notes[:count],
+        )  # fmt: skip
         if missing >= 0:
             return t, missing
         for at in range(count):
             refused[notes[at]] += 1
-        row = curve[t]
-        row[0], row[1], row[2] = equity(book), book.cash[0], gross(book)
-        row[3], row[4] = row[0] - row[1], 0.0
-        for at in range(fills, tape.ends[0]):
-            row[4] += abs(tape.fills[at, 2]) * tape.fills[at, 3]
+        curve[t, 0] = equity(book)
+        curve[t, 1] = book[CASH, 0]
+        curve[t, 2] = gross(book)
+        curve[t, 3] = curve[t, 0] - curve[t, 1]
+        traded = 0.0
+        for at in range(filled, ends[FILLS]):
+            traded += abs(fills[at, 2]) * fills[at, 3]
+        curve[t, 4] = traded
         for cause in range(5):
-            now = book.causes[cause].sum()
-            row[5 + cause] = now - before[cause]
+            now = 0.0
+            for i in range(n):
+                now += book[CAUSES[cause], i]
+            curve[t, 5 + cause] = now - before[cause]
             before[cause] = now
     return len(curve), -1
 
 
 @compiled
-def _due(market: Market, tape: Tape, t: int) -> int:
+def _due(settled: Ints, looked_at: int, t: int) -> int:
     """Settlements up to the end of a bar that were not looked at."""
-    return np.searchsorted(market.settlements.bar, t, side="right") - tape.ends[2]
+    at = looked_at
+    while at < len(settled) and settled[at, SETTLED_BAR] <= t:
+        at += 1
+    return at - looked_at
 
 
-def run(market: Market, terms: Terms, weights: Floats, rebalance: NDArray[np.bool_], account: float) -> Result:
+def run(
+    market: Market, terms: Floats, fees: Floats, weights: Floats, rebalance: NDArray[np.bool_], account: float
+) -> Result:
     """One backtest of target weights.
 
     Parameters
     ----------
+    market
+        What is traded.
+    terms, fees
+        On which terms: `bar.AS_TAKER` and so on, and `bar.TAKER` and `bar.MAKER` by bar.
     weights
         Shape (bars, n): signed notional over equity wanted at the bar's open; NaN is 0.
     rebalance
@@ -122,18 +142,21 @@ def run(market: Market, terms: Terms, weights: Floats, rebalance: NDArray[np.boo
         Funding of a held position is unknown, under `ERROR`.
 
     """
-    bars, n = market.bars.open.shape
+    bars, n = market.prices.shape[1:]
     book, curve = new_book(account, n), np.full((bars, len(CURVE)), np.nan)
-    most = max(_ROWS, 8 * n, int(np.bincount(market.settlements.bar, minlength=1).max()) + 1)
-    tape = Tape(np.empty((most, 8)), np.empty((most, 6)), np.zeros(3, np.int64), np.zeros(4, np.int64))
-    before, refused = np.zeros(5), np.zeros(len(NOTES), np.int64)
-    fills, payments, at = [], [], 0
+    desk, sums, before = np.zeros((5, n)), np.zeros(3), np.zeros(5)
+    most = max(_ROWS, 8 * n, int(np.bincount(market.settled[:, SETTLED_BAR], minlength=1).max()) + 1)
+    fills, payments = np.empty((most, len(FILL))), np.empty((most, len(PAYMENT)))
+    ends, counts, refused = np.zeros(3, np.int64), np.zeros(4, np.int64), np.zeros(len(NOTES), np.int64)
+    filled, paid, at = [], [], 0
     while at < bars:
-        reached, missing = _run(book, market, terms, tape, weights, rebalance, at, curve, before, refused)
-        fills.append(tape.fills[: tape.ends[0]].copy())
-        payments.append(tape.payments[: tape.ends[1]].copy())
-        tape.ends[:2] = 0
+        at, missing = _run(
+            book, market, terms, fees, desk, sums, fills, payments, ends, counts, weights, rebalance, at, curve, before,
+            refused,
+        )  # fmt: skip
+        filled.append(fills[: ends[FILLS]].copy())
+        paid.append(payments[: ends[PAYMENTS]].copy())
+        ends[[FILLS, PAYMENTS]] = 0
         if missing >= 0:
             raise NotImplementedError
-        at = reached
-    return Result(curve, np.concatenate(fills), np.concatenate(payments), tape.counts, refused, book)
+    return Result(curve, np.concatenate(filled), np.concatenate(paid), counts, refused, book)

@@ -8,86 +8,86 @@ harms each position, all at the same pace; what happens is what happens first on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.book import LIQUIDATION, PRICE, Book, Floats, clear
+from qlib_crypto.backtest.book import CASH, ENTRY, LIQUIDATION, MARGIN, MARK, PRICE, QUANTITY, Floats, clear
 from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE
 from qlib_crypto.market.margin import MarginTable
 
 #: More halvings than a double has bits to tell two prices apart.
 _HALVINGS = 200
+#: Position sizes that are computed to be at a cap are in the tier below it.
+_AT_CAP = 1.0 - 1e-12
+
+Flags = NDArray[np.bool_]
 
 
-class Tiers(NamedTuple):
-    """Margin tables as arrays of shape (n, most tiers of a table); what a table lacks repeats its last tier."""
-
-    cap: Floats
-    rate: Floats
-    deduction: Floats
-    leverage: Floats
-    by_quantity: NDArray[np.bool_]
-
-
-def tiers_of(tables: Sequence[MarginTable]) -> Tiers:
-    """The tables of the instruments, in their order."""
+def tiers_of(tables: Sequence[MarginTable]) -> tuple[Floats, Flags]:
+    """The tables of the instruments, in their order: as `Market.tiers` and `Market.by_quantity` of one date."""
     most = max(len(table.tiers) for table in tables)
     rows = [[*table.tiers, *[table.tiers[-1]] * (most - len(table.tiers))] for table in tables]
-    parts = [
-        np.array([[getattr(tier, name) for tier in row] for row in rows], dtype=np.float64)
-        for name in ("cap", "maintenance_rate", "deduction", "max_leverage")
-    ]
-    return Tiers(*parts, np.array([table.by_quantity for table in tables]))
+    names = ("cap", "maintenance_rate", "deduction", "max_leverage")
+    tiers = np.array([[[getattr(tier, name) for tier in row] for row in rows] for name in names], dtype=np.float64)
+    return tiers, np.array([table.by_quantity for table in tables])
 
 
 @compiled
-def tier_at(tiers: Tiers, i: int, quantity: float, price: float) -> int:
+def tier_at(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: float) -> int:
     """The place of a position's tier; the last one for what is too large."""
-    size = abs(quantity) * (1.0 - 1e-12)
-    if not tiers.by_quantity[i]:
+    size = abs(quantity) * _AT_CAP
+    if not by_quantity[i]:
         size *= price
     at = 0
-    while at < tiers.cap.shape[1] - 1 and tiers.cap[i, at] <= size:
+    while at < tiers.shape[2] - 1 and tiers[CAP, i, at] <= size:
         at += 1
     return at
 
 
 @compiled
-def maintenance(tiers: Tiers, i: int, quantity: float, price: float) -> float:
-    """Quote coins that must stay behind a position."""
-    at = tier_at(tiers, i, quantity, price)
-    return abs(quantity) * price * tiers.rate[i, at] - tiers.deduction[i, at]
+def largest_leverage(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: float) -> float:
+    """Notional over initial margin, at most, of a position."""
+    return tiers[LEVERAGE, i, tier_at(tiers, by_quantity, i, quantity, price)]
 
 
 @compiled
-def needed(book: Book, tiers: Tiers, i: int, price: float, closing_fee: float) -> float:
-    """Maintenance margin and the fee of closing, at a price."""
-    held = book.quantity[i]
-    return maintenance(tiers, i, held, price) + abs(held) * price * closing_fee
+def needed(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: float, closing_fee: float) -> float:
+    """Maintenance margin and the fee of closing, of a position at a mark."""
+    at = tier_at(tiers, by_quantity, i, quantity, price)
+    return abs(quantity) * price * (tiers[RATE, i, at] + closing_fee) - tiers[DEDUCTION, i, at]
 
 
 @compiled
-def pocket(book: Book, i: int, price: float) -> float:
+def pocket(book: Floats, i: int, price: float) -> float:
     """What is behind an isolated position at a price: its margin and its profit."""
-    return book.margin[i] + book.quantity[i] * (price - book.entry[i])
+    return book[MARGIN, i] + book[QUANTITY, i] * (price - book[ENTRY, i])
 
 
 @compiled
-def isolated_trigger(book: Book, tiers: Tiers, i: int, extreme: float, closing_fee: float) -> float:
+def isolated_surplus(
+    book: Floats, tiers: Floats, by_quantity: Flags, i: int, price: float, closing_fee: float
+) -> float:
+    """What is behind an isolated position less what is needed, at a price."""
+    return pocket(book, i, price) - needed(tiers, by_quantity, i, book[QUANTITY, i], price, closing_fee)
+
+
+@compiled
+def isolated_trigger(
+    book: Floats, tiers: Floats, by_quantity: Flags, i: int, extreme: float, closing_fee: float
+) -> float:
     """The price between the mark and `extreme` at which an isolated position is taken over, NaN when there is none."""
-    start = book.mark[i]
-    if pocket(book, i, start) <= needed(book, tiers, i, start, closing_fee):
-        return start
-    if pocket(book, i, extreme) > needed(book, tiers, i, extreme, closing_fee):
+    if isolated_surplus(book, tiers, by_quantity, i, book[MARK, i], closing_fee) <= 0.0:
+        return book[MARK, i]
+    if isolated_surplus(book, tiers, by_quantity, i, extreme, closing_fee) > 0.0:
         return np.nan
-    safe, lost = start, extreme
+    safe, lost = book[MARK, i], extreme
     for _ in range(_HALVINGS):
         middle = 0.5 * (safe + lost)
         if middle in (safe, lost):
             break
-        if pocket(book, i, middle) <= needed(book, tiers, i, middle, closing_fee):
+        if isolated_surplus(book, tiers, by_quantity, i, middle, closing_fee) <= 0.0:
             lost = middle
         else:
             safe = middle
@@ -95,29 +95,35 @@ def isolated_trigger(book: Book, tiers: Tiers, i: int, extreme: float, closing_f
 
 
 @compiled
-def cross_surplus(book: Book, tiers: Tiers, extremes: Floats, way: float, closing_fee: float) -> float:
+def cross_surplus(
+    book: Floats, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float
+) -> float:
     """Equity less what is needed, `way` (0 to 1) from the marks to the extremes."""
-    surplus = book.cash[0]
-    for i in range(len(book.quantity)):
-        if book.quantity[i] != 0.0:
-            price = book.mark[i] + way * (extremes[i] - book.mark[i])
-            surplus += book.quantity[i] * price - needed(book, tiers, i, price, closing_fee)
+    surplus = book[CASH, 0]
+    for i in range(len(extremes)):
+        held = book[QUANTITY, i]
+        if held != 0.0:
+            price = book[MARK, i] + way * (extremes[i] - book[MARK, i])
+            surplus += held * price - needed(tiers, by_quantity, i, held, price, closing_fee)
     return surplus
 
 
 @compiled
-def cross_trigger(book: Book, tiers: Tiers, extremes: Floats, closing_fee: float) -> float:
-    """How far from the marks to the extremes (0 to 1) the whole account is taken over, NaN when it is not."""
-    if cross_surplus(book, tiers, extremes, 0.0, closing_fee) <= 0.0:
-        return 0.0
-    if cross_surplus(book, tiers, extremes, 1.0, closing_fee) > 0.0:
+def cross_trigger(book: Floats, tiers: Floats, by_quantity: Flags, extremes: Floats, closing_fee: float) -> float:
+    """How far from the marks to the extremes (0 to 1) the whole account is taken over, NaN when it is not.
+
+    The surplus at the extremes alone tells, where it is not broken before the way begins.
+    """
+    if cross_surplus(book, tiers, by_quantity, extremes, 1.0, closing_fee) > 0.0:
         return np.nan
+    if cross_surplus(book, tiers, by_quantity, extremes, 0.0, closing_fee) <= 0.0:
+        return 0.0
     safe, lost = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = 0.5 * (safe + lost)
         if middle in (safe, lost):
             break
-        if cross_surplus(book, tiers, extremes, middle, closing_fee) <= 0.0:
+        if cross_surplus(book, tiers, by_quantity, extremes, middle, closing_fee) <= 0.0:
             lost = middle
         else:
             safe = middle
@@ -125,57 +131,58 @@ def cross_trigger(book: Book, tiers: Tiers, extremes: Floats, closing_fee: float
 
 
 @compiled
-def take_over(book: Book, i: int, price: float, penalty: float) -> None:
+def take_over(book: Floats, i: int, price: float, penalty: float) -> None:
     """The venue closes a position at a mark and keeps `penalty`; a negative one is what its insurance pays."""
-    held = book.quantity[i]
-    book.causes[PRICE, i] += held * (price - book.mark[i])
-    book.causes[LIQUIDATION, i] -= penalty
-    book.cash[0] += held * price - penalty
+    held = book[QUANTITY, i]
+    book[PRICE, i] += held * (price - book[MARK, i])
+    book[LIQUIDATION, i] -= penalty
+    book[CASH, 0] += held * price - penalty
     clear(book, i)
 
 
 @compiled
-def liquidate_isolated(
-    book: Book, tiers: Tiers, i: int, price: float, closing_fee: float, penalty_rate: float
+def _asked(
+    tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: float, closing_fee: float, penalty_rate: float
 ) -> float:
-    """Take over an isolated position: the penalty, at most what is behind it, and what the insurance pays if < 0.
-
-    `penalty_rate` is the share of notional that the venue keeps; negative keeps maintenance margin and closing fee.
-    """
-    left = pocket(book, i, price)
-    asked = needed(book, tiers, i, price, closing_fee)
     if penalty_rate >= 0.0:
-        asked = abs(book.quantity[i]) * price * penalty_rate
-    penalty = min(left, asked)
+        return abs(quantity) * price * penalty_rate
+    return needed(tiers, by_quantity, i, quantity, price, closing_fee)
+
+
+@compiled
+def liquidate_isolated(
+    book: Floats, tiers: Floats, by_quantity: Flags, i: int, price: float, closing_fee: float, penalty_rate: float
+) -> float:
+    """Take over an isolated position: the penalty, at most what is behind it; negative is what the insurance pays.
+
+    `penalty_rate` is the share of notional that the venue keeps; below 0 it keeps maintenance margin and closing fee.
+    """
+    asked = _asked(tiers, by_quantity, i, book[QUANTITY, i], price, closing_fee, penalty_rate)
+    penalty = min(pocket(book, i, price), asked)
     take_over(book, i, price, penalty)
     return penalty
 
 
 @compiled
 def liquidate_cross(
-    book: Book, tiers: Tiers, extremes: Floats, way: float, closing_fee: float, penalty_rate: float
-) -> float:
+    book: Floats, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float,
+    penalty_rate: float,
+) -> float:  # fmt: skip
     """Take over everything, `way` from the marks to the extremes: the penalty, see `liquidate_isolated`.
 
-    Each position bears its part of the penalty by what it asked for.
+    Each position bears its part of the penalty by what it asked for. `extremes` become the prices of the take-over.
     """
-    left, asked = book.cash[0], 0.0
-    for i in range(len(book.quantity)):
-        if book.quantity[i] != 0.0:
-            price = book.mark[i] + way * (extremes[i] - book.mark[i])
-            left += book.quantity[i] * price
-            asked += _asked(book, tiers, i, price, closing_fee, penalty_rate)
+    left, asked = book[CASH, 0], 0.0
+    for i in range(len(extremes)):
+        held = book[QUANTITY, i]
+        if held != 0.0:
+            extremes[i] = book[MARK, i] + way * (extremes[i] - book[MARK, i])
+            left += held * extremes[i]
+            asked += _asked(tiers, by_quantity, i, held, extremes[i], closing_fee, penalty_rate)
     penalty = min(left, asked)
-    for i in range(len(book.quantity)):
-        if book.quantity[i] != 0.0:
-            price = book.mark[i] + way * (extremes[i] - book.mark[i])
-            own = _asked(book, tiers, i, price, closing_fee, penalty_rate)
-            take_over(book, i, price, penalty * (own / asked) if asked > 0.0 else 0.0)
+    for i in range(len(extremes)):
+        held = book[QUANTITY, i]
+        if held != 0.0:
+            own = _asked(tiers, by_quantity, i, held, extremes[i], closing_fee, penalty_rate)
+            take_over(book, i, extremes[i], penalty * (own / asked) if asked > 0.0 else 0.0)
     return penalty
-
-
-@compiled
-def _asked(book: Book, tiers: Tiers, i: int, price: float, closing_fee: float, penalty_rate: float) -> float:
-    if penalty_rate >= 0.0:
-        return abs(book.quantity[i]) * price * penalty_rate
-    return needed(book, tiers, i, price, closing_fee)

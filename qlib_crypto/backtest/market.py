@@ -1,4 +1,4 @@
-"""What a backtest trades on: bars, marks, settlements and the venue's rules as time x instrument arrays."""
+"""What a backtest trades on, as few arrays as there can be: compiled functions pass each of them on."""
 
 from __future__ import annotations
 
@@ -11,90 +11,54 @@ from qlib_crypto.backtest.book import Floats
 
 Ints = NDArray[np.int64]
 
-
-class Bars(NamedTuple):
-    """Shape (bars, n), quote per base but for the volume (base coins); NaN where there is none.
-
-    Where no mark is known, its four arrays are those of the trades.
-    """
-
-    open: Floats
-    high: Floats
-    low: Floats
-    close: Floats
-    volume: Floats
-    mark_open: Floats
-    mark_high: Floats
-    mark_low: Floats
-    mark_close: Floats
-
-
-class Settlements(NamedTuple):
-    """Settled funding in the order of time, shape (k,).
-
-    Attributes
-    ----------
-    bar, column
-        The bar in which it falls, and whose it is.
-    at_open
-        Whether it falls on the bar's open: it acts before the bar's orders.
-    rate
-        Fraction of notional for the interval that ended; longs pay a positive one.
-    price
-        Settlement mark, quote per base; NaN where unknown.
-    source
-        Whose price: a place in `provider.funding.PRICE_SOURCES`.
-
-    """
-
-    bar: Ints
-    column: Ints
-    at_open: NDArray[np.bool_]
-    rate: Floats
-    price: Floats
-    source: Ints
-
-
-class Rules(NamedTuple):
-    """Order rules by date: shape (dates, n), and the first bar of each date, shape (dates,). 0 is no rule."""
-
-    since: Ints
-    lot: Floats
-    min_base: Floats
-    min_notional: Floats
-    tick: Floats
-
-
-class Margins(NamedTuple):
-    """`liquidation.Tiers` by date, one dimension more each, and the first bar of each date, shape (dates,)."""
-
-    since: Ints
-    cap: Floats
-    rate: Floats
-    deduction: Floats
-    leverage: Floats
-    by_quantity: NDArray[np.bool_]
+#: Rows of `Market.prices`; marks follow in the order of the first four where there are any.
+OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
+#: Rows of `Market.rules`.
+LOT, MIN_BASE, MIN_NOTIONAL, TICK = range(4)
+#: Rows of `Market.tiers`.
+CAP, RATE, DEDUCTION, LEVERAGE = range(4)
+#: Columns of `Market.settled`, and of `Market.settlements`.
+SETTLED_BAR, SETTLED_COLUMN, SETTLED_AT_OPEN = range(3)
+SETTLED_RATE, SETTLED_PRICE = range(2)
+#: Bits of `Market.unknown`.
+UNKNOWN_AT_OPEN, UNKNOWN_LATER = 1, 2
 
 
 class Market(NamedTuple):
-    """All of it.
+    """Bars of n instruments and the venue's rules.
 
     Attributes
     ----------
-    bars
-        Of the steps.
+    prices
+        Shape (5 or 9, bars, n): `OPEN` to `CLOSE` (quote per base), `VOLUME` (base coins), then mark open, high, low,
+        close where they are known. NaN where there is no bar.
+    marks
+        Row of the mark's open: 5, or `OPEN` where positions are marked at trade prices.
+    settled, settlements
+        Shapes (k, 3) and (k, 2), in the order of time: the bar in which funding settled, whose, and 1 where exactly at
+        its open, so that it acts before the bar's orders; its rate (fraction of notional, longs pay a positive one) and
+        price (quote per base, NaN where unknown).
     unknown
-        Shape (bars, n): bit 1 where funding at the open is unknown, bit 2 where funding later in the bar is.
+        Shape (bars, n): whether it is unknown what settled, in bits: at the open, later in the bar.
     last
         Shape (n,): the last bar with a price, -1 for none.
-    rules, margins
-        What the venue takes, and asks for.
+    rules_since, rules
+        First bar of each state of the order rules, shape (dates,), and shape (dates, 4, n): lot and smallest order
+        (base coins), smallest notional (quote coins), tick; 0 is no rule.
+    tiers_since, tiers, by_quantity
+        First bar of each state of the margin tiers; shape (dates, 4, n, most tiers): cap, maintenance rate, deduction,
+        largest leverage, a table's last tier repeated; shape (dates, n): sizes are base coins, not notional.
 
     """
 
-    bars: Bars
-    settlements: Settlements
+    prices: NDArray[np.float64]
+    marks: int
+    settled: Ints
+    settlements: Floats
     unknown: NDArray[np.uint8]
     last: Ints
-    rules: Rules
-    margins: Margins
+    rules_since: Ints
+    rules: Floats
+    tiers_since: Ints
+    tiers: Floats
+    by_quantity: NDArray[np.bool_]
