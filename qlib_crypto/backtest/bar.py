@@ -32,7 +32,7 @@ from qlib_crypto.backtest.admission import (
 )
 from qlib_crypto.backtest.admission import LEVERAGE as BEYOND_LEVERAGE
 from qlib_crypto.backtest.admission import VOLUME as NO_VOLUME
-from qlib_crypto.backtest.book import CASH, ENTRY, MARK, QUANTITY, Floats, mark_at, settle, trade
+from qlib_crypto.backtest.book import ALL, CASH, ENTRY, MARK, QUANTITY, Floats, mark_at, settle, trade
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.liquidation import (
     Flags,
@@ -41,6 +41,7 @@ from qlib_crypto.backtest.liquidation import (
     largest_leverage,
     liquidate_cross,
     liquidate_isolated,
+    needed,
     pocket,
 )
 from qlib_crypto.backtest.market import (
@@ -110,8 +111,9 @@ PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
 #: Rows of a desk, shape (5, n), room to work in: the bar's open, or the mark without one; margin reserved behind each
 #: position at that price; what was traded of the bar's volume; extremes of marks; 1 where orders are void.
 _AT, _RESERVED, _USED, _EXTREME, _VOID = range(5)
-#: Places in the sums of a desk, shape (3,): money, gross notional and reserved margin at the desk's prices.
-_MONEY, _GROSS, _ALL_RESERVED = range(3)
+#: Places in the sums of a desk, shape (5,): money, gross notional and reserved margin at the desk's prices; equity and
+#: gross notional at the last marks.
+_MONEY, _GROSS, _ALL_RESERVED, EQUITY, GROSS = range(5)
 
 
 @compiled
@@ -136,13 +138,17 @@ def settle_part(
     book: Floats, settled: Ints, settlements: Floats, unknown: Bits, last: Ints, policy: float, payments: Floats,
     ends: Ints, counts: Ints, t: int, at_open: bool,
 ) -> int:  # fmt: skip
-    """Pay the settlements of a bar, those at its open or the later ones: -1, or the column whose funding is missing."""
-    bit = UNKNOWN_AT_OPEN if at_open else UNKNOWN_LATER
-    for i in range(book.shape[1]):
-        if book[QUANTITY, i] != 0.0 and unknown[i] & bit and last[i] >= t:
-            if policy == ERROR:
-                return i
-            counts[FUNDING_AS_NONE] += 1
+    """Pay the settlements of a bar, those at its open or the later ones: -1, or the column whose funding is missing.
+
+    The last of `unknown` is whether any is.
+    """
+    if unknown[ALL]:
+        bit = UNKNOWN_AT_OPEN if at_open else UNKNOWN_LATER
+        for i in range(book.shape[1] - 1):
+            if book[QUANTITY, i] != 0.0 and unknown[i] & bit and last[i] >= t:
+                if policy == ERROR:
+                    return i
+                counts[FUNDING_AS_NONE] += 1
     while ends[SETTLED] < len(settled):
         at = ends[SETTLED]
         bar = settled[at, SETTLED_BAR]
@@ -172,14 +178,20 @@ def settle_part(
 
 
 @compiled
-def mark_all(book: Floats, prices: Floats, counts: Ints) -> None:
-    """Every position at its price; without one it keeps its mark."""
+def mark_all(book: Floats, prices: Floats, sums: Floats, counts: Ints) -> None:
+    """Every position at its price, without one at its last mark; equity and gross notional then."""
+    money, gross = book[CASH, ALL], 0.0
     for i in range(len(prices)):
-        if book[QUANTITY, i] != 0.0:
+        held = book[QUANTITY, i]
+        if held != 0.0:
             if prices[i] > 0.0:
                 mark_at(book, i, prices[i])
             else:
                 counts[STALE_MARKS] += 1
+            value = held * book[MARK, i]
+            money += value
+            gross += abs(value)
+    sums[EQUITY], sums[GROSS] = money, gross
 
 
 @compiled
@@ -242,15 +254,31 @@ def margin_call(
 
 
 @compiled
-def _to_extremes(book: Floats, low: Floats, high: Floats, extremes: Floats) -> None:
-    """The marks of a bar that harm each position most; where it stands without one, or with none that is worse."""
+def _on_the_way(
+    book: Floats, tiers: Floats, by_quantity: Flags, isolated: float, taker: float, low: Floats, high: Floats,
+    extremes: Floats,
+) -> bool:  # fmt: skip
+    """Whether the marks of a bar that harm each position most break anything; `extremes` become these marks.
+
+    A position without such a mark, or with none that is worse, stands where it is.
+    """
+    surplus, broken = book[CASH, ALL], False
     for i in range(len(extremes)):
         held = book[QUANTITY, i]
-        extremes[i] = book[MARK, i]
-        if held > 0.0 and low[i] < extremes[i]:
-            extremes[i] = low[i]
-        elif held < 0.0 and high[i] > extremes[i]:
-            extremes[i] = high[i]
+        if held == 0.0:
+            continue
+        price = book[MARK, i]
+        if held > 0.0:
+            if low[i] < price:
+                price = low[i]
+        elif high[i] > price:
+            price = high[i]
+        extremes[i] = price
+        need = needed(tiers, by_quantity, i, held, price, taker)
+        if isolated != 0.0:
+            broken = broken or pocket(book, i, price) <= need
+        surplus += held * price - need
+    return broken if isolated != 0.0 else surplus <= 0.0
 
 
 @compiled
@@ -275,7 +303,7 @@ def _take_stock(
     book: Floats, tiers: Floats, by_quantity: Flags, terms: Floats, desk: Floats, sums: Floats, opens: Floats
 ) -> None:
     """What there is when the orders come, at the bar's opens."""
-    sums[_MONEY], sums[_GROSS], sums[_ALL_RESERVED] = book[CASH, 0], 0.0, 0.0
+    sums[_MONEY], sums[_GROSS], sums[_ALL_RESERVED] = book[CASH, ALL], 0.0, 0.0
     for i in range(len(opens)):
         held = book[QUANTITY, i]
         desk[_USED, i] = desk[_RESERVED, i] = 0.0
@@ -287,44 +315,55 @@ def _take_stock(
 
 
 @compiled
-def market_order(
+def market_orders(
     book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, desk: Floats,
-    sums: Floats, fills: Floats, ends: Ints, t: int, i: int, wanted: float, reference: float, volume: float,
-    unknown: int,
-) -> int:  # fmt: skip
-    """Execute what can be of an order at the open (`reference`), at fee `rate`: the note."""
-    held = book[QUANTITY, i]
-    if not reference > 0.0:
-        return NO_PRICE
-    quantity, note = wanted, WHOLE
-    if wanted != -held:
-        if terms[MISSING_FUNDING] == UNTRADABLE and unknown != 0:
-            quantity = towards(held, wanted, 0.0)
-            note = FUNDING_UNKNOWN if quantity != wanted else WHOLE
-        else:
-            quantity, note = _within(
-                tiers, by_quantity, terms, sums, i, held, desk[_RESERVED, i], wanted, reference, rate
+    sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, opens: Floats,
+    volumes: Floats, unknown: Bits,
+) -> None:  # fmt: skip
+    """Execute what can be of each order at the open, at fee `rate`; `notes` say why not all.
+
+    One function for all of a bar: numba counts the references of each array at each call.
+    """
+    untradable, slip, isolated = terms[MISSING_FUNDING] == UNTRADABLE, terms[SLIP], terms[ISOLATED] != 0.0
+    margined, most_of_bar = terms[MAX_LEVERAGE] > 0.0, terms[PARTICIPATION]
+    for at in range(len(columns)):
+        i = columns[at]
+        reference, held = opens[i], book[QUANTITY, i]
+        quantity, note = wanted[at], WHOLE
+        if desk[_VOID, i] != 0.0:
+            continue
+        if not reference > 0.0:
+            notes[at] = NO_PRICE
+            continue
+        if quantity != -held:
+            if untradable and unknown[i] != 0:
+                quantity = towards(held, quantity, 0.0)
+                note = FUNDING_UNKNOWN if quantity != wanted[at] else WHOLE
+            else:
+                quantity, note = _within(
+                    tiers, by_quantity, terms, sums, i, held, desk[_RESERVED, i], quantity, reference, rate
+                )
+        if most_of_bar < np.inf:
+            left = max(most_of_bar * volumes[i] - desk[_USED, i], 0.0)
+            if not abs(quantity) <= left:
+                quantity, note = np.copysign(left, wanted[at]), CLIPPED_VOLUME if left > 0.0 else NO_VOLUME
+        if quantity != 0.0:
+            quantity, note = sized(
+                quantity, note, held, reference, rules[LOT, i], rules[MIN_BASE, i], rules[MIN_NOTIONAL, i]
             )
-    if terms[PARTICIPATION] < np.inf:
-        left = max(terms[PARTICIPATION] * volume - desk[_USED, i], 0.0)
-        if not abs(quantity) <= left:
-            quantity, note = np.copysign(left, wanted), CLIPPED_VOLUME if left > 0.0 else NO_VOLUME
-    if quantity == 0.0:
-        return note
-    quantity, note = sized(quantity, note, held, reference, rules[LOT, i], rules[MIN_BASE, i], rules[MIN_NOTIONAL, i])
-    if quantity == 0.0:
-        return note
-    price = slipped(reference, quantity, terms[SLIP], rules[TICK, i])
-    leverage = 0.0
-    if terms[ISOLATED] != 0.0:
-        leverage = min(terms[MAX_LEVERAGE], largest_leverage(tiers, by_quantity, i, held + quantity, reference))
-    fee, realised = trade(book, i, quantity, price, reference, rate, leverage)
-    _log(fills, ends, t, i, quantity, price, reference, fee, realised, note)
-    desk[_USED, i] += abs(quantity)
-    sums[_MONEY] -= fee + quantity * (price - reference)
-    sums[_GROSS] += (abs(book[QUANTITY, i]) - abs(held)) * reference
-    _reserve(book, tiers, by_quantity, terms, desk, sums, i)
-    return note
+        notes[at] = note
+        if quantity == 0.0:
+            continue
+        price, leverage = slipped(reference, quantity, slip, rules[TICK, i]), 0.0
+        if isolated:
+            leverage = min(terms[MAX_LEVERAGE], largest_leverage(tiers, by_quantity, i, held + quantity, reference))
+        fee, realised = trade(book, i, quantity, price, reference, rate, leverage)
+        _log(fills, ends, t, i, quantity, price, reference, fee, realised, note)
+        desk[_USED, i] += abs(quantity)
+        sums[_MONEY] -= fee + quantity * (price - reference)
+        sums[_GROSS] += (abs(book[QUANTITY, i]) - abs(held)) * reference
+        if margined:
+            _reserve(book, tiers, by_quantity, terms, desk, sums, i)
 
 
 @compiled
@@ -348,6 +387,10 @@ def _within(
         quantity, note = part, TIER if part == 0.0 else CLIPPED_TIER
     free = sums[_MONEY] - (sums[_ALL_RESERVED] - reserved)
     cost = rate + terms[SLIP]
+    size = abs(held + quantity) * price
+    lever = min(terms[MAX_LEVERAGE], largest_leverage(tiers, by_quantity, i, held + quantity, price))
+    if size <= (free - abs(quantity) * price * cost) * lever:
+        return quantity, note
     most = _affordable(tiers, by_quantity, terms[MAX_LEVERAGE], i, held, quantity, price, free, cost)
     part = towards(held, quantity, most)
     if part != quantity:
@@ -402,25 +445,26 @@ def run_bar(
     prices, marks, first = market.prices, market.marks, dated(market.tiers_since, t)
     tiers, by_quantity = market.tiers[first], market.by_quantity[first]
     rules = market.rules[dated(market.rules_since, t)]
-    mark_all(book, prices[marks + OPEN, t], counts)
-    forced_closes(book, prices[OPEN, t], unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
-    margined, extremes = terms[MAX_LEVERAGE] > 0.0, desk[_EXTREME]
+    mark_all(book, prices[marks + OPEN, t], sums, counts)
+    if unknown[ALL]:
+        forced_closes(book, prices[OPEN, t], unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
+    margined, extremes = terms[MAX_LEVERAGE] > 0.0 and sums[GROSS] > 0.0, desk[_EXTREME]
     if margined:
-        extremes[:] = book[MARK]
-        margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+        at = prices[marks + OPEN, t]  # they are marked there: neither is worse
+        if _on_the_way(book, tiers, by_quantity, terms[ISOLATED], taker, at, at, extremes):
+            margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
     if len(columns):
         _take_stock(book, tiers, by_quantity, terms, desk, sums, prices[OPEN, t])
     rate = taker if terms[AS_TAKER] != 0.0 else fees[MAKER, t]
-    for at in range(len(columns)):
-        i = columns[at]
-        if desk[_VOID, i] == 0.0:
-            notes[at] = market_order(
-                book, tiers, by_quantity, rules, terms, rate, desk, sums, fills, ends, t, i, wanted[at],
-                prices[OPEN, t, i], prices[VOLUME, t, i], unknown[i],
-            )  # fmt: skip
-    if margined:
-        _to_extremes(book, prices[marks + LOW, t], prices[marks + HIGH, t], extremes)
-        margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+    if len(columns):
+        market_orders(
+            book, tiers, by_quantity, rules, terms, rate, desk, sums, fills, ends, t, columns, wanted, notes,
+            prices[OPEN, t], prices[VOLUME, t], unknown,
+        )  # fmt: skip
+    if terms[MAX_LEVERAGE] > 0.0:
+        low, high = prices[marks + LOW, t], prices[marks + HIGH, t]
+        if _on_the_way(book, tiers, by_quantity, terms[ISOLATED], taker, low, high, extremes):
+            margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
     paid = ends[PAYMENTS]
     missing = settle_part(
         book, market.settled, market.settlements, unknown, last, terms[MISSING_FUNDING], payments, ends, counts, t,
@@ -428,8 +472,10 @@ def run_bar(
     )  # fmt: skip
     if missing >= 0:
         return missing
-    mark_all(book, prices[marks + CLOSE, t], counts)
-    if margined and ends[PAYMENTS] > paid:
-        extremes[:] = book[MARK]
-        margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+    mark_all(book, prices[marks + CLOSE, t], sums, counts)
+    if terms[MAX_LEVERAGE] > 0.0 and ends[PAYMENTS] > paid:
+        closes = prices[marks + CLOSE, t]
+        if _on_the_way(book, tiers, by_quantity, terms[ISOLATED], taker, closes, closes, extremes):
+            margin_call(book, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+            mark_all(book, closes, sums, counts)
     return -1

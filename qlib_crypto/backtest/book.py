@@ -19,9 +19,9 @@ Floats = NDArray[np.float64]
 
 #: Rows of a book: signed base coins, average entry price, last seen mark, quote coins set aside for an isolated
 #: position; then what price, funding, fees, slippage and liquidation changed so far. 0 where nothing is held.
-QUANTITY, ENTRY, MARK, MARGIN, PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION = range(9)
-#: The row whose first value is the cash.
-CASH = 9
+QUANTITY, ENTRY, MARK, MARGIN, PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION, CASH = range(10)
+#: The column of the whole account, after those of the instruments: what each cause changed, and the cash.
+ALL = -1
 #: The causes of a change of equity.
 CAUSES = (PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION)
 #: A remainder below this part of the larger of order and position is rounding, not a position.
@@ -29,10 +29,17 @@ DUST = 1e-12
 
 
 def new_book(cash: float, instruments: int) -> Floats:
-    """A flat one, shape (10, n): one array, because compiled functions hand it on so often."""
-    book = np.zeros((CASH + 1, instruments))
-    book[CASH, 0] = cash
+    """A flat one, shape (10, n + 1): one array, because compiled functions hand it on so often."""
+    book = np.zeros((CASH + 1, instruments + 1))
+    book[CASH, ALL] = cash
     return book
+
+
+@compiled
+def change(book: Floats, i: int, cause: int, amount: float) -> None:
+    """Note why equity changed."""
+    book[cause, i] += amount
+    book[cause, ALL] += amount
 
 
 @compiled
@@ -50,10 +57,10 @@ def trade(
         book[MARK, i] = reference
         entry = price
     fee = abs(quantity) * price * fee_rate
-    book[CASH, 0] -= quantity * price + fee
-    book[PRICE, i] += quantity * (book[MARK, i] - reference)
-    book[SLIPPAGE, i] += quantity * (reference - price)
-    book[FEE, i] -= fee
+    book[CASH, ALL] -= quantity * price + fee
+    change(book, i, PRICE, quantity * (book[MARK, i] - reference))
+    change(book, i, SLIPPAGE, quantity * (reference - price))
+    change(book, i, FEE, -fee)
     after = held + quantity
     closed = 0.0
     if held * quantity < 0.0:
@@ -91,8 +98,8 @@ def settle(book: Floats, i: int, cash_per_base: float) -> float:
     What an isolated position pays or gets changes the margin set aside for it.
     """
     amount = -book[QUANTITY, i] * cash_per_base
-    book[CASH, 0] += amount
-    book[FUNDING, i] += amount
+    book[CASH, ALL] += amount
+    change(book, i, FUNDING, amount)
     if book[MARGIN, i] != 0.0:
         book[MARGIN, i] += amount
     return amount
@@ -101,15 +108,15 @@ def settle(book: Floats, i: int, cash_per_base: float) -> float:
 @compiled
 def mark_at(book: Floats, i: int, price: float) -> None:
     """The position at a new mark."""
-    book[PRICE, i] += book[QUANTITY, i] * (price - book[MARK, i])
+    change(book, i, PRICE, book[QUANTITY, i] * (price - book[MARK, i]))
     book[MARK, i] = price
 
 
 @compiled
 def equity(book: Floats) -> float:
     """What would be left if everything closed at mark without a cost."""
-    total = book[CASH, 0]
-    for i in range(book.shape[1]):
+    total = book[CASH, ALL]
+    for i in range(book.shape[1] - 1):
         if book[QUANTITY, i] != 0.0:
             total += book[QUANTITY, i] * book[MARK, i]
     return total
@@ -119,6 +126,6 @@ def equity(book: Floats) -> float:
 def gross(book: Floats) -> float:
     """The absolute notional at mark."""
     total = 0.0
-    for i in range(book.shape[1]):
+    for i in range(book.shape[1] - 1):
         total += abs(book[QUANTITY, i]) * book[MARK, i]
     return total

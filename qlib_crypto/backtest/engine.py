@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.bar import FILL, FILLS, NOTES, PAYMENT, PAYMENTS, SETTLED, run_bar
-from qlib_crypto.backtest.book import CASH, CAUSES, QUANTITY, Floats, equity, gross, new_book
+from qlib_crypto.backtest.bar import EQUITY, FILL, FILLS, GROSS, NOTES, PAYMENT, PAYMENTS, SETTLED, run_bar
+from qlib_crypto.backtest.book import ALL, CASH, PRICE, QUANTITY, Floats, new_book
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.market import OPEN, SETTLED_BAR, Ints, Market
 
@@ -74,14 +74,14 @@ def _run(
     curve: Floats, before: Floats, refused: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """From bar `first` on: the bar that was not done, and the column whose funding is missing there, or -1."""
-    n = book.shape[1]
+    n = book.shape[1] - 1
     columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
     for t in range(first, len(curve)):
         if ends[FILLS] + 4 * n > len(fills) or ends[PAYMENTS] + _due(market.settled, ends[SETTLED], t) > len(payments):
             return t, -1
         count = 0
         if rebalance[t]:
-            count = _orders_to(book, market.prices[OPEN, t], weights[t], max(equity(book), 0.0), columns, wanted)
+            count = _orders_to(book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted)
         filled = ends[FILLS]
         notes[:count] = 0
         missing = run_bar(
@@ -92,18 +92,16 @@ def _run(
             return t, missing
         for at in range(count):
             refused[notes[at]] += 1
-        curve[t, 0] = equity(book)
-        curve[t, 1] = book[CASH, 0]
-        curve[t, 2] = gross(book)
-        curve[t, 3] = curve[t, 0] - curve[t, 1]
+        curve[t, 0] = sums[EQUITY]
+        curve[t, 1] = book[CASH, ALL]
+        curve[t, 2] = sums[GROSS]
+        curve[t, 3] = sums[EQUITY] - book[CASH, ALL]
         traded = 0.0
         for at in range(filled, ends[FILLS]):
             traded += abs(fills[at, 2]) * fills[at, 3]
         curve[t, 4] = traded
         for cause in range(5):
-            now = 0.0
-            for i in range(n):
-                now += book[CAUSES[cause], i]
+            now = book[PRICE + cause, ALL]
             curve[t, 5 + cause] = now - before[cause]
             before[cause] = now
     return len(curve), -1
@@ -144,7 +142,8 @@ def run(
     """
     bars, n = market.prices.shape[1:]
     book, curve = new_book(account, n), np.full((bars, len(CURVE)), np.nan)
-    desk, sums, before = np.zeros((5, n)), np.zeros(3), np.zeros(5)
+    desk, sums, before = np.zeros((5, n)), np.zeros(5), np.zeros(5)
+    sums[EQUITY] = account
     most = max(_ROWS, 8 * n, int(np.bincount(market.settled[:, SETTLED_BAR], minlength=1).max()) + 1)
     fills, payments = np.empty((most, len(FILL))), np.empty((most, len(PAYMENT)))
     ends, counts, refused = np.zeros(3, np.int64), np.zeros(4, np.int64), np.zeros(len(NOTES), np.int64)

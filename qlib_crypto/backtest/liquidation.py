@@ -12,7 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.book import CASH, ENTRY, LIQUIDATION, MARGIN, MARK, PRICE, QUANTITY, Floats, clear
+from qlib_crypto.backtest.book import (
+    ALL,
+    CASH,
+    ENTRY,
+    LIQUIDATION,
+    MARGIN,
+    MARK,
+    PRICE,
+    QUANTITY,
+    Floats,
+    change,
+    clear,
+)
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE
 from qlib_crypto.market.margin import MarginTable
@@ -99,7 +111,7 @@ def cross_surplus(
     book: Floats, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float
 ) -> float:
     """Equity less what is needed, `way` (0 to 1) from the marks to the extremes."""
-    surplus = book[CASH, 0]
+    surplus = book[CASH, ALL]
     for i in range(len(extremes)):
         held = book[QUANTITY, i]
         if held != 0.0:
@@ -134,9 +146,9 @@ def cross_trigger(book: Floats, tiers: Floats, by_quantity: Flags, extremes: Flo
 def take_over(book: Floats, i: int, price: float, penalty: float) -> None:
     """The venue closes a position at a mark and keeps `penalty`; a negative one is what its insurance pays."""
     held = book[QUANTITY, i]
-    book[PRICE, i] += held * (price - book[MARK, i])
-    book[LIQUIDATION, i] -= penalty
-    book[CASH, 0] += held * price - penalty
+    change(book, i, PRICE, held * (price - book[MARK, i]))
+    change(book, i, LIQUIDATION, -penalty)
+    book[CASH, ALL] += held * price - penalty
     clear(book, i)
 
 
@@ -172,7 +184,7 @@ def liquidate_cross(
 
     Each position bears its part of the penalty by what it asked for. `extremes` become the prices of the take-over.
     """
-    left, asked = book[CASH, 0], 0.0
+    left, asked = book[CASH, ALL], 0.0
     for i in range(len(extremes)):
         held = book[QUANTITY, i]
         if held != 0.0:

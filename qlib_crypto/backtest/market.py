@@ -39,7 +39,7 @@ class Market(NamedTuple):
         its open, so that it acts before the bar's orders; its rate (fraction of notional, longs pay a positive one) and
         price (quote per base, NaN where unknown).
     unknown
-        Shape (bars, n): whether it is unknown what settled, in bits: at the open, later in the bar.
+        Shape (bars, n + 1): whether it is unknown what settled, in bits: at the open, later in the bar; then of any.
     last
         Shape (n,): the last bar with a price, -1 for none.
     rules_since, rules
