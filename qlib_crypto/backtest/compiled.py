@@ -20,7 +20,7 @@ def compiled[F: Callable[..., Any]](function: F) -> F:
     itself would not see that a function which another one calls has changed.
     """
     with _cached_in(_folder()):
-        return cast("F", numba.njit(cache=True, error_model="numpy")(function))
+        return cast("F", numba.njit(cache=True, error_model="numpy", _nrt=False)(function))
 
 
 @contextmanager

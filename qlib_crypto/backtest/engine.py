@@ -7,15 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.bar import EQUITY, FILL, FILLS, GROSS, NOTES, PAYMENT, PAYMENTS, SETTLED, run_bar
+from qlib_crypto.backtest.bar import run_bar
 from qlib_crypto.backtest.book import ALL, CASH, PRICE, QUANTITY, Floats, new_book
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.market import OPEN, SETTLED_BAR, Ints, Market
+from qlib_crypto.backtest.market import OPEN, Ints, Market
+from qlib_crypto.backtest.trading import EQUITY, FILL, FILLS, GROSS, LATER, NOTES, PAYMENT, PAYMENTS
 
 #: Columns of `Result.curve`.
 CURVE = ("equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "liquidation")
-#: Rows of fills and of payments that are written before they are moved on.
-_ROWS = 1 << 15
+#: Rows of fills to begin with, at most.
+_ROWS = 1 << 22
 
 
 class Result(NamedTuple):
@@ -45,48 +46,65 @@ class Result(NamedTuple):
 
 
 @compiled
-def _orders_to(book: Floats, opens: Floats, weights: Floats, money: float, columns: Ints, wanted: Floats) -> int:
-    """From what is held to the weights of `money`, those that shrink a position first: how many orders."""
-    count, n = 0, len(weights)
-    for i in range(n):
+def _orders_to(
+    book: Floats,
+    opens: Floats,
+    weights: Floats,
+    money: float,
+    columns: Ints,
+    wanted: Floats,
+    room: Ints,
+    later: Floats,
+) -> int:
+    """From what is held to the weights of `money`, those that shrink a position first: how many orders.
+
+    `room` has the shape of the columns.
+    """
+    some = 0
+    for i in range(len(weights)):
+        room[some] = i
+        some += (weights[i] != 0.0) | (book[QUANTITY, i] != 0.0)
+    count, grow = 0, 0
+    for i in room[:some]:
         weight, held, price = weights[i], book[QUANTITY, i], opens[i]
-        if (weight == 0.0 and held == 0.0) or not price > 0.0:
+        if not price > 0.0:
             continue
         target = 0.0 if np.isnan(weight) else weight * money / price
-        if target != held and abs(target) <= abs(held) and held * target >= 0.0:
-            columns[count], wanted[count] = i, target - held
-            count += 1
-    for i in range(n):
-        weight, held, price = weights[i], book[QUANTITY, i], opens[i]
-        if weight == 0.0 or np.isnan(weight) or not price > 0.0:
+        order = target - held
+        if order == 0.0:
             continue
-        target = weight * money / price
-        if abs(target) > abs(held) or held * target < 0.0:
-            columns[count], wanted[count] = i, target - held
+        if abs(target) <= abs(held) and held * target >= 0.0:
+            columns[count], wanted[count] = i, order
             count += 1
-    return count
+        else:
+            room[grow], later[grow] = i, order
+            grow += 1
+    for at in range(grow):
+        columns[count + at], wanted[count + at] = room[at], later[at]
+    return count + grow
 
 
 @compiled
 def _run(
     book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
     payments: Floats, ends: Ints, counts: Ints, weights: Floats, rebalance: NDArray[np.bool_], first: int,
-    curve: Floats, before: Floats, refused: Ints,
+    curve: Floats, before: Floats, refused: Ints, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """From bar `first` on: the bar that was not done, and the column whose funding is missing there, or -1."""
     n = book.shape[1] - 1
-    columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
     for t in range(first, len(curve)):
-        if ends[FILLS] + 4 * n > len(fills) or ends[PAYMENTS] + _due(market.settled, ends[SETTLED], t) > len(payments):
+        if ends[FILLS] + 4 * n > len(fills):
             return t, -1
         count = 0
         if rebalance[t]:
-            count = _orders_to(book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted)
+            count = _orders_to(
+                book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted, room, desk[LATER]
+            )
         filled = ends[FILLS]
         notes[:count] = 0
         missing = run_bar(
             book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count], wanted[:count],
-            notes[:count],
+            notes[:count], room,
         )  # fmt: skip
         if missing >= 0:
             return t, missing
@@ -105,15 +123,6 @@ def _run(
             curve[t, 5 + cause] = now - before[cause]
             before[cause] = now
     return len(curve), -1
-
-
-@compiled
-def _due(settled: Ints, looked_at: int, t: int) -> int:
-    """Settlements up to the end of a bar that were not looked at."""
-    at = looked_at
-    while at < len(settled) and settled[at, SETTLED_BAR] <= t:
-        at += 1
-    return at - looked_at
 
 
 def run(
@@ -144,18 +153,18 @@ def run(
     book, curve = new_book(account, n), np.full((bars, len(CURVE)), np.nan)
     desk, sums, before = np.zeros((5, n)), np.zeros(5), np.zeros(5)
     sums[EQUITY] = account
-    most = max(_ROWS, 8 * n, int(np.bincount(market.settled[:, SETTLED_BAR], minlength=1).max()) + 1)
-    fills, payments = np.empty((most, len(FILL))), np.empty((most, len(PAYMENT)))
+    # memory that is never written to is never taken
+    fills = np.empty((min(4 * n + bars * n, _ROWS), len(FILL)))
+    payments = np.empty((len(market.settled), len(PAYMENT)))
     ends, counts, refused = np.zeros(3, np.int64), np.zeros(4, np.int64), np.zeros(len(NOTES), np.int64)
-    filled, paid, at = [], [], 0
+    at = 0
     while at < bars:
         at, missing = _run(
             book, market, terms, fees, desk, sums, fills, payments, ends, counts, weights, rebalance, at, curve, before,
-            refused,
+            refused, np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64), np.empty(n, np.int64),
         )  # fmt: skip
-        filled.append(fills[: ends[FILLS]].copy())
-        paid.append(payments[: ends[PAYMENTS]].copy())
-        ends[[FILLS, PAYMENTS]] = 0
         if missing >= 0:
             raise NotImplementedError
-    return Result(curve, np.concatenate(filled), np.concatenate(paid), counts, refused, book)
+        if at < bars:
+            fills = np.concatenate([fills, np.empty_like(fills)])
+    return Result(curve, fills[: ends[FILLS]], payments[: ends[PAYMENTS]], counts, refused, book)

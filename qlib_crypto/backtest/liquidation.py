@@ -26,7 +26,7 @@ from qlib_crypto.backtest.book import (
     clear,
 )
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE
+from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE, Ints
 from qlib_crypto.market.margin import MarginTable
 
 #: More halvings than a double has bits to tell two prices apart.
@@ -108,34 +108,34 @@ def isolated_trigger(
 
 @compiled
 def cross_surplus(
-    book: Floats, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float
+    book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float
 ) -> float:
     """Equity less what is needed, `way` (0 to 1) from the marks to the extremes."""
     surplus = book[CASH, ALL]
-    for i in range(len(extremes)):
-        held = book[QUANTITY, i]
-        if held != 0.0:
-            price = book[MARK, i] + way * (extremes[i] - book[MARK, i])
-            surplus += held * price - needed(tiers, by_quantity, i, held, price, closing_fee)
+    for i in held:
+        quantity, price = book[QUANTITY, i], book[MARK, i] + way * (extremes[i] - book[MARK, i])
+        surplus += quantity * price - needed(tiers, by_quantity, i, quantity, price, closing_fee)
     return surplus
 
 
 @compiled
-def cross_trigger(book: Floats, tiers: Floats, by_quantity: Flags, extremes: Floats, closing_fee: float) -> float:
+def cross_trigger(
+    book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, extremes: Floats, closing_fee: float
+) -> float:
     """How far from the marks to the extremes (0 to 1) the whole account is taken over, NaN when it is not.
 
     The surplus at the extremes alone tells, where it is not broken before the way begins.
     """
-    if cross_surplus(book, tiers, by_quantity, extremes, 1.0, closing_fee) > 0.0:
+    if cross_surplus(book, held, tiers, by_quantity, extremes, 1.0, closing_fee) > 0.0:
         return np.nan
-    if cross_surplus(book, tiers, by_quantity, extremes, 0.0, closing_fee) <= 0.0:
+    if cross_surplus(book, held, tiers, by_quantity, extremes, 0.0, closing_fee) <= 0.0:
         return 0.0
     safe, lost = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = 0.5 * (safe + lost)
         if middle in (safe, lost):
             break
-        if cross_surplus(book, tiers, by_quantity, extremes, middle, closing_fee) <= 0.0:
+        if cross_surplus(book, held, tiers, by_quantity, extremes, middle, closing_fee) <= 0.0:
             lost = middle
         else:
             safe = middle
@@ -177,7 +177,7 @@ def liquidate_isolated(
 
 @compiled
 def liquidate_cross(
-    book: Floats, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float,
+    book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float,
     penalty_rate: float,
 ) -> float:  # fmt: skip
     """Take over everything, `way` from the marks to the extremes: the penalty, see `liquidate_isolated`.
@@ -185,16 +185,13 @@ def liquidate_cross(
     Each position bears its part of the penalty by what it asked for. `extremes` become the prices of the take-over.
     """
     left, asked = book[CASH, ALL], 0.0
-    for i in range(len(extremes)):
-        held = book[QUANTITY, i]
-        if held != 0.0:
-            extremes[i] = book[MARK, i] + way * (extremes[i] - book[MARK, i])
-            left += held * extremes[i]
-            asked += _asked(tiers, by_quantity, i, held, extremes[i], closing_fee, penalty_rate)
+    for i in held:
+        quantity = book[QUANTITY, i]
+        extremes[i] = book[MARK, i] + way * (extremes[i] - book[MARK, i])
+        left += quantity * extremes[i]
+        asked += _asked(tiers, by_quantity, i, quantity, extremes[i], closing_fee, penalty_rate)
     penalty = min(left, asked)
-    for i in range(len(extremes)):
-        held = book[QUANTITY, i]
-        if held != 0.0:
-            own = _asked(tiers, by_quantity, i, held, extremes[i], closing_fee, penalty_rate)
-            take_over(book, i, extremes[i], penalty * (own / asked) if asked > 0.0 else 0.0)
+    for i in held:
+        own = _asked(tiers, by_quantity, i, book[QUANTITY, i], extremes[i], closing_fee, penalty_rate)
+        take_over(book, i, extremes[i], penalty * (own / asked) if asked > 0.0 else 0.0)
     return penalty
