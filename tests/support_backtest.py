@@ -26,12 +26,11 @@ POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
 
 @dataclass
 class Market:
-    """Bars (open, close by time; a missing bar has no row) and settlements (time, rate, mark; NaN is unknown)."""
+    """Bars (open, close, perhaps high, low, volume; a missing bar has no row) and settlements (time, rate, mark)."""
 
     freq: str
     bars: dict[str, pd.DataFrame]
     settlements: dict[str, list[tuple[pd.Timestamp, float, float]]] = field(default_factory=dict)
-    unknown: dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] = field(default_factory=dict)
     specs: dict[str, dict[str, float | str]] = field(default_factory=dict)
 
     @property
@@ -44,30 +43,21 @@ class Market:
             min(f.index[0] for f in self.bars.values()), max(f.index[-1] for f in self.bars.values()), freq=self.step
         )
 
-    def funding_fields(self, name: str, times: pd.DatetimeIndex) -> pd.DataFrame:
-        """The provider's four funding fields, by the architecture's definition, one settlement after another."""
-        totals = {time: [0.0, 0.0, 0.0, 0.0] for time in times}
-        for at, rate, mark in self.settlements.get(name, []):
-            bar = at.floor(self.step)
-            if bar in totals:
-                whole, cash, opening, opening_cash = totals[bar]
-                now = at == bar
-                at_open = (rate, rate * mark) if now else (0.0, 0.0)
-                totals[bar] = [whole + rate, cash + rate * mark, opening + at_open[0], opening_cash + at_open[1]]
-        columns = ["funding", "funding_cash", "funding_open", "funding_open_cash"]
-        frame = pd.DataFrame.from_dict(totals, orient="index", columns=columns)
-        for first, last in self.unknown.get(name, []):
-            frame.loc[first:last] = np.nan
-        return frame
+    def settled(self, name: str) -> list[tuple[pd.Timestamp, float, float]]:
+        """Its settlements; a name without any pays nothing every 8 hours."""
+        if name in self.settlements:
+            return self.settlements[name]
+        return [(at, 0.0, 1.0) for at in pd.date_range(self.times[0], self.times[-1] + self.step, freq="8h")]
 
     def write(self, directory: Path) -> Path:
         """The provider of this market."""
         frames = {}
         for name, bars in self.bars.items():
             times = self.times[self.times >= bars.index[0]]
-            prices = bars.reindex(times).assign(volume=1000.0, factor=1.0)
-            frames[name] = prices.join(self.funding_fields(name, times))
-        write_provider(directory, frames, self.freq)
+            ends = bars[["open", "close"]]
+            usual = {"high": ends.max(axis=1), "low": ends.min(axis=1), "volume": 1000.0, "factor": 1.0}
+            frames[name] = bars.assign(**{k: v for k, v in usual.items() if k not in bars}).reindex(times)
+        write_provider(directory, frames, self.freq, settlements={n: self.settled(n) for n in self.bars})
         (directory / "specs.json").write_text(json.dumps(self.specs))
         return directory
 
@@ -83,11 +73,11 @@ class Market:
 
 def random_market(
     *, freq: str = "60min", bars: int = 200, names: int = 8, seed: int = 1, settle_hours: int = 8,
-    start: str = "2025-01-01", gaps: bool = True, unpriced: float = 0.0,
+    start: str = "2025-01-01", gaps: bool = True, unpriced: float = 0.0, wicks: float = 0.0,
 ) -> Market:  # fmt: skip
     """Fat-tailed prices on ticks, with gaps, an outage, a listing, a delisting, and settlements every n hours.
 
-    `unpriced` is the share of settlements without a price.
+    `unpriced` is the share of settlements without a price, `wicks` how far a bar may go beyond its open and close.
     """
     priced = np.random.default_rng(seed)
     rng = np.random.default_rng(seed)
@@ -101,6 +91,9 @@ def random_market(
         closes = scale * np.exp(np.cumsum(rng.standard_t(4, bars) * 0.01))
         opens = np.concatenate([[scale], closes[:-1]]) * np.exp(rng.normal(0, 0.001, bars))
         frame = pd.DataFrame({"open": np.round(opens / tick) * tick, "close": np.round(closes / tick) * tick}, times)
+        ends, far = frame[["open", "close"]], priced.random((bars, 2)) * wicks
+        frame["high"] = np.ceil(ends.max(axis=1) * (1 + far[:, 0]) / tick - 1e-6) * tick
+        frame["low"] = np.maximum(np.floor(ends.min(axis=1) * (1 - far[:, 1]) / tick + 1e-6), 1) * tick
         alive = np.ones(bars, bool)
         if gaps:
             alive &= rng.random(bars) > 0.02
@@ -121,8 +114,6 @@ def random_market(
             for at in settled
             if first <= at < end + pd.Timedelta(hours=settle_hours)
         ]
-        if end + pd.Timedelta(hours=settle_hours) < times[-1]:
-            market.unknown[name] = [(end + pd.Timedelta(hours=settle_hours), times[-1])]
         market.specs[name] = {
             "lot_base": float(10.0 ** (2 - round(np.log10(scale)))) / 100, "min_base": 0.0, "min_notional_quote": 5.0,
             "tick_size": tick, "spec_source": "venue",
@@ -150,7 +141,9 @@ def run(market: Market, strategy, *, start=None, end=None, account: float = 100_
         "executor": {"kwargs": {"time_per_step": market.freq, "generate_portfolio_metrics": True}},
         "backtest": {
             "start_time": start or market.times[0], "end_time": end or market.times[-1], "account": account,
-            "exchange_kwargs": {"exchange": {"kwargs": {"codes": sorted(market.bars), **exchange}}},
+            "exchange_kwargs": {
+                "exchange": {"kwargs": {"codes": sorted(market.bars), "margin_mode": "none", **exchange}}
+            },
         },
     }  # fmt: skip
     return run_backtest(config, strategy)
@@ -172,14 +165,10 @@ class Replay:
 
     def settle(self, step, *, at_open):
         for name, quantity in self.held.items():
-            if any(first <= step <= last for first, last in self.market.unknown.get(name, [])):
-                continue
-            due = [now for now in self.due.get((name, step), []) if not at_open or now[0] == step]
-            # the provider sums a bar: one settlement without a price leaves the sum without one
-            last = self.last_price(name, step, before_open=at_open) if any(np.isnan(p) for _, _, p in due) else None
-            for at, rate, price in due:
+            for at, rate, price in self.due.get((name, step), []):
                 if (at == step) == at_open:
-                    amount = quantity * rate * (price if last is None else last)
+                    known = self.last_price(name, step, before_open=at_open) if np.isnan(price) else price
+                    amount = quantity * rate * known
                     self.cash -= amount
                     self.funding -= amount
 
@@ -255,26 +244,17 @@ def assert_replayed(
     account: float = 100_000.0,
     fee_rate: float = 0.0005,
     forced_rate: float | None = None,
-    float32: float = 0.0,
     slippage: float = 0.0,
 ) -> None:
-    """The recorded equity, each of its causes, exposure and turnover equal the replay to 1e-9 of equity at every step.
-
-    `float32` is the relative error allowed in each funding payment, for runs long or levered enough that what Qlib's
-    float32 does to the payments adds up; price and fee are held to 1e-9 always.
-    """
+    """Recorded equity, each of its causes, exposure and turnover equal the replay to 1e-9 of equity at every step."""
     truth = replay(market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate, slippage=slippage)
-    step = pd.DatetimeIndex(result.funding["time"])
-    paid = result.funding["amount"].abs().groupby(step).sum().reindex(truth.index).fillna(0.0).cumsum()
     exact = 1e-9 * truth["equity"].abs()
-    allowed = exact + float32 * paid
-    assert ((result.steps["equity"] - truth["equity"]).abs() <= allowed).all()
-    assert ((result.steps["funding"].cumsum() - truth["funding"]).abs() <= allowed).all()
-    for cause in ("price", "fee", "slippage"):
+    assert ((result.steps["equity"] - truth["equity"]).abs() <= exact).all()
+    for cause in ("price", "funding", "fee", "slippage"):
         assert ((result.steps[cause].cumsum() - truth[cause]).abs() <= exact).all(), cause
     for column in ("net", "gross", "turnover"):
         assert ((result.steps[column] - truth[column]).abs() <= exact).all(), column
     change = result.steps["equity"].diff().fillna(result.steps["equity"].iloc[0] - account)
-    causes = result.steps[["price", "funding", "fee", "slippage"]].sum(axis=1)
+    causes = result.steps[["price", "funding", "fee", "slippage", "liquidation"]].sum(axis=1)
     assert ((change - causes).abs() <= exact).all()
     assert np.allclose(result.steps["cash"] + result.steps["net"], result.steps["equity"], rtol=1e-12)

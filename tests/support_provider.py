@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from qlib_crypto.provider.funding import SERIES
 from qlib_crypto.provider.manifest import Frequency, Manifest, read_manifest, write_manifest
+from qlib_crypto.provider.settlements import series_name
 from qlib_crypto.settings import ProviderSettings
-from qlib_crypto.symbols import Interval
+from qlib_crypto.symbols import Instrument, Interval
 
 FUTURE_BARS = 48
 
@@ -67,12 +69,17 @@ def _funding(times: pd.DatetimeIndex, mark: np.ndarray, rng: np.random.Generator
 
 
 def write_provider(
-    directory: Path, frames: Mapping[str, pd.DataFrame], freq: str = "60min", market: str = "okx"
+    directory: Path,
+    frames: Mapping[str, pd.DataFrame],
+    freq: str = "60min",
+    market: str = "okx",
+    settlements: Mapping[str, list[tuple[pd.Timestamp, float, float]]] | None = None,
 ) -> Path:
     """Write the bars of one frequency into a provider; call again for another frequency of the same directory.
 
     The calendar is the complete grid from 00:00 of the first bar to the last bar of all frames; a bar that a frame
-    lacks is NaN. The manifest is the one that a conversion would write.
+    lacks is NaN. The manifest is the one that a conversion would write. `settlements` (time, rate, price; NaN is
+    unknown) are those of `funding_open` when None.
     """
     pandas_freq = "D" if freq == "day" else freq
     first = min(frame.index[0] for frame in frames.values()).floor("D")
@@ -95,6 +102,10 @@ def write_provider(
         lines.append(f"{instrument}\t{frame.index[0]:%Y-%m-%d %H:%M:%S}\t{frame.index[-1]:%Y-%m-%d %H:%M:%S}\n")
     for name in ("all", market, f"{market}_{freq}"):
         (directory / "instruments" / f"{name}.txt").write_text("".join(lines))
+    for instrument, frame in frames.items():
+        _write_settlements(
+            directory, instrument, frame, None if settlements is None else settlements.get(instrument, [])
+        )
     _record(
         directory, freq, Frequency(origin=f"{first}", length=len(calendar), future_length=len(future)), slots, frames
     )
@@ -118,3 +129,22 @@ def _record(directory: Path, freq: str, frequency: Frequency, slots: dict, frame
         settlement_prices={},
     )
     write_manifest(directory, manifest)
+
+
+def _write_settlements(directory: Path, name: str, frame: pd.DataFrame, given: list | None) -> None:
+    path = directory / series_name(Instrument.parse(name))
+    if given is None:
+        if path.exists() or "funding_open" not in frame:
+            return
+        at_open = frame[frame["funding_open"].fillna(0.0) != 0.0]
+        given = list(
+            zip(
+                at_open.index,
+                at_open["funding_open"],
+                at_open["funding_open_cash"] / at_open["funding_open"],
+                strict=True,
+            )
+        )
+    rows = [(int(at.value) // 1_000_000, rate, price, 2 if np.isnan(price) else 0) for at, rate, price in given]
+    path.parent.mkdir(exist_ok=True)
+    np.array(rows, dtype=SERIES).tofile(path)

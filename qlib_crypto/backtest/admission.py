@@ -5,37 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.notes import BELOW_LOT, BELOW_MINIMUM, BELOW_NOTIONAL
 
 #: How far from a tick, relative to the price, one is that was computed to lie on it.
 _ON_TICK = 1e-9
-
-#: Why less than all of an order is executed, by number; the words are what fills and assumptions say.
-NOTES = (
-    "",
-    "no price: not traded",
-    "funding unknown: not opened or added to",
-    "below one lot",
-    "below the minimum size",
-    "below the minimum notional",
-    "leverage cap",
-    "scaled to the leverage cap",
-    "margin",
-    "scaled to the margin left",
-    "participation cap: no volume left",
-    "scaled to the participation cap",
-    "larger than the venue's last margin tier",
-    "scaled to the venue's last margin tier",
-    "risk limit: position",
-    "scaled to the risk limit: position",
-    "risk limit: net",
-    "scaled to the risk limit: net",
-    "risk limit: cooling down",
-)
-(
-    WHOLE, NO_PRICE, FUNDING_UNKNOWN, BELOW_LOT, BELOW_MINIMUM, BELOW_NOTIONAL, LEVERAGE, CLIPPED_LEVERAGE,
-    MARGIN, CLIPPED_MARGIN, VOLUME, CLIPPED_VOLUME, TIER, CLIPPED_TIER, POSITION, CLIPPED_POSITION, NET, CLIPPED_NET,
-    COOLING,
-) = range(len(NOTES))  # fmt: skip
 
 
 @compiled

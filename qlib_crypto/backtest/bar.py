@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qlib_crypto.backtest.book import ALL, CASH, ENTRY, MARK, PRICE, QUANTITY, Floats, settle, trade
+from qlib_crypto.backtest.account import ALL, CASH, ENTRY, LIQUIDATION, MARK, PRICE, QUANTITY, Floats, settle, trade
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.liquidation import (
-    Flags,
     cross_trigger,
     isolated_trigger,
     liquidate_cross,
@@ -39,19 +38,28 @@ from qlib_crypto.backtest.market import (
     UNKNOWN_AT_OPEN,
     UNKNOWN_LATER,
     VOLUME,
+    Flags,
     Ints,
     Market,
 )
-from qlib_crypto.backtest.trading import (
-    AS_TAKER,
+from qlib_crypto.backtest.notes import (
     CLOSED_DELISTED,
     CLOSED_UNKNOWN,
+    FUNDING_AS_NONE,
+    LIQUIDATED,
+    PAID_AT_LAST_PRICE,
+    STALE_MARKS,
+    UNKNOWN_WITHOUT_PRICE,
+)
+from qlib_crypto.backtest.trading import (
+    AS_TAKER,
     EQUITY,
     ERROR,
     EXTREME,
+    FEE_OF_FILL,
+    FILLS,
     GROSS,
     ISOLATED,
-    LIQUIDATED,
     MAKER,
     MAX_LEVERAGE,
     MISSING_FUNDING,
@@ -60,6 +68,7 @@ from qlib_crypto.backtest.trading import (
     SETTLED,
     SLIP,
     TAKER,
+    TOLD,
     UNTRADABLE,
     VOID,
     Bits,
@@ -68,9 +77,6 @@ from qlib_crypto.backtest.trading import (
     slipped,
     take_stock,
 )
-
-#: Places in the counts of what a reader should know of.
-STALE_MARKS, FUNDING_AS_NONE, PAID_AT_LAST_PRICE, UNKNOWN_WITHOUT_PRICE = range(4)
 
 
 @compiled
@@ -84,21 +90,24 @@ def positions(book: Floats, room: Ints) -> int:
 
 
 @compiled
-def settle_part(
+def settle_part(  # noqa: C901 - one loop, as `market_orders`
     book: Floats, held: Ints, settled: Ints, settlements: Floats, unknown: Bits, last: Ints, policy: float,
-    payments: Floats, ends: Ints, counts: Ints, t: int, at_open: bool,
+    payments: Floats, ends: Ints, counts: Ints, told: Floats, t: int, at_open: bool,
 ) -> int:  # fmt: skip
     """Pay the settlements of a bar, those at its open or the later ones: -1, or the column whose funding is missing.
 
-    The last of `unknown` is whether any is.
+    The last of `unknown` is whether any is. `told`, shape (n,), is where that was counted in this bar.
     """
     if unknown[ALL]:
         bit = UNKNOWN_AT_OPEN if at_open else UNKNOWN_LATER
+        if at_open:
+            told[:] = 0.0
         for i in held:
             if unknown[i] & bit and last[i] >= t:
                 if policy == ERROR:
                     return i
-                counts[FUNDING_AS_NONE] += 1
+                counts[FUNDING_AS_NONE] += told[i] == 0.0
+                told[i] = 1.0
     while ends[SETTLED] < len(settled):
         at = ends[SETTLED]
         bar = settled[at, SETTLED_BAR]
@@ -111,7 +120,7 @@ def settle_part(
             continue
         guessed = 0.0
         if not np.isfinite(price):
-            if policy == ERROR:
+            if policy == ERROR and last[i] >= t:
                 return i
             price, guessed = book[MARK, i], 1.0
             counts[PAID_AT_LAST_PRICE] += 1
@@ -128,9 +137,9 @@ def settle_part(
 
 
 @compiled
-def mark_all(book: Floats, held: Ints, prices: Floats, sums: Floats, counts: Ints) -> None:
-    """Every position at its price, without one at its last mark; equity and gross notional then."""
-    money, gross, changed = book[CASH, ALL], 0.0, 0.0
+def mark_all(book: Floats, held: Ints, prices: Floats, sums: Floats) -> int:
+    """Every position at its price, without one at its last mark; equity and gross notional then. How many had none."""
+    money, gross, changed, without = book[CASH, ALL], 0.0, 0.0, 0
     for i in held:
         quantity, mark = book[QUANTITY, i], book[MARK, i]
         if prices[i] > 0.0:
@@ -140,11 +149,12 @@ def mark_all(book: Floats, held: Ints, prices: Floats, sums: Floats, counts: Int
             book[PRICE, i] += amount
             changed += amount
         else:
-            counts[STALE_MARKS] += 1
+            without += 1
         money += quantity * mark
         gross += abs(quantity * mark)
     book[PRICE, ALL] += changed
     sums[EQUITY], sums[GROSS] = money, gross
+    return without
 
 
 @compiled
@@ -169,7 +179,7 @@ def forced_closes(
                 continue
             price = slipped(reference, -quantity, terms[SLIP], rules[TICK, i])
         fee, realised = trade(book, i, -quantity, price, reference, taker, 0.0)
-        log(fills, ends, t, i, -quantity, price, reference, fee, realised, note)
+        log(fills, ends, t, i, -quantity, price, reference, fee, realised, note, 0.0)
         desk[VOID, i] = 1.0
 
 
@@ -208,15 +218,19 @@ def margin_call(
             quantity, entry = book[QUANTITY, i], book[ENTRY, i]
             price = isolated_trigger(book, tiers, by_quantity, i, extremes[i], taker)
             if price > 0.0:
-                liquidate_isolated(book, tiers, by_quantity, i, price, taker, terms[PENALTY_RATE])
-                log(fills, ends, t, i, -quantity, price, price, 0.0, quantity * (price - entry), LIQUIDATED)
+                penalty = liquidate_isolated(book, tiers, by_quantity, i, price, taker, terms[PENALTY_RATE])
+                log(fills, ends, t, i, -quantity, price, price, penalty, quantity * (price - entry), LIQUIDATED, 0.0)
         return
     way = cross_trigger(book, held, tiers, by_quantity, extremes, taker)
     if way >= 0.0:
+        first = ends[FILLS]
         for i in held:
             quantity, price = book[QUANTITY, i], book[MARK, i] + way * (extremes[i] - book[MARK, i])
-            log(fills, ends, t, i, -quantity, price, price, 0.0, quantity * (price - book[ENTRY, i]), LIQUIDATED)
+            before, profit = book[LIQUIDATION, i], quantity * (price - book[ENTRY, i])
+            log(fills, ends, t, i, -quantity, price, price, before, profit, LIQUIDATED, 0.0)
         liquidate_cross(book, held, tiers, by_quantity, extremes, way, taker, terms[PENALTY_RATE])
+        for at in range(len(held)):
+            fills[first + at, FEE_OF_FILL] -= book[LIQUIDATION, held[at]]
 
 
 @compiled
@@ -244,13 +258,25 @@ def run_bar(
     margined, isolated, extremes = terms[MAX_LEVERAGE] > 0.0, terms[ISOLATED] != 0.0, desk[EXTREME]
     held = room[: positions(book, room)]
     missing = settle_part(
-        book, held, market.settled, market.settlements, unknown, last, policy, payments, ends, counts, t, True
+        book,
+        held,
+        market.settled,
+        market.settlements,
+        unknown,
+        last,
+        policy,
+        payments,
+        ends,
+        counts,
+        desk[TOLD],
+        t,
+        True,
     )
     if missing >= 0:
         return missing
     rules = market.rules[dated(market.rules_since, t)]
     at = prices[marks + OPEN, t]
-    mark_all(book, held, at, sums, counts)
+    mark_all(book, held, at, sums)
     if unknown[ALL]:
         forced_closes(book, held, prices[OPEN, t], unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
         held = room[: positions(book, room)]
@@ -271,15 +297,27 @@ def run_bar(
         held = room[: positions(book, room)]
     paid = ends[PAYMENTS]
     missing = settle_part(
-        book, held, market.settled, market.settlements, unknown, last, policy, payments, ends, counts, t, False
+        book,
+        held,
+        market.settled,
+        market.settlements,
+        unknown,
+        last,
+        policy,
+        payments,
+        ends,
+        counts,
+        desk[TOLD],
+        t,
+        False,
     )
     if missing >= 0:
         return missing
     at = prices[marks + CLOSE, t]
-    mark_all(book, held, at, sums, counts)
+    counts[STALE_MARKS] += mark_all(book, held, at, sums)
     if margined and ends[PAYMENTS] > paid and on_the_way(
         book, held, tiers, by_quantity, isolated, taker, at, at, extremes
     ):  # fmt: skip
         margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
-        mark_all(book, room[: positions(book, room)], at, sums, counts)
+        mark_all(book, room[: positions(book, room)], at, sums)
     return -1

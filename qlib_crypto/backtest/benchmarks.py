@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from qlib.data import D
 
+from qlib_crypto.backtest.market import CLOSE, OPEN
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
-from qlib_crypto.backtest.quotes import FIELDS, Quotes
 from qlib_crypto.errors import QlibCryptoError
 from qlib_crypto.symbols import Instrument
 
@@ -29,9 +28,9 @@ def hold_returns(opens: Floats, closes: Floats) -> Floats:
 
 def equal_weight(exchange: PerpExchange) -> pd.Series[float]:
     """The mean return of the exchange's instruments with a bar, members of the market only; NaN where there is none."""
-    quote = exchange.quote
-    returns = hold_returns(quote.data["$open"], quote.data["$close"])
-    returns[~_members(quote.names, quote.times, exchange.spans)] = np.nan
+    quote, market = exchange.quote, exchange.loaded.market
+    returns = hold_returns(market.prices[OPEN], market.prices[CLOSE])
+    returns[~_members(exchange.loaded.names, quote.times, exchange.spans)] = np.nan
     known = np.isfinite(returns)
     count = known.sum(axis=1)
     total = np.where(known, returns, 0.0).sum(axis=1)
@@ -41,15 +40,13 @@ def equal_weight(exchange: PerpExchange) -> pd.Series[float]:
 
 def bitcoin(exchange: PerpExchange) -> pd.Series[float]:
     """The return of BTC on the venue of the exchange's instruments; all NaN when the provider has none."""
-    for name in _bitcoins(exchange.quote.names):
-        quote = exchange.quote
-        if name not in quote.column:
-            frame = D.features([name], list(FIELDS), exchange.start_time, exchange.end_time, freq=exchange.freq)
-            quote = Quotes(frame, exchange.freq, exchange.rules)
-        if name in quote.column and quote.has_bar[:, quote.column[name]].any():
-            column = [quote.column[name]]
-            returns = hold_returns(quote.data["$open"][:, column], quote.data["$close"][:, column])[:, 0]
-            return pd.Series(returns, index=quote.times, name="bench_btc")
+    loaded = exchange.loaded
+    for name in _bitcoins(loaded.names):
+        own = loaded if name in loaded.column else exchange.load_more(name)
+        if own is not None and own.has_bar[:, own.column[name]].any():
+            column = [own.column[name]]
+            opens, closes = own.market.prices[OPEN][:, column], own.market.prices[CLOSE][:, column]
+            return pd.Series(hold_returns(opens, closes)[:, 0], index=exchange.quote.times, name="bench_btc")
     return pd.Series(np.nan, index=exchange.quote.times, name="bench_btc")
 
 

@@ -20,7 +20,11 @@ from qlib_crypto.errors import ConfigError
 from qlib_crypto.market.fees import LARGEST, fee_rate, fee_schedule
 from qlib_crypto.symbols import Interval
 
-_CHOICES = {"liquidity": ("taker", "maker"), "missing_funding": ("error", "untradable", "zero")}
+_CHOICES = {
+    "liquidity": ("taker", "maker"),
+    "missing_funding": ("error", "untradable", "zero"),
+    "margin_mode": ("cross", "isolated", "none"),
+}
 
 
 def refuse_stock_rules(deal_price: str | None, unknown: Mapping[str, Any]) -> None:
@@ -80,12 +84,20 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
             one_of(at, value, _CHOICES[key])
         elif key == "max_gross_leverage" and value is not None:
             number(at, value, lambda v: v > 0, "must be a positive multiple of equity such as 3.0, or null")
+        elif key == "leverage" and value is not None:
+            number(at, value, lambda v: v >= 1, "must be notional over initial margin, 1 or more, such as 5.0")
+        elif key in ("liquidation_fee", "participation") and value is not None:
+            number(at, value, lambda v: 0 <= v <= 1, "must be a fraction from 0 to 1, or null")
         elif key == "deal_price" and value is not None:
             deal_at_open(at, value)
         elif key == "codes" and not (isinstance(value, str) or is_names(value)):
             raise ConfigError(f"{at} {value!r} must be a market such as okx_60min or a list of instruments")
-        elif key == "specs" and value is not None and not (isinstance(value, str) and Path(value).is_file()):
-            raise ConfigError(f"{at} {value!r} does not exist; leave it out for the provider's own specs.json")
+        elif (
+            key in ("specs", "margin_tiers")
+            and value is not None
+            and not (isinstance(value, str) and Path(value).is_file())
+        ):
+            raise ConfigError(f"{at} {value!r} does not exist; leave it out for what the provider knows")
 
 
 def _cost_values(where: str, kwargs: Mapping[str, Any]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qlib_crypto.backtest.orders import worse_tick
+import numpy as np
+from numpy.typing import NDArray
+
 from qlib_crypto.clock import iso
 from qlib_crypto.market.fees import PRESETS, SIMPLE_SLIPPAGE, FeeRates, FeeSchedule, fee_schedule
 
@@ -47,11 +48,11 @@ class Costs:
         rates = self.fees.at(time_ms)
         return rates.taker if (liquidity or self.liquidity) == "taker" else rates.maker
 
-    def price(self, reference: float, quantity: float, tick_size: float) -> float:
-        """What is paid for a signed quantity while the market is at `reference`: slipped, then on the worse tick."""
-        if not self.slippage:
-            return reference
-        return worse_tick(reference * (1 + math.copysign(self.slippage, quantity)), tick_size, quantity)
+    def rates(self, times_ms: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The taker's and the maker's fee at ascending times, shape (2, n)."""
+        since = np.array([time for time, _ in self.fees.changes], dtype=np.int64)
+        own = np.array([[rates.taker, rates.maker] for _, rates in self.fees.changes], dtype=np.float64)
+        return np.ascontiguousarray(own[np.maximum(np.searchsorted(since, times_ms, side="right") - 1, 0)].T)
 
     def told(self) -> dict[str, float | str]:
         """For the assumptions of a run."""

@@ -1,4 +1,4 @@
-"""Maintenance margin and liquidation on mark, on the arrays of `book.py`.
+"""Maintenance margin and liquidation on mark, on the arrays of `account.py`.
 
 A position, or under cross margin all of them together, is taken over by the venue when its margin is no more than its
 maintenance margin and the fee of closing it. Inside a bar, marks go from where they are straight to the extreme that
@@ -7,12 +7,9 @@ harms each position, all at the same pace; what happens is what happens first on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 
-from qlib_crypto.backtest.book import (
+from qlib_crypto.backtest.account import (
     ALL,
     CASH,
     ENTRY,
@@ -26,24 +23,12 @@ from qlib_crypto.backtest.book import (
     clear,
 )
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE, Ints
-from qlib_crypto.market.margin import MarginTable
+from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE, Flags, Ints
 
 #: More halvings than a double has bits to tell two prices apart.
 _HALVINGS = 200
 #: Position sizes that are computed to be at a cap are in the tier below it.
 _AT_CAP = 1.0 - 1e-12
-
-Flags = NDArray[np.bool_]
-
-
-def tiers_of(tables: Sequence[MarginTable]) -> tuple[Floats, Flags]:
-    """The tables of the instruments, in their order: as `Market.tiers` and `Market.by_quantity` of one date."""
-    most = max(len(table.tiers) for table in tables)
-    rows = [[*table.tiers, *[table.tiers[-1]] * (most - len(table.tiers))] for table in tables]
-    names = ("cap", "maintenance_rate", "deduction", "max_leverage")
-    tiers = np.array([[[getattr(tier, name) for tier in row] for row in rows] for name in names], dtype=np.float64)
-    return tiers, np.array([table.by_quantity for table in tables])
 
 
 @compiled

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.book import Floats
+from qlib_crypto.backtest.account import Floats
+from qlib_crypto.backtest.orders import SIZES, OrderRules
+from qlib_crypto.market.margin import MarginTable
 
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 #: Rows of `Market.prices`; marks follow in the order of the first four where there are any.
 OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
@@ -62,3 +66,17 @@ class Market(NamedTuple):
     tiers_since: Ints
     tiers: Floats
     by_quantity: NDArray[np.bool_]
+
+
+def tiers_of(tables: Sequence[MarginTable]) -> tuple[Floats, Flags]:
+    """The tables of the instruments, in their order: as `Market.tiers` and `Market.by_quantity` of one date."""
+    most = max(len(table.tiers) for table in tables)
+    rows = [[*table.tiers, *[table.tiers[-1]] * (most - len(table.tiers))] for table in tables]
+    names = ("cap", "maintenance_rate", "deduction", "max_leverage")
+    tiers = np.array([[[getattr(tier, name) for tier in row] for row in rows] for name in names], dtype=np.float64)
+    return tiers, np.array([table.by_quantity for table in tables])
+
+
+def rules_of(rules: Sequence[OrderRules]) -> Floats:
+    """The order rules of the instruments, in their order: as `Market.rules` of one date."""
+    return np.array([[getattr(own, name) for own in rules] for name in SIZES], dtype=np.float64)

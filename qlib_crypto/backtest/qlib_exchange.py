@@ -1,4 +1,4 @@
-"""A perpetual venue inside Qlib: signed orders, fees, sizes, leverage and funding from provider quotes.
+"""A perpetual venue inside Qlib: signed orders, fees, sizes, margin and funding from provider files.
 
 Named in YAML as `exchange_kwargs.exchange: {class: PerpExchange, module_path: qlib_crypto.backtest.qlib_exchange}`.
 """
@@ -6,49 +6,37 @@ Named in YAML as `exchange_kwargs.exchange: {class: PerpExchange, module_path: q
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from qlib.backtest.account import Account
 from qlib.backtest.decision import Order, OrderDir
 from qlib.backtest.exchange import Exchange
-from qlib.data import D
 
 from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_rules, stored
 from qlib_crypto.backtest.costs import Costs
-from qlib_crypto.backtest.orders import ASSUMED, Admitted, OrderRules, admit, load_specs
+from qlib_crypto.backtest.engine import Executed, try_order
+from qlib_crypto.backtest.load import Loaded, load
+from qlib_crypto.backtest.market import CLOSE, OPEN
+from qlib_crypto.backtest.notes import NO_PRICE, WORDS
+from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
-from qlib_crypto.backtest.quotes import FIELDS, FUNDING, Quotes
-from qlib_crypto.errors import ConfigError, DataError, GapError
-from qlib_crypto.symbols import Interval
-
-#: The cap of an exchange that is not given one.
-MAX_GROSS_LEVERAGE = 3.0
-
-
-def unix_ms(time: pd.Timestamp) -> int:
-    """Unix milliseconds of a time of Qlib's, which is UTC."""
-    return int(time.value // 1_000_000)
+from qlib_crypto.backtest.quotes import Quotes, unix_ms
+from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, Terms
+from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.market.margin import MarginTable, ccxt_tables
+from qlib_crypto.symbols import Instrument, Interval
 
 
-class FundingSum(NamedTuple):
-    """The settlements of one instrument at a bar's open, or inside the bar: summed `rate` and quote `cash` per base.
-
-    `cash` is NaN when unknown. Longs pay a positive amount.
-    """
-
-    rate: float
-    cash: float
-
-    @property
-    def mark(self) -> float:
-        """The effective settlement price, NaN when there is none."""
-        return self.cash / self.rate if self.rate else math.nan
+def tables_of(path: str | None, names: Sequence[str]) -> dict[str, MarginTable]:
+    """The margin tiers of a file by Qlib's name, none without one."""
+    if path is None:
+        return {}
+    venues = {Instrument.parse(name).venue for name in names}
+    return {of.qlib: table for venue in sorted(venues) for of, table in ccxt_tables(Path(path), venue).items()}
 
 
 class PerpExchange(Exchange):
@@ -81,6 +69,18 @@ class PerpExchange(Exchange):
     max_gross_leverage
         Gross notional over equity that no order may take the account beyond; None for no limit. Without equity
         orders can only reduce.
+    margin_mode
+        `cross`: all positions share the account's equity; `isolated`: each has the margin that it was opened with;
+        `none`: no margin is asked for and nothing is liquidated.
+    leverage
+        Notional over initial margin of new exposure, at most what the tier of the position allows.
+    margin_tiers
+        File of margin tiers in the shape of ccxt's `fetch_leverage_tiers`; without one they are assumed by turnover.
+    liquidation_fee
+        Share of the notional that the venue keeps of what it liquidates; None is what is left there: maintenance
+        margin and closing fee.
+    participation
+        Fraction of a bar's volume that orders may be of it, None for no cap.
     specs
         File of order rules (see `load_specs`); the provider's `specs.json` when None.
 
@@ -109,89 +109,85 @@ class PerpExchange(Exchange):
         slippage: float | None = None,
         missing_funding: str = "error",
         max_gross_leverage: float | None = MAX_GROSS_LEVERAGE,
+        margin_mode: str = "cross",
+        leverage: float = LEVERAGE,
+        margin_tiers: str | None = None,
+        liquidation_fee: float | None = None,
+        participation: float | None = None,
         specs: str | None = None,
         **unknown: Any,
     ) -> None:
         refuse_stock_rules(deal_price, unknown)
-        given = {"taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs}
-        given |= {"missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage, "slippage": slippage}
-        self.check_values("exchange", {**given, "fees": fees})
-        self.costs = Costs.of(fees, taker_fee, maker_fee, liquidity, slippage)
-        self.missing_funding, self.max_gross_leverage = missing_funding, max_gross_leverage
+        given: dict[str, Any] = {
+            "taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs,
+            "missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage, "slippage": slippage,
+            "margin_mode": margin_mode, "leverage": leverage, "margin_tiers": margin_tiers, "fees": fees,
+            "liquidation_fee": liquidation_fee, "participation": participation,
+        }  # fmt: skip
+        self.check_values("exchange", given)
+        costs = Costs.of(fees, taker_fee, maker_fee, liquidity, slippage)
+        self.terms = Terms(
+            costs, missing_funding, max_gross_leverage, margin_mode, float(leverage), liquidation_fee, participation
+        )
         self.market = codes if isinstance(codes, str) else "list"
-        folder = stored(freq)
-        self.specs_path = Path(specs) if specs else folder / "specs.json"
-        self.rules: dict[str, OrderRules] = load_specs(self.specs_path)
+        folder, interval = stored(freq), Interval.parse(freq)
         self.spans: dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] = {}
-        self.refusals: Counter[str] = Counter()
+        names = names_of(codes, interval.qlib, start_time, end_time, self.spans)
+        span = (unix_ms(pd.Timestamp(start_time)), unix_ms(pd.Timestamp(end_time)))
+        self._load = partial(load, folder, interval, rules=load_specs(Path(specs) if specs else folder / "specs.json"))
+        self.loaded: Loaded = self._load(names, span, tables=tables_of(margin_tiers, names))
+        self._terms, self._fees = self.terms.array(), self.terms.fees(self.loaded.opens_ms)
         super().__init__(
-            freq=Interval.parse(freq).qlib,
+            freq=interval.qlib,
             start_time=start_time,
             end_time=end_time,
-            codes=names_of(codes, Interval.parse(freq).qlib, start_time, end_time, self.spans),
+            codes=names,
             deal_price="$open",
-            open_cost=self.costs.rate(0),
-            close_cost=self.costs.rate(0),
+            open_cost=costs.rate(0),
+            close_cost=costs.rate(0),
             min_cost=0.0,
-            quote_cls=partial(Quotes, rules=self.rules),
+            quote_cls=partial(Quotes, loaded=self.loaded),
             trade_unit=None,
         )
         self.quote: Quotes
-        self.quote_df: pd.DataFrame
-        self.quote_df = self.quote_df.iloc[:0]  # the arrays hold it now
+
+    def load_more(self, name: str) -> Loaded | None:
+        """Another instrument over the same bars, None when the provider has not one of them."""
+        try:
+            return self._load([name], (int(self.loaded.opens_ms[0]), int(self.loaded.opens_ms[-1])))
+        except QlibCryptoError:
+            return None
 
     def get_quote_from_qlib(self) -> None:
-        """Reads prices and funding of every instrument for the whole span, membership or not: a holding outlives it."""
-        self.quote_df = D.features(self.codes, list(FIELDS), self.start_time, self.end_time, freq=self.freq)
+        """Nothing is asked of Qlib: the files are read, of every instrument for the whole span, membership or not."""
+        self.quote_df = pd.DataFrame({"$open": []})
         self.trade_w_adj_price = False
-        if self.quote_df.empty or not np.isfinite(self.quote_df["$open"].to_numpy()).any():
-            raise DataError(
-                f"exchange: no {self.freq} bars of {self.market} ({len(self.codes)} instruments) between "
-                f"{self.start_time} and {self.end_time} in the provider; convert them, or change the span"
-            )
 
     # prices and funding of a step
 
     def open_price(self, name: str, start: pd.Timestamp) -> float:
         """The open of the bar that starts then, NaN when the instrument has no such bar."""
-        return self.quote.at("$open", name, self.quote.row(start))
-
-    def fill_price(self, name: str, price: float, quantity: float) -> float:
-        """What is paid for a signed quantity while the market is at `price`."""
-        return self.costs.price(price, quantity, self.rules.get(name, ASSUMED).tick_size)
-
-    def close_price(self, name: str, start: pd.Timestamp) -> float:
-        """The close of the bar that starts then, NaN when the instrument has no such bar."""
-        return self.quote.at("$close", name, self.quote.row(start))
-
-    def funding(self, name: str, start: pd.Timestamp) -> tuple[FundingSum, FundingSum]:
-        """The settlements at the bar's open, and the later ones inside the bar."""
-        row = self.quote.row(start)
-        rate, cash, whole_rate, whole_cash = (self.quote.at(field, name, row) for field in FUNDING)
-        return FundingSum(rate, cash), FundingSum(whole_rate - rate, whole_cash - cash)
+        return self.quote.at(OPEN, name, start)
 
     def funding_known(self, name: str, start: pd.Timestamp) -> bool:
-        """True when every settlement of the bar can be paid, none included."""
-        return all(self.is_payable(due) for due in self.funding(name, start))
-
-    def is_payable(self, due: FundingSum) -> bool:
-        """True when the cash of the settlements is known, or their rate where a missing price is no error."""
-        return math.isfinite(due.cash if self.missing_funding == "error" else due.rate)
-
-    def has_ended(self, name: str, start: pd.Timestamp) -> bool:
-        """True when neither prices nor funding of the instrument go on within the loaded span: it was delisted."""
-        return self.quote.is_over(name, start) and not self.funding_known(name, start)
+        """True when it is known what settled in the bar, nothing included."""
+        row, column = self.quote.row(start), self.loaded.column.get(name)
+        return row is not None and column is not None and not self.loaded.market.unknown[row, column]
 
     def may_open(self, name: str, start: pd.Timestamp) -> bool:
         """True when the bar has a price, and known funding where the policy is `untradable`."""
         if not math.isfinite(self.open_price(name, start)):
             return False
-        return self.missing_funding != "untradable" or self.funding_known(name, start)
+        return self.terms.missing_funding != "untradable" or self.funding_known(name, start)
 
     # Qlib's own interface
 
     def check_stock_suspended(self, stock_id: str, start_time: pd.Timestamp, end_time: pd.Timestamp) -> bool:
         """True when no bar with a price lies in [start_time, end_time]."""
+        if self.quote.row(start_time) is not None and end_time - start_time < pd.Timedelta(
+            self.loaded.interval.ms, "ms"
+        ):
+            return not self.quote.at(CLOSE, stock_id, start_time) > 0.0
         return self.quote.get_data(stock_id, start_time, end_time, "$close", "ts_data_last") is None
 
     def check_stock_limit(
@@ -221,68 +217,32 @@ class PerpExchange(Exchange):
             return self.quote.get_data(stock_id, start_time, end_time, "$open", None)
         return self.open_price(stock_id, start_time)
 
-    def admitted(self, order: Order, position: PerpPosition | None) -> Admitted:
-        """What of the order is executed, signed, and why not all of it."""
-        name, price = order.stock_id, self.open_price(order.stock_id, order.start_time)
-        limit, held = math.inf, 0.0
-        if position is not None:
-            held = position.account.quantity(name)
-            limit = self._notional_left(position, name, price, order.start_time)
-        return admit(
-            order.amount_delta,
-            held=held,
-            price=price,
-            rules=self.rules.get(name, ASSUMED),
-            may_open=self.may_open(name, order.start_time),
-            notional_limit=limit,
-        )
-
-    def _notional_left(self, position: PerpPosition, name: str, price: float, start: pd.Timestamp) -> float:
-        """The notional the leverage cap leaves for one instrument, everything priced at this bar's open."""
-        others, equity = 0.0, position.account.cash
-        for other, held in position.account.holdings.items():
-            now = self.open_price(other, start)
-            notional = held.quantity * (now if math.isfinite(now) else held.mark)
-            equity += notional
-            others += abs(notional) if other != name else 0.0
-        if equity <= 0 or not math.isfinite(price):
-            return 0.0
-        return math.inf if self.max_gross_leverage is None else equity * self.max_gross_leverage - others
-
-    def _calc_trade_info_by_order(
-        self,
-        order: Order,
-        position: PerpPosition | None,
-        dealt_order_amount: dict[str, float],  # noqa: ARG002 - Qlib's signature; there is no volume limit
-    ) -> tuple[float, float, float]:
-        """Price, value and fee of what is executed; sets the order's `deal_amount`, `note` and `reference`."""
-        quantity, note = self.admitted(order, position)
-        order.factor, order.deal_amount, order.note = 1.0, abs(quantity), note
-        if note:
-            self.refusals[note] += 1
-        order.reference = self.open_price(order.stock_id, order.start_time)
-        price = self.fill_price(order.stock_id, order.reference, quantity)
-        value = order.deal_amount * price
-        return price, value, value * self.costs.rate(unix_ms(order.start_time))
-
     def deal_order(
         self,
         order: Order,
         trade_account: Account | None = None,
         position: PerpPosition | None = None,
-        dealt_order_amount: dict[str, float] | None = None,
+        dealt_order_amount: dict[str, float] | None = None,  # noqa: ARG002 - Qlib's signature; volume is capped by the bar
     ) -> tuple[float, float, float]:
-        """Executes the order on the account or the position: value, fee, price; (0, 0, NaN) when refused."""
+        """Executes the order on the account or the position alone: value, fee, price; (0, 0, NaN) when refused.
+
+        For what a strategy tries on a copy of its position; the executor gives the orders of a step to the account
+        together. Sets the order's `deal_amount` and `note`.
+        """
         if trade_account is not None and position is not None:
             raise ConfigError("deal_order takes an account or a position, not both")
         holder = trade_account.current_position if trade_account is not None else position
-        price, value, fee = self._calc_trade_info_by_order(order, holder, dealt_order_amount or {})
-        if order.deal_amount == 0:
+        book = holder.book if holder is not None else None
+        row, column = self.quote.row(order.start_time), self.loaded.column.get(order.stock_id)
+        done = Executed(0.0, math.nan, math.nan, 0.0, WORDS[NO_PRICE])
+        if row is not None and column is not None and book is not None:
+            done = try_order(self.loaded, self._terms, self._fees, book, row, column, order.amount_delta)
+        order.factor, order.deal_amount, order.note = 1.0, abs(done.quantity), done.note
+        if not done.quantity or holder is None:
             return 0.0, 0.0, math.nan
-        if holder is not None:
-            holder.quote(order.stock_id, price)
-            (trade_account or holder).update_order(order=order, trade_val=value, cost=fee, trade_price=price)
-        return value, fee, price
+        holder.quote(order.stock_id, done.price)
+        holder.mirror()
+        return order.deal_amount * done.price, done.fee, done.price
 
     def generate_amount_position_from_weight_position(
         self,
@@ -316,13 +276,3 @@ class PerpExchange(Exchange):
             grows = abs(target) > abs(held) or held * target < 0
             orders.append((grows, name, Order(name, abs(target - held), side, start_time, end_time)))
         return [order for _, _, order in sorted(orders, key=lambda item: item[:2])]
-
-    def unknown_funding(self, name: str, start: pd.Timestamp, quantity: float, due: FundingSum) -> GapError:
-        """The error of a position held over unknown funding."""
-        lacks, needs = ("is unknown", "settlements")
-        if math.isfinite(due.rate):
-            lacks, needs = (f"of rate {due.rate:.6g} has no price", "bars of that minute")
-        return GapError(
-            f"funding of {name} {lacks} in the {self.freq} bar of {start} while {quantity:,.6g} are held: import its "
-            f"{needs} and convert again, or set missing_funding: untradable or zero"
-        )

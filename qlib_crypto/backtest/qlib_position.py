@@ -6,18 +6,19 @@ Named in YAML as `backtest.pos_type: qlib_crypto.backtest.qlib_position.PerpPosi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from qlib.backtest.decision import Order
 from qlib.backtest.position import Position
 
-from qlib_crypto.backtest.account import Fill, FundingPayment, PerpAccount
+from qlib_crypto.backtest.account import ALL, CASH, MARK, QUANTITY, Floats, equity, gross, new_book
 from qlib_crypto.errors import ConfigError
 
 
 class PerpPosition(Position):
-    """Cash and signed holdings; `account` is the truth, and `position` mirrors it in Qlib's own shape.
+    """Cash and signed holdings; `book` is the truth, and `position` mirrors it in Qlib's own shape.
 
     Parameters
     ----------
@@ -38,79 +39,76 @@ class PerpPosition(Position):
             raise ConfigError(f"start positions {sorted(position_dict)} are not supported; give account a number")
         if not cash > 0 or not math.isfinite(cash):
             raise ConfigError(f"account {cash!r} must be a positive start equity in quote coin")
-        self.account = PerpAccount(float(cash))
+        self.book: Floats = new_book(float(cash), 0)
+        self.names: Sequence[str] = ()
+        self._column: Mapping[str, int] = {}
         self.position: dict[str, Any]
-        self.last_fill: Fill | None = None
         self._last_price: dict[str, float] = {}
         super().__init__(cash=float(cash), position_dict={})
 
+    def attach(self, book: Floats, names: Sequence[str]) -> None:
+        """Show this account, whose columns are `names`, from now on."""
+        self.book, self.names = book, names
+        self._column = {name: at for at, name in enumerate(names)}
+        self.mirror()
+
     def fill_stock_value(self, start_time: Any, freq: str, last_days: int = 30) -> None:
         """Nothing: there are no start positions to price."""
-
-    def trade(self, instrument: str, quantity: float, price: float, fee_rate: float, reference: float) -> Fill:
-        """See `PerpAccount.trade`."""
-        fill = self.account.trade(instrument, quantity, price, fee_rate, reference=reference)
-        self._last_price[instrument] = price
-        self._mirror()
-        return fill
-
-    def settle(self, instrument: str, time_ms: int, **settlement: Any) -> FundingPayment | None:
-        """See `PerpAccount.settle`."""
-        payment = self.account.settle(instrument, time_ms, **settlement)
-        self._mirror()
-        return payment
-
-    def mark(self, prices: Mapping[str, float]) -> None:
-        """See `PerpAccount.mark`."""
-        self.account.mark(prices)
-        self._mirror()
 
     def quote(self, instrument: str, price: float) -> None:
         """Remember the price of an order about to fill: Qlib asks for it before a short exists and after a close."""
         self._last_price[instrument] = price
 
-    def _mirror(self) -> None:
-        before, self.position = self.position, {"cash": self.account.cash, "now_account_value": self.account.equity}
-        for name, held in self.account.holdings.items():
-            self.position[name] = {**before.get(name, {}), "amount": held.quantity, "price": held.mark}
+    def mirror(self) -> None:
+        """Show what the account is now."""
+        before = self.position
+        self.position = {"cash": self.get_cash(), "now_account_value": self.calculate_value()}
+        for name in self.get_stock_list():
+            column = self._column[name]
+            amount, price = float(self.book[QUANTITY, column]), float(self.book[MARK, column])
+            self.position[name] = {**before.get(name, {}), "amount": amount, "price": price}
 
     # Qlib's own interface
 
+    def get_cash(self, include_settle: bool = False) -> float:  # noqa: ARG002 - Qlib's signature; nothing is delayed
+        """What is left after paying quantity x price for every position."""
+        return float(self.book[CASH, ALL])
+
     def update_order(self, order: Order, trade_val: float, cost: float, trade_price: float) -> None:
-        """Qlib's way to `trade`: the quantity is the order's `deal_amount`, the fee rate is cost over value."""
-        reference = getattr(order, "reference", trade_price)
-        self.last_fill = self.trade(order.stock_id, order.deal_amount_delta, trade_price, cost / trade_val, reference)
+        """Nothing: the account has executed the order when Qlib learns of it."""
 
     def update_stock_price(self, stock_id: str, price: float) -> None:
-        """The mark of one instrument; the others keep theirs."""
-        others = {name: held.mark for name, held in self.account.holdings.items()}
-        self.mark({**others, stock_id: price})
+        """Nothing: the account is at its marks when Qlib ends the bar."""
 
     def get_stock_price(self, code: str) -> float:
         """The mark of a held instrument, otherwise the last price seen, NaN when there was none."""
-        held = self.account.holdings.get(code)
-        return held.mark if held else self._last_price.get(code, math.nan)
+        column = self._column.get(code)
+        if column is not None and self.book[QUANTITY, column] != 0.0:
+            return float(self.book[MARK, column])
+        return self._last_price.get(code, math.nan)
 
     def get_stock_list(self) -> list[str]:
-        return list(self.account.holdings)
+        return [self.names[at] for at in np.flatnonzero(self.book[QUANTITY, :-1]).tolist()]
 
     def check_stock(self, stock_id: str) -> bool:
-        return stock_id in self.account.holdings
+        return self.get_stock_amount(stock_id) != 0.0
 
     def get_stock_amount(self, code: str) -> float:
-        return self.account.quantity(code)
+        column = self._column.get(code)
+        return 0.0 if column is None else float(self.book[QUANTITY, column])
 
     def calculate_stock_value(self) -> float:
         """The net notional: longs less shorts."""
-        return self.account.net
+        return float(equity(self.book) - self.book[CASH, ALL])
 
     def calculate_value(self) -> float:
-        return self.account.equity
+        return float(equity(self.book))
 
     def get_stock_weight_dict(self, only_stock: bool = False) -> dict[str, float]:
         """Signed notional over equity; with `only_stock` over gross notional, because a neutral book nets to zero."""
-        whole = self.account.gross if only_stock else self.account.equity
-        return {n: h.quantity * h.mark / whole if whole else math.nan for n, h in self.account.holdings.items()}
+        whole = float(gross(self.book) if only_stock else equity(self.book))
+        value = self.book[QUANTITY, :-1] * self.book[MARK, :-1]
+        return {name: float(value[self._column[name]]) / whole if whole else math.nan for name in self.get_stock_list()}
 
     def settle_start(self, settle_type: str) -> None:
         """Refused: delayed cash settlement is a rule of stock markets.
@@ -128,7 +126,7 @@ class PerpPosition(Position):
         """Qlib copies the position into its history at every step: only what can change is copied."""
         twin = PerpPosition.__new__(PerpPosition)
         twin.__dict__.update(self.__dict__)
-        twin.account = self.account.copy()
+        twin.book = self.book.copy()
         twin._last_price = dict(self._last_price)  # noqa: SLF001 - the twin is of this class
         twin.position = {name: dict(row) if isinstance(row, dict) else row for name, row in self.position.items()}
         return twin

@@ -9,24 +9,24 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from qlib.backtest import get_strategy_executor
 from qlib.backtest.backtest import backtest_loop
-from qlib.config import C
 from qlib.utils import init_instance_by_config
 
 from qlib_crypto.backtest.benchmarks import bitcoin, equal_weight
 from qlib_crypto.backtest.checks import number
-from qlib_crypto.backtest.orders import ASSUMED
+from qlib_crypto.backtest.load import Loaded
+from qlib_crypto.backtest.market import OPEN
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
+from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.provider.manifest import read_manifest
+from qlib_crypto.provider.funding import PRICE_SOURCES
 from qlib_crypto.stats.returns import annualised_sharpe, max_drawdown, step_returns, steps_in_year, total_return
 from qlib_crypto.stats.turnover import step_turnover
 from qlib_crypto.symbols import Interval
@@ -51,7 +51,8 @@ class PerpRun:
     def metrics(self) -> dict[str, float]:
         """The headline numbers; money in quote coin, returns as fractions of the start equity.
 
-        net = gross + (funding net - fees - slippage) / start equity, funding net = received - paid, both >= 0;
+        net = gross + (funding net - fees - slippage - liquidation) / start equity;
+        funding net = received - paid, both >= 0;
         `gross_return` is of prices alone; `turnover` is traded notional over equity, summed over the steps; NaN where a
         number does not exist. Names and signs are those of the report's `summary.json`.
         """
@@ -64,6 +65,7 @@ class PerpRun:
             "gross_return": float(self.steps["price"].sum()) / start,
             "fees": -float(self.steps["fee"].sum()),
             "slippage": -float(self.steps["slippage"].sum()),
+            "liquidation": -float(self.steps["liquidation"].sum()),
             "funding_paid": -float(amounts[amounts < 0].sum()) + 0.0,
             "funding_received": float(amounts[amounts > 0].sum()),
             "funding_net": float(self.steps["funding"].sum()),
@@ -145,17 +147,15 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
         if not isinstance(inner, PerpExecutor):
             raise ConfigError(f"the innermost executor must be PerpExecutor, not {type(inner).__name__}")
         backtest_loop(backtest["start_time"], backtest["end_time"], strategy, executor)
-    steps = inner.ledger.steps()
+    steps = steps_table(inner.engine)
     steps["bench_btc"], steps["bench_equal"] = btc.reindex(steps.index), equal.reindex(steps.index)
-    notes: Counter[str] = Counter()
-    for counted in (inner.ledger.counts, exchange.refusals, getattr(strategy, "notes", {})):
-        notes.update(counted)
+    notes = Counter(inner.engine.notes) + Counter(getattr(strategy, "notes", {}))
     return PerpRun(
         steps=steps,
-        fills=inner.ledger.fills(),
-        funding=inner.ledger.funding(),
-        positions=inner.ledger.positions(),
-        assumptions=_assumptions(exchange, steps, inner.ledger.start_equity, notes),
+        fills=fills_table(inner.engine),
+        funding=funding_table(inner.engine),
+        positions=positions_table(inner.engine),
+        assumptions=_assumptions(exchange, steps, inner.engine.start_equity, notes),
     )
 
 
@@ -196,40 +196,37 @@ def _assumptions(
     exchange: PerpExchange, steps: pd.DataFrame, start_equity: float, notes: Mapping[str, int]
 ) -> dict[str, Any]:
     """Everything a reader must know to judge the numbers, in plain types."""
-    quote = exchange.quote
-    known = np.isfinite(quote.data["$funding_cash"]) & np.isfinite(quote.data["$funding_open_cash"])
-    bars = int(quote.has_bar.sum())
-    sources = Counter(exchange.rules.get(name, ASSUMED).spec_source for name in quote.names)
+    loaded = exchange.loaded
+    has_bar, bars = loaded.has_bar, int(loaded.has_bar.sum())
+    sources = Counter(loaded.rule_sources)
     return {
         "account": start_equity,
         "freq": exchange.freq,
         "start": str(steps.index[0]),
         "end": str(steps.index[-1]),
         "market": exchange.market,
-        "instruments": len(quote.names),
-        "instruments_with_bars": int(quote.has_bar.any(axis=0).sum()),
+        "instruments": len(loaded.names),
+        "instruments_with_bars": int(has_bar.any(axis=0).sum()),
         "bars": bars,
         "deal_price": "open of the bar after the signal's; every admitted order fills completely",
         "sizing": "weight x equity at the last marks / open",
-        **exchange.costs.told(),
-        "mark": "trade price: open before the orders, close after them; without a bar the last one stays",
-        "margin": "none: no maintenance margin and no liquidation; new exposure ends at the leverage cap",
-        "max_gross_leverage": exchange.max_gross_leverage,
+        **exchange.terms.told(Counter(loaded.tier_sources)),
+        "mark": f"{_marks(loaded)}: open before the orders, close after them; without a bar the last one stays",
         "order_rules": {source: sources[source] for source in sorted(sources)},
         "benchmarks": "BTC held; the market in equal weights, set anew every step; neither pays fees or funding",
-        "missing_funding": exchange.missing_funding,
-        "funding_coverage": float((known & quote.has_bar).sum() / bars) if bars else math.nan,
-        "funding_price": _settlement_prices(Path(C.dpm.get_data_uri(exchange.freq)), quote.names),
+        "funding_coverage": float((loaded.funding_known & has_bar).sum() / bars) if bars else math.nan,
+        "funding_price": _settlement_prices(loaded),
         "delisting": "settled at the last mark with the taker fee once neither prices nor funding go on in the data",
-        "precision": "account in float64; prices on their tick where it is known, else and for funding Qlib's float32",
+        "precision": "account and settlements in float64; prices on their tick where it is known, else Qlib's float32",
         "notes": {note: int(count) for note, count in sorted(notes.items()) if count},
     }
 
 
-def _settlement_prices(folder: Path, names: list[str]) -> dict[str, int]:
-    """How many of all stored settlements of these instruments the provider valued at which price."""
-    manifest = read_manifest(folder)
-    total: Counter[str] = Counter()
-    for name in names:
-        total.update(manifest.settlement_prices.get(name, {}) if manifest else {})
-    return {source: count for source, count in sorted(total.items()) if count}
+def _settlement_prices(loaded: Loaded) -> dict[str, int]:
+    """How many settlements of the span have which price."""
+    counts = np.bincount(loaded.series["price_source"], minlength=len(PRICE_SOURCES)).tolist()
+    return {source: count for source, count in sorted(zip(PRICE_SOURCES, counts, strict=True)) if count}
+
+
+def _marks(loaded: Loaded) -> str:
+    return "trade price" if loaded.market.marks == OPEN else "mark price, the trade price where there is none"

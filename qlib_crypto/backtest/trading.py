@@ -5,27 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest import admission
-from qlib_crypto.backtest.admission import (
-    CLIPPED_LEVERAGE,
-    CLIPPED_MARGIN,
-    CLIPPED_TIER,
-    CLIPPED_VOLUME,
-    FUNDING_UNKNOWN,
-    MARGIN,
-    NO_PRICE,
-    TIER,
-    WHOLE,
-    sized,
-    towards,
-    worse_tick,
-)
-from qlib_crypto.backtest.admission import LEVERAGE as BEYOND_LEVERAGE
-from qlib_crypto.backtest.admission import VOLUME as NO_VOLUME
-from qlib_crypto.backtest.book import ALL, CASH, MARK, QUANTITY, Floats, trade
+from qlib_crypto.backtest import notes as why
+from qlib_crypto.backtest.account import ALL, CASH, MARK, QUANTITY, Floats, trade
+from qlib_crypto.backtest.admission import sized, towards, worse_tick
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.liquidation import Flags, largest_leverage, pocket
-from qlib_crypto.backtest.market import CAP, LEVERAGE, LOT, MIN_BASE, MIN_NOTIONAL, TICK, Ints
+from qlib_crypto.backtest.liquidation import largest_leverage, pocket
+from qlib_crypto.backtest.market import CAP, LEVERAGE, LOT, MIN_BASE, MIN_NOTIONAL, TICK, Flags, Ints
 
 Bits = NDArray[np.uint8]
 
@@ -45,26 +30,19 @@ AS_TAKER, SLIP, PARTICIPATION, MAX_GROSS, MAX_LEVERAGE, ISOLATED, PENALTY_RATE, 
 #: Rows of fees by bar, shape (2, bars).
 TAKER, MAKER = range(2)
 
-#: Why something was done that nobody ordered, after the notes of `admission`.
-_FORCED = len(admission.NOTES)
-CLOSED_UNKNOWN, CLOSED_DELISTED, LIQUIDATED = range(_FORCED, _FORCED + 3)
-NOTES = (
-    *admission.NOTES,
-    "funding unknown: closed",
-    "no more prices or funding: settled at the last mark",
-    "liquidated",
-)
-
-#: Columns of the fills, shape (most, 8).
-FILL = ("bar", "column", "quantity", "price", "reference", "fee", "realised", "note")
+#: Columns of the fills, shape (most, 9); `after` is what is held then. The fee
+#: of a liquidation is what the venue kept.
+FILL = ("bar", "column", "quantity", "price", "reference", "fee", "realised", "note", "after")
+FEE_OF_FILL = FILL.index("fee")
 #: Columns of the payments, shape (most, 6): `settlement` is a row of `Market.settled`; `guessed` 1 where the price was
 #: a position's last known one.
 PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
 #: Places in the ends: rows of fills and payments so far, settlements looked at.
 FILLS, PAYMENTS, SETTLED = range(3)
-#: Rows of a desk, shape (5, n), room to work in: margin reserved behind each position at the bar's open; what was
-#: traded of its volume; extremes of marks; 1 where orders are void; orders that come after the others.
-RESERVED, USED, EXTREME, VOID, LATER = range(5)
+#: Rows of a desk, shape (6, n), room to work in: margin reserved behind each position at the bar's open; what was
+#: traded of its volume; extremes of marks; 1 where orders are void; orders that come after the others; 1 where unknown
+#: funding was counted.
+RESERVED, USED, EXTREME, VOID, LATER, TOLD = range(6)
 #: Places in the sums of a desk, shape (5,): money, gross notional and reserved margin at the bar's opens; equity and
 #: gross notional at the last marks.
 MONEY, DESK_GROSS, ALL_RESERVED, EQUITY, GROSS = range(5)
@@ -73,7 +51,7 @@ MONEY, DESK_GROSS, ALL_RESERVED, EQUITY, GROSS = range(5)
 @compiled
 def log(
     fills: Floats, ends: Ints, t: int, i: int, quantity: float, price: float, reference: float, fee: float,
-    realised: float, note: int,
+    realised: float, note: int, after: float,
 ) -> None:  # fmt: skip
     """Write a fill down."""
     row = fills[ends[FILLS]]
@@ -85,6 +63,7 @@ def log(
     row[5] = fee
     row[6] = realised
     row[7] = note
+    row[8] = after
     ends[FILLS] += 1
 
 
@@ -130,12 +109,12 @@ def take_stock(
 
 
 @compiled
-def market_orders(
+def market_orders(  # noqa: C901, PLR0912 - see below: one function
     book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, desk: Floats,
     sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, opens: Floats,
     volumes: Floats, unknown: Bits,
 ) -> None:  # fmt: skip
-    """Execute what can be of each order at the open, at fee `rate`; `notes` say why not all.
+    """Execute what can be of each order at the open, at fee `rate`: `wanted` becomes that, `notes` say why not all.
 
     One function for all of a bar: handing so many arrays to a function costs more than what is done with them.
     """
@@ -146,40 +125,27 @@ def market_orders(
     for at in range(len(columns)):
         i = columns[at]
         reference, held, own = opens[i], book[QUANTITY, i], desk[RESERVED, i]
-        quantity, note = wanted[at], WHOLE
+        quantity, note = wanted[at], why.WHOLE
+        wanted[at] = 0.0
         if some_unknown and desk[VOID, i] != 0.0:
             continue
         if not reference > 0.0:
-            notes[at] = NO_PRICE
+            notes[at] = why.NO_PRICE
             continue
+        asked = quantity
         if quantity != -held:
             if untradable and unknown[i] != 0:
                 quantity = towards(held, quantity, 0.0)
-                note = FUNDING_UNKNOWN if quantity != wanted[at] else WHOLE
+                note = why.FUNDING_UNKNOWN if quantity != asked else why.WHOLE
             else:
-                if most_gross < np.inf or not money > 0.0:
-                    most = 0.0
-                    if money > 0.0:
-                        most = max(most_gross * money - (gross - abs(held) * reference), 0.0) / reference
-                    part = towards(held, quantity, most)
-                    if part != quantity:
-                        quantity, note = part, BEYOND_LEVERAGE if part == 0.0 else CLIPPED_LEVERAGE
-                if leverage > 0.0 and quantity != 0.0:
-                    free, cost, last = money - (reserved - own), rate + slip, tiers[CAP, i, -1]
-                    part = towards(held, quantity, last / (1.0 if by_quantity[i] else reference))
-                    if part != quantity:
-                        quantity, note = part, TIER if part == 0.0 else CLIPPED_TIER
-                    after = held + quantity
-                    lever = min(leverage, largest_leverage(tiers, by_quantity, i, after, reference))
-                    if not abs(after) * reference <= (free - abs(quantity) * reference * cost) * lever:
-                        most = affordable(tiers, by_quantity, leverage, i, held, quantity, reference, free, cost)
-                        part = towards(held, quantity, most)
-                        if part != quantity:
-                            quantity, note = part, MARGIN if part == 0.0 else CLIPPED_MARGIN
+                quantity, note = _within(
+                    tiers, by_quantity, i, held, quantity, reference, money, gross, reserved - own, leverage,
+                    most_gross, rate + slip,
+                )  # fmt: skip
         if most_of_bar < np.inf:
             left = max(most_of_bar * volumes[i] - desk[USED, i], 0.0)
             if not abs(quantity) <= left:
-                quantity, note = np.copysign(left, wanted[at]), CLIPPED_VOLUME if left > 0.0 else NO_VOLUME
+                quantity, note = np.copysign(left, asked), why.CLIPPED_VOLUME if left > 0.0 else why.VOLUME
         if quantity != 0.0:
             quantity, note = sized(
                 quantity, note, held, reference, rules[LOT, i], rules[MIN_BASE, i], rules[MIN_NOTIONAL, i]
@@ -187,15 +153,16 @@ def market_orders(
         notes[at] = note
         if quantity == 0.0:
             continue
+        wanted[at] = quantity
         price, lever = reference, 0.0
         if slip != 0.0:
             price = slipped(reference, quantity, slip, rules[TICK, i])
         if isolated:
             lever = min(leverage, largest_leverage(tiers, by_quantity, i, held + quantity, reference))
         fee, realised = trade(book, i, quantity, price, reference, rate, lever)
-        log(fills, ends, t, i, quantity, price, reference, fee, realised, note)
-        desk[USED, i] += abs(quantity)
         after = book[QUANTITY, i]
+        log(fills, ends, t, i, quantity, price, reference, fee, realised, note, after)
+        desk[USED, i] += abs(quantity)
         money -= fee + quantity * (price - reference)
         gross += (abs(after) - abs(held)) * reference
         if leverage > 0.0:
@@ -208,7 +175,39 @@ def market_orders(
 
 
 @compiled
-def affordable(
+def _within(
+    tiers: Floats, by_quantity: Flags, i: int, held: float, wanted: float, price: float, money: float, gross: float,
+    reserved: float, leverage: float, most_gross: float, cost: float,
+) -> tuple[float, int]:  # fmt: skip
+    """What the leverage cap, the venue's largest position and margin leave of an order.
+
+    `money`, `gross` and `reserved` (the margin behind the others) are those at the bar's opens.
+    """
+    quantity, note = wanted, why.WHOLE
+    if most_gross < np.inf or not money > 0.0:
+        most = 0.0
+        if money > 0.0:
+            most = max(most_gross * money - (gross - abs(held) * price), 0.0) / price
+        part = towards(held, quantity, most)
+        if part != quantity:
+            quantity, note = part, why.LEVERAGE if part == 0.0 else why.CLIPPED_LEVERAGE
+    if leverage <= 0.0 or quantity == 0.0:
+        return quantity, note
+    part = towards(held, quantity, tiers[CAP, i, -1] / (1.0 if by_quantity[i] else price))
+    if part != quantity:
+        quantity, note = part, why.TIER if part == 0.0 else why.CLIPPED_TIER
+    after, free = held + quantity, money - reserved
+    lever = min(leverage, largest_leverage(tiers, by_quantity, i, after, price))
+    if abs(after) * price <= (free - abs(quantity) * price * cost) * lever:
+        return quantity, note
+    part = towards(held, quantity, _affordable(tiers, by_quantity, leverage, i, held, quantity, price, free, cost))
+    if part != quantity:
+        quantity, note = part, why.MARGIN if part == 0.0 else why.CLIPPED_MARGIN
+    return quantity, note
+
+
+@compiled
+def _affordable(
     tiers: Floats, by_quantity: Flags, leverage: float, i: int, held: float, quantity: float, price: float, free: float,
     cost: float,
 ) -> float:  # fmt: skip

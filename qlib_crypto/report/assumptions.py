@@ -29,6 +29,11 @@ _RULES = {
     "generated": "of a generated market, made up with it",
     "assumed": "unknown: every size was taken",
 }
+_TIERS = {
+    "venue": "as the venue published them",
+    "file": "from a file",
+    "assumed": "assumed by turnover, stricter than venues publish",
+}
 _MISSING = {
     "error": "error: the backtest stops when funding is unknown while a position is held",
     "untradable": "untradable: nothing is opened or added to while an instrument's funding is unknown, and what is "
@@ -160,11 +165,15 @@ _PLACES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "order_rules": (_COSTS, "Lot and minimum sizes", _counted(_RULES)),
     "max_gross_leverage": (_COSTS, "Leverage cap, gross", _times),
     "margin": (_COSTS, "Margin", formats.text),
+    "leverage": (_COSTS, "Notional over initial margin, at most", _times),
+    "margin_tiers": (_COSTS, "Margin tiers", _counted(_TIERS)),
+    "liquidation_fee": (_COSTS, "What the venue keeps of a liquidation", _rate),
+    "participation": (_COSTS, "Part of a bar's volume, at most", _rate),
     "sizing": (_COSTS, "Sizing", formats.text),
     "mark": (_COSTS, "Marking", formats.text),
     "precision": (_COSTS, "Precision", formats.text),
     "missing_funding": ("Funding", "Missing funding", _one_of(_MISSING)),
     "funding_coverage": ("Funding", "Known funding", _share),
-    "funding_price": ("Funding", "Settlements in the whole history", _counted(_PRICES)),
+    "funding_price": ("Funding", "Settlements in the span", _counted(_PRICES)),
     "notes": ("Other", "Decisions the backtest had to take", formats.text),
 }

@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from qlib_crypto.backtest.notes import LIQUIDATED, WORDS
+
 __all__ = ["SOURCES", "cumulated", "instrument_attribution", "shown_sources"]
 
 #: What changes equity, as columns and in words.
-SOURCES = {"price": "Price", "funding": "Funding", "fee": "Fees", "slippage": "Slippage"}
+SOURCES = {"price": "Price", "funding": "Funding", "fee": "Fees", "slippage": "Slippage", "liquidation": "Liquidation"}
+#: Those that many runs have nothing of.
+_RARE = {"slippage", "liquidation"}
 
 
 def shown_sources(amounts: pd.DataFrame) -> list[str]:
-    """Those of `SOURCES` that a reader is shown: slippage only where there is some."""
-    return [name for name in SOURCES if name != "slippage" or bool((amounts[name] != 0).any())]
+    """Those of `SOURCES` that a reader is shown: slippage and liquidation only where there are some."""
+    return [name for name in SOURCES if name not in _RARE or bool((amounts[name] != 0).any())]
 
 
 def cumulated(steps: pd.DataFrame, equity: pd.Series[float]) -> pd.DataFrame:
@@ -31,19 +35,20 @@ def instrument_attribution(
     """What each instrument earned, quote coin, best first: `SOURCES`, `total`, with `trades` and `traded`.
 
     `price` is the value of what is held at the close of `last_step` less what all fills would have cost at the
-    market's price; `slippage` ≤ 0 is what they cost more; `fee` ≤ 0 is what was paid; `traded` is the sum of
-    |quantity x price|. An account that began flat has the same sums by source.
+    market's price; `slippage` ≤ 0 is what they cost more; `fee` ≤ 0 is what was paid, `liquidation` what the
+    venue kept of what it took over (its fills have that as their fee); `traded` is the sum of |quantity x price|. An account that began flat has the same sums by source.
     """
     cost = fills["quantity"] * fills["reference"]
     paid = fills["quantity"] * fills["price"]
-    by_fill = fills["instrument"]
+    by_fill, taken = fills["instrument"], fills["note"] == WORDS[LIQUIDATED]
     held = positions.loc[positions["datetime"] == last_step]
     parts = {
         "price": (held["quantity"] * held["mark"], held["instrument"]),
         "cost": (cost, by_fill),
         "funding": (funding["amount"], funding["instrument"]),
-        "fee": (-fills["fee"], by_fill),
+        "fee": (-fills["fee"].mask(taken, 0.0), by_fill),
         "slippage": (cost - paid, by_fill),
+        "liquidation": (-fills["fee"].where(taken, 0.0), by_fill),
         "trades": (fills["quantity"].notna().astype(np.float64), by_fill),
         "traded": (paid.abs(), by_fill),
     }

@@ -14,8 +14,8 @@ from qlib_crypto.errors import SchemaError
 __all__ = ["ReportData"]
 
 STEP_COLUMNS = (
-    "equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "bench_btc",
-    "bench_equal",
+    "equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "liquidation",
+    "bench_btc", "bench_equal",
 )  # fmt: skip
 FILL_COLUMNS = ("datetime", "instrument", "quantity", "price", "reference", "fee", "note")
 FUNDING_COLUMNS = ("time", "instrument", "quantity", "mark", "rate", "amount", "mark_source")

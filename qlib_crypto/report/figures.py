@@ -23,7 +23,7 @@ __all__ = [
     "turnover",
 ]
 
-_DASHES = {"price": None, "funding": "dash", "fee": "dot", "slippage": "dashdot"}
+_DASHES = {"price": None, "funding": "dash", "fee": "dot", "slippage": "dashdot", "liquidation": "longdash"}
 POINTS = 3000  # of a line: more than a screen has pixels for
 TIMES = "\N{MULTIPLICATION SIGN}"
 TOP_FEATURES = 30

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qlib_crypto.backtest.orders import FUNDING_AS_NONE, PAID_AT_LAST_PRICE
+from qlib_crypto.backtest.notes import COUNTED, FUNDING_AS_NONE, PAID_AT_LAST_PRICE
 from qlib_crypto.errors import counted
 from qlib_crypto.report import formats
 from qlib_crypto.report.attribution import SOURCES
@@ -76,7 +76,7 @@ def _of_signal(data: ReportData, measures: Measures) -> list[Notice]:
 def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
     found = []
     notes = data.assumptions.get("notes") or {}
-    unknown, unpriced = notes.get(FUNDING_AS_NONE, 0), notes.get(PAID_AT_LAST_PRICE, 0)
+    unknown, unpriced = (notes.get(COUNTED[at], 0) for at in (FUNDING_AS_NONE, PAID_AT_LAST_PRICE))
     if unknown:
         text = (
             f"Unknown funding was taken as none in {counted(unknown, 'instrument-bar')}, against "
@@ -103,7 +103,7 @@ def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
     if gap > _ATTRIBUTION_TOLERANCE * float(measures.equity.abs().max()):
         found.append(
             Notice(
-                f"Price, funding, fees and slippage miss the change of equity by {gap:.6g} in the quote coin.",
+                f"{', '.join(SOURCES.values())} miss the change of equity by {gap:.6g} in the quote coin.",
                 serious=True,
             )
         )

@@ -20,12 +20,14 @@ icir, rank_icir    mean over standard deviation across timestamps, not annualise
 trades             fills
 turnover           traded notional over the equity at the step's start, summed over all steps (both sides count);
                    `turnover_per_day` is that over the days of the span, in multiples of equity
-gross_return       price gains over starting equity, before fees, slippage and funding
-net_return         all gains over starting equity; = gross_return + (funding_net - fees - slippage) / start_equity
+gross_return       price gains over starting equity, before funding and costs
+net_return         all gains over starting equity;
+                   = gross_return + (funding_net - fees - slippage - liquidation) / start_equity
 start_equity       quote coin; likewise end_equity
 quote              the quote coin
 fees               paid, quote coin; < 0 when rebates exceed fees
 slippage           what fills cost more than the market's price, quote coin
+liquidation        what the venue kept of positions that it took over, quote coin
 funding_paid       what our positions paid at settlements, quote coin, ≥ 0; likewise funding_received, ≥ 0
 funding_net        funding_received - funding_paid, quote coin; > 0 is a gain
 settlements        payments and receipts of funding
@@ -176,6 +178,7 @@ def _performance(data: ReportData, measures: Measures) -> dict[str, Any]:
         "net_return": total_return(equity),
         "fees": -gained["fee"] + 0.0,
         "slippage": -gained["slippage"] + 0.0,
+        "liquidation": -gained["liquidation"] + 0.0,
         "funding_paid": -amounts[amounts < 0].sum() + 0.0,
         "funding_received": amounts[amounts > 0].sum(),
         "funding_net": gained["funding"],

@@ -85,6 +85,7 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
         ),
         _paid("Fees", summary["fees"], start, quote),
         *([_paid("Slippage", summary["slippage"], start, quote)] if summary["slippage"] else []),
+        *([_paid("Liquidation", summary["liquidation"], start, quote)] if summary["liquidation"] else []),
         Card(
             "Funding, net",
             f"{formats.money(funding, start, signed=True)} {quote}",

@@ -19,6 +19,7 @@ COLOURS = {
     "funding": "#d97a1e",
     "fee": "#c05a9e",
     "slippage": "#a08c00",
+    "liquidation": "#c0392b",
     "total": "#2f81d6",
     "gain": "#2f81d6",
     "loss": "#d97a1e",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from qlib_crypto.backtest.qlib_exchange import MAX_GROSS_LEVERAGE
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.run import BACKTEST_KEYS, POSITION, completed, innermost
+from qlib_crypto.backtest.terms import MAX_GROSS_LEVERAGE
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from support_backtest import Market, Scripted, assert_replayed, run
 
-from qlib_crypto.backtest import orders
-from qlib_crypto.backtest.qlib_executor import CLOSED_DELISTED, CLOSED_UNKNOWN
+from qlib_crypto.backtest import notes as why
+from qlib_crypto.backtest.notes import COUNTED, WORDS
 from qlib_crypto.errors import GapError
 
 BTC = "BTC_USDT.OKX"
@@ -49,7 +49,7 @@ def test_a_settlement_at_the_open_acts_before_the_orders_of_that_bar(tmp_path):
     result = run(market, Scripted({"2025-01-01 08:00": {BTC: 1.0}, "2025-01-02 00:00": {BTC: -1.0}}))
     assert result.funding["time"].tolist() == [at("01 16:00"), at("02 00:00")]
     assert result.funding["amount"].sum() == pytest.approx(-10.0, rel=1e-7)
-    assert set(result.funding["mark_source"]) == {"provider at the bar's open"}
+    assert set(result.funding["mark_source"]) == {"venue's mark"}
     assert result.steps["funding"].loc[at("02 00:00")] == pytest.approx(-5.0, rel=1e-7)
 
 
@@ -59,9 +59,9 @@ def test_settlements_inside_a_bar_act_after_its_orders(tmp_path):
     result = run(market, Scripted({"2025-01-02": {BTC: 1.0}, "2025-01-04": {BTC: -1.0}}))
     by_day = result.steps["funding"]
     assert by_day.to_numpy() == pytest.approx([0.0, -10.0, -15.0, -5.0, 0.0, 0.0], rel=1e-6)
-    inside = result.funding.loc[result.funding["mark_source"] == "provider inside the bar"]
-    assert inside["rate"].to_numpy() == pytest.approx([0.0002, 0.0002], rel=1e-6)
-    assert inside["mark"].to_numpy() == pytest.approx(50_000.0, rel=1e-6)
+    hours = ["02 08:00", "02 16:00", "03 00:00", "03 08:00", "03 16:00", "04 00:00"]
+    assert result.funding["time"].tolist() == [at(hour) for hour in hours]
+    assert result.funding["amount"].tolist() == [-5.0] * 6
     assert_replayed(market, result)
 
 
@@ -73,7 +73,7 @@ def test_an_interval_that_shortens_while_held_pays_at_its_own_times(tmp_path):
     ]  # fmt: skip
     market.settlements[BTC] = [(time, 0.0001 * (1 + i), 50_000.0) for i, time in enumerate(times)]
     market.open(tmp_path)
-    result = run(market, Scripted({"2025-01-01 00:00": {BTC: -1.0}}))
+    result = run(market, Scripted({"2025-01-01 00:00": {BTC: -1.0}}), end=times[-1])
     assert result.funding["time"].tolist() == times[1:]
     assert result.steps["funding"].sum() == pytest.approx(5.0 * sum(range(2, 12)), rel=1e-6)
     assert_replayed(market, result)
@@ -139,13 +139,12 @@ def test_slippage_lands_on_the_next_worse_tick_and_a_delisting_has_none(tmp_path
     market = flat((50_000.3, 2_000.0), bars=48)
     market.bars[BTC] = market.bars[BTC].iloc[:21]
     market.settlements[BTC] = market.settlements[BTC][:3]
-    market.unknown[BTC] = [(at("02 00:00"), at("02 23:00"))]
     market.open(tmp_path)
     script = {"2025-01-01 01:00": {BTC: 0.1}, "2025-01-01 02:00": {BTC: 0.1}, "2025-01-01 03:00": {BTC: -0.05}}
     result = run(market, Scripted(script), slippage=0.000125, missing_funding="zero")
     # 50,000.3 x 1.000125 = 50,006.5500375, up to 50,006.6; x 0.999875 = 49,994.0499625, down to 49,994.0
     assert result.fills["price"].tolist() == pytest.approx([50_006.6, 50_006.6, 49_994.0, 50_000.3], rel=1e-12)
-    assert result.fills["note"].iloc[-1] == CLOSED_DELISTED
+    assert result.fills["note"].iloc[-1] == WORDS[why.CLOSED_DELISTED]
     assert result.steps["slippage"].sum() == pytest.approx(-0.25 * 6.3)
 
 
@@ -166,13 +165,13 @@ def test_lots_minimum_sizes_and_leverage_shape_the_orders(tmp_path):
     # 200,000 of gross less ETH (2,468) and the fee already paid (1.234 x 2) over 50,000, in lots of 0.001
     assert got == [
         (ETH, pytest.approx(1.234), ""),
-        (BTC, pytest.approx(3.950), orders.CLIPPED_LEVERAGE),
+        (BTC, pytest.approx(3.950), WORDS[why.CLIPPED_LEVERAGE]),
         (BTC, -5.0, ""),
     ]
     notes = result.assumptions["notes"]
     assert notes == {
-        orders.BELOW_LOT: 1, orders.BELOW_MINIMUM: 1, orders.BELOW_NOTIONAL: 1, orders.CLIPPED_LEVERAGE: 1,
-        orders.LEVERAGE: 1,
+        WORDS[note]: 1
+        for note in (why.BELOW_LOT, why.BELOW_MINIMUM, why.BELOW_NOTIONAL, why.CLIPPED_LEVERAGE, why.LEVERAGE)
     }  # fmt: skip
     assert result.assumptions["order_rules"] == {"venue": 2}
 
@@ -187,7 +186,7 @@ def test_a_bar_without_a_price_is_neither_traded_nor_marked(tmp_path):
     result = run(market, Scripted(script))
     assert result.fills["datetime"].tolist() == [at("01 01:00"), at("01 06:00")]
     assert result.positions["mark"].tolist() == [50_100.0, 50_200.0, 50_200.0, 50_200.0, 50_500.0]
-    assert result.assumptions["notes"] == {"bars held without a price": 2, orders.NO_PRICE: 1}
+    assert result.assumptions["notes"] == {"bars held without a price": 2, WORDS[why.NO_PRICE]: 1}
     assert_replayed(market, result)
 
 
@@ -195,45 +194,45 @@ class TestMissingFunding:
     @pytest.fixture
     def market(self, tmp_path) -> Market:
         market = flat((50_000.0, 2_000.0), bars=48)
-        market.unknown[BTC] = [(at("01 10:00"), at("01 20:00"))]
+        del market.settlements[BTC][2]  # of 16:00, where the one of 08:00 makes it due: unknown until that of 00:00
         market.open(tmp_path)
         return market
 
     def test_is_an_error_that_says_where_and_what_to_do(self, market):
         held = Scripted({"2025-01-01 01:00": {BTC: 1.0, ETH: 1.0}})
-        message = r"funding of BTC_USDT\.OKX is unknown in the 60min bar of 2025-01-01 10:00:00 .*import.*untradable"
+        message = r"funding of BTC_USDT\.OKX is unknown in the 60min bar of 2025-01-01 16:00:00 .*import.*untradable"
         with pytest.raises(GapError, match=message):
             run(market, held)
 
     def test_is_no_error_while_nothing_is_held_over_it(self, market):
-        outside = {"2025-01-01 01:00": {BTC: 1.0, ETH: 1.0}, "2025-01-01 09:00": {BTC: -1.0}}
-        result = run(market, Scripted({**outside, "2025-01-01 21:00": {BTC: 1.0}}))
+        outside = {"2025-01-01 01:00": {BTC: 1.0, ETH: 1.0}, "2025-01-01 15:00": {BTC: -1.0}}
+        result = run(market, Scripted({**outside, "2025-01-02 00:00": {BTC: 1.0}}))
         assert_replayed(market, result)
 
     def test_opening_over_it_is_the_same_error(self, market):
-        with pytest.raises(GapError, match="2025-01-01 12:00:00"):
-            run(market, Scripted({"2025-01-01 12:00": {BTC: 1.0}}))
+        with pytest.raises(GapError, match="2025-01-01 18:00:00"):
+            run(market, Scripted({"2025-01-01 18:00": {BTC: 1.0}}))
 
     def test_untradable_closes_at_the_open_and_opens_nothing_there(self, market):
         script = {
             "2025-01-01 01:00": {BTC: 1.0, ETH: 1.0},
-            "2025-01-01 10:00": {BTC: -0.5},  # void: the position is closed in this bar anyway
-            "2025-01-01 12:00": {BTC: 1.0},
-            "2025-01-01 21:00": {BTC: 2.0},
+            "2025-01-01 16:00": {BTC: -0.5},  # void: the position is closed in this bar anyway
+            "2025-01-01 18:00": {BTC: 1.0},
+            "2025-01-02 00:00": {BTC: 2.0},
         }
         result = run(market, Scripted(script), missing_funding="untradable")
         btc = result.fills.loc[result.fills["instrument"] == BTC]
         got = list(btc[["datetime", "quantity", "note"]].itertuples(index=False, name=None))
         assert got == [
-            (at("01 01:00"), 1.0, ""), (at("01 10:00"), -1.0, CLOSED_UNKNOWN), (at("01 21:00"), 2.0, ""),
+            (at("01 01:00"), 1.0, ""), (at("01 16:00"), -1.0, WORDS[why.CLOSED_UNKNOWN]), (at("02 00:00"), 2.0, ""),
         ]  # fmt: skip
-        assert result.assumptions["notes"][orders.FUNDING_UNKNOWN] == 1
+        assert result.assumptions["notes"][WORDS[why.FUNDING_UNKNOWN]] == 1
         assert_replayed(market, result)
 
     def test_zero_pays_nothing_there_and_says_how_often(self, market):
         result = run(market, Scripted({"2025-01-01 01:00": {BTC: 1.0}}), missing_funding="zero")
         assert result.funding["time"].tolist() == [at("01 08:00"), at("02 00:00"), at("02 08:00"), at("02 16:00")]
-        assert result.assumptions["notes"] == {"funding unknown, taken as none": 11}  # bars
+        assert result.assumptions["notes"] == {"funding unknown, taken as none": 8}  # bars
         assert 0 < result.assumptions["funding_coverage"] < 1
         assert_replayed(market, result)
 
@@ -260,7 +259,7 @@ class TestASettlementWithoutAPrice:
         assert paid["mark_source"].tolist().count("last known price") == 1
         assert paid.loc[at("01 16:00"), "mark"] == pytest.approx(48_000.0)
         assert paid.loc[at("01 16:00"), "mark_source"] == "last known price"
-        assert result.assumptions["notes"] == {orders.PAID_AT_LAST_PRICE: 1, "bars held without a price": 1}
+        assert result.assumptions["notes"] == {COUNTED[why.PAID_AT_LAST_PRICE]: 1, "bars held without a price": 1}
         assert len(result.fills) == 3
         assert_replayed(market, result)
 
@@ -277,8 +276,8 @@ class TestASettlementWithoutAPrice:
         market.open(tmp_path)
         result = run(market, Scripted({"2025-01-01": {BTC: 1.0}}), missing_funding="zero")
         inside = result.funding.loc[result.funding["mark_source"] == "last known price"]
-        assert inside["time"].tolist() == [at("02")]
-        assert inside["amount"].tolist() == pytest.approx([-10.0])
+        assert inside["time"].tolist() == [at("02 08:00")]
+        assert inside["amount"].tolist() == pytest.approx([-5.0])
         assert_replayed(market, result)
 
 
@@ -289,14 +288,13 @@ def test_a_delisted_position_is_settled_at_its_last_mark_when_its_funding_ends_t
     market.bars[BTC].loc[at("01 20:00"), "close"] = 49_000.0
     # the provider knows the funding one interval beyond the last settlement, at 16:00
     market.settlements[BTC] = market.settlements[BTC][:3]
-    market.unknown[BTC] = [(at("02 00:00"), at("02 23:00"))]
     padded = market.bars[BTC].reindex(market.times)
     market.open(tmp_path)
     assert padded["open"].isna().sum() == 27
     result = run(market, Scripted({"2025-01-01 01:00": {BTC: -1.0, ETH: 1.0}}), missing_funding=policy)
     last = result.fills.iloc[-1]
     assert (last["instrument"], last["quantity"], last["price"]) == (BTC, 1.0, 49_000.0)
-    assert (last["datetime"], last["note"]) == (at("02 00:00"), CLOSED_DELISTED)
+    assert (last["datetime"], last["note"]) == (at("02 00:00"), WORDS[why.CLOSED_DELISTED])
     assert last["fee"] == pytest.approx(24.5)
     assert result.assumptions["notes"] == {"bars held without a price": 3}  # what has ended owes nothing unknown
     assert result.steps["equity"].iloc[-1] == pytest.approx(

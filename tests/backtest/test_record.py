@@ -55,8 +55,8 @@ def test_the_record_saves_the_tables_of_the_report_and_logs_the_headline_numbers
 
     metrics = answer["metrics"]
     assert set(metrics) == {
-        "net_return", "gross_return", "fees", "slippage", "funding_paid", "funding_received", "funding_net",
-        "sharpe_365", "max_drawdown", "turnover", "trades",
+        "net_return", "gross_return", "fees", "slippage", "liquidation", "funding_paid", "funding_received",
+        "funding_net", "sharpe_365", "max_drawdown", "turnover", "trades",
     }  # fmt: skip
     assert metrics["net_return"] == pytest.approx(truth["equity"].iloc[-1] / 50_000 - 1, rel=1e-6)
     assert metrics["fees"] == pytest.approx(-truth["fee"].iloc[-1])

@@ -13,10 +13,12 @@ from qlib.backtest.backtest import backtest_loop
 from qlib.utils import init_instance_by_config
 from support_backtest import Market, Scripted, assert_replayed, random_market, run
 
-from qlib_crypto.backtest.orders import PAID_AT_LAST_PRICE
-from qlib_crypto.backtest.qlib_executor import CLOSED_DELISTED
+from qlib_crypto.backtest.notes import CLOSED_DELISTED, COUNTED, PAID_AT_LAST_PRICE, WORDS
 from qlib_crypto.backtest.run import completed, run_backtest
+from qlib_crypto.backtest.tables import positions_table, steps_table
 from qlib_crypto.strategy.long_short import LongShortTopk
+
+PLAIN = {"missing_funding": "zero", "margin_mode": "none"}
 
 
 def random_signal(market: Market, *, persistence: float = 0.0, seed: int = 3) -> pd.DataFrame:
@@ -50,7 +52,7 @@ def test_of_a_portfolio_that_holds_through_outage_and_delisting(tmp_path):
         signal=random_signal(market, persistence=0.98), topk=3, rebalance_every=12, drop_buffer=1, gross_exposure=2.0
     )
     result = run(market, strategy)
-    assert (result.fills["note"] == CLOSED_DELISTED).sum() == 1
+    assert (result.fills["note"] == WORDS[CLOSED_DELISTED]).sum() == 1
     assert result.assumptions["notes"]["bars held without a price"] > 10
     assert_replayed(market, result)
 
@@ -68,7 +70,7 @@ def test_of_random_orders_that_cross_zero_and_meet_the_leverage_cap(tmp_path, se
     assert result.fills["note"].str.startswith("scaled").any()
     crossed = result.positions.groupby("instrument")["quantity"].agg(lambda q: (np.sign(q).diff().abs() == 2).any())
     assert crossed.any()
-    assert result.assumptions["notes"][PAID_AT_LAST_PRICE] > 5
+    assert result.assumptions["notes"][COUNTED[PAID_AT_LAST_PRICE]] > 5
     assert_replayed(market, result)
     at_close = result.steps["gross"] / result.steps["equity"]
     assert at_close.max() < 2.5 * 1.2  # orders stop at the cap, prices may pass it
@@ -76,6 +78,7 @@ def test_of_random_orders_that_cross_zero_and_meet_the_leverage_cap(tmp_path, se
 
 def test_of_hourly_execution_inside_four_hour_decisions(tmp_path):
     hours, four = random_market(bars=96, gaps=False), random_market(freq="240min", bars=24, gaps=False)
+    four.settlements = hours.settlements  # a provider has them once
     hours.write(tmp_path)
     four.open(tmp_path)
     nested = {
@@ -93,7 +96,7 @@ def test_of_hourly_execution_inside_four_hour_decisions(tmp_path):
         "executor": nested,
         "backtest": {
             "start_time": hours.times[0], "end_time": hours.times[-1],
-            "exchange_kwargs": {"exchange": {"kwargs": {"codes": "okx_60min", "missing_funding": "zero"}}},
+            "exchange_kwargs": {"exchange": {"kwargs": {"codes": "okx_60min", **PLAIN}}},
         },
     }  # fmt: skip
     base = {name: 20_000 / bars["open"].iloc[0] for name, bars in hours.bars.items()}
@@ -179,7 +182,7 @@ def test_qlib_sees_the_same_account(tmp_path):
             "executor": {"kwargs": {"time_per_step": "60min", "generate_portfolio_metrics": True}},
             "backtest": {
                 "start_time": market.times[0], "end_time": market.times[-1],
-                "exchange_kwargs": {"exchange": {"kwargs": {"codes": "okx", "missing_funding": "zero"}}},
+                "exchange_kwargs": {"exchange": {"kwargs": {"codes": "okx", **PLAIN}}},
             },
         }
     )  # fmt: skip
@@ -192,13 +195,13 @@ def test_qlib_sees_the_same_account(tmp_path):
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         metrics, _ = backtest_loop(market.times[0], market.times[-1], strategy, runner)
     report, history = metrics["60min"]
-    steps = runner.ledger.steps()
+    steps = steps_table(runner.engine)
     assert np.allclose(report["account"], steps["equity"], rtol=1e-12)
     assert np.allclose(report["cash"] + report["value"], steps["equity"], rtol=1e-12)
     assert np.allclose(report["total_cost"], -steps["fee"].cumsum(), rtol=1e-12)
     assert np.allclose(report["total_turnover"], steps["turnover"].cumsum(), rtol=1e-12)
     last = history[market.times[-1]]
-    held = runner.ledger.positions().groupby("datetime").get_group(market.times[-1]).set_index("instrument")
+    held = positions_table(runner.engine).groupby("datetime").get_group(market.times[-1]).set_index("instrument")
     assert last.get_stock_amount_dict() == held["quantity"].to_dict()
     assert history[market.times[5]].calculate_value() == steps["equity"].iloc[5]
 
@@ -231,4 +234,4 @@ def test_of_many_random_configurations(tmp_path, seed):
     result = run(market, strategy, missing_funding=policy, **costs)
     assert len(result.fills) > 5
     assert (result.steps["slippage"].sum() < 0) == bool(slippage)
-    assert_replayed(market, result, fee_rate=fee, forced_rate=0.0007, float32=1.2e-7, slippage=slippage)
+    assert_replayed(market, result, fee_rate=fee, forced_rate=0.0007, slippage=slippage)

@@ -86,10 +86,12 @@ def simulate(
         traded = np.abs(order) @ price
         change = after - before - paid.sum() + fee.sum() - slipped
         value = held * close[t]
-        steps.append((after, cash, np.abs(value).sum(), value.sum(), traded, change, paid.sum(), -fee.sum(), slipped))
+        steps.append(
+            (after, cash, np.abs(value).sum(), value.sum(), traded, change, paid.sum(), -fee.sum(), slipped, 0.0)
+        )
         positions += [(now, coins[i], held[i], close[t, i]) for i in np.flatnonzero(held)]
         mark = close[t]
-    columns = ["equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage"]
+    columns = ["equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "liquidation"]
     table = pd.DataFrame(steps, columns=columns, index=pd.Index(times, name="datetime"))
     table["bench_btc"] = returns[:, 0]
     table["bench_equal"] = returns.mean(axis=1)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qlib_crypto.backtest.orders import FUNDING_AS_NONE, PAID_AT_LAST_PRICE
+from qlib_crypto.backtest.notes import COUNTED, FUNDING_AS_NONE, PAID_AT_LAST_PRICE
 from qlib_crypto.report.measures import measure
 from qlib_crypto.report.notices import notices
 
@@ -50,12 +50,12 @@ def test_what_makes_a_headline_number_missing_is_serious_and_first(make_run, opt
         (lambda _: {"prediction": None}, "There are no predictions", True),
         (lambda run: {"funding": run.funding.iloc[:0]}, "No funding was settled", False),
         (
-            lambda run: {"assumptions": {**run.assumptions, "notes": {FUNDING_AS_NONE: 3}}},
+            lambda run: {"assumptions": {**run.assumptions, "notes": {COUNTED[FUNDING_AS_NONE]: 3}}},
             "as none in 3 instrument-bars",
             True,
         ),
         (
-            lambda run: {"assumptions": {**run.assumptions, "notes": {PAID_AT_LAST_PRICE: 1}}},
+            lambda run: {"assumptions": {**run.assumptions, "notes": {COUNTED[PAID_AT_LAST_PRICE]: 1}}},
             "1 settlement had no",
             False,
         ),

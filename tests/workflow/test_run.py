@@ -99,8 +99,8 @@ def test_mlflow_shows_a_name_and_what_people_compare_runs_by(finished, settings,
 
 def test_mlflow_and_the_summary_agree_in_name_and_sign(stored):
     names = (
-        "net_return", "gross_return", "fees", "slippage", "funding_paid", "funding_received", "funding_net",
-        "sharpe_365", "max_drawdown", "turnover", "trades",
+        "net_return", "gross_return", "fees", "slippage", "liquidation", "funding_paid", "funding_received",
+        "funding_net", "sharpe_365", "max_drawdown", "turnover", "trades",
     )  # fmt: skip
     assert {name: stored.metrics[name] for name in names} == pytest.approx(
         {name: stored.summary[name] for name in names}

@@ -1,0 +1,263 @@
+"""A provider's bars, marks, settlements and venue rules as a `Market`, read straight from its files.
+
+Qlib stores float32. A price whose tick is known is put back on its tick where that is the same float32, which
+restores the venue's exact decimal; settlements are float64 in their own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlib_crypto.backtest.account import Floats
+from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.market import (
+    CLOSE,
+    OPEN,
+    UNKNOWN_AT_OPEN,
+    UNKNOWN_LATER,
+    VOLUME,
+    Ints,
+    Market,
+    rules_of,
+    tiers_of,
+)
+from qlib_crypto.backtest.orders import OrderRules
+from qlib_crypto.clock import DAY_MS, iso
+from qlib_crypto.errors import DataError, SchemaError
+from qlib_crypto.market.margin import MarginTable, assumed_table
+from qlib_crypto.provider.funding import SERIES, Settled
+from qlib_crypto.provider.manifest import Manifest, read_manifest
+from qlib_crypto.provider.settlements import read_series
+from qlib_crypto.provider.write import FLOAT, feature_name
+from qlib_crypto.symbols import Instrument, Interval
+
+BARS = ("open", "high", "low", "close", "volume")
+MARKS = ("mark_open", "mark_high", "mark_low", "mark")
+_BARS = len(BARS)
+#: Bars that are unpacked at a time: the written rows of so many stay in the processor's cache.
+_BLOCK = 64
+#: The days whose turnover tells which margin tiers are assumed.
+_TURNOVER_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a backtest trades on, and what it is called.
+
+    Attributes
+    ----------
+    market
+        See `Market`; columns are `names`, rows are `opens_ms`.
+    names
+        Qlib's names, ascending.
+    interval, opens_ms
+        Length and opens (Unix milliseconds, UTC) of the bars; every one of the grid, shape (bars,).
+    series
+        Shape (k,), of `funding.SERIES`: the settlements in the rows of `Market.settled`.
+    rule_sources, tier_sources
+        Where each instrument's order rules and margin tiers are from.
+
+    """
+
+    market: Market
+    names: tuple[str, ...]
+    interval: Interval
+    opens_ms: Ints
+    series: NDArray[np.void]
+    rule_sources: tuple[str, ...]
+    tier_sources: tuple[str, ...]
+
+    @cached_property
+    def column(self) -> Mapping[str, int]:
+        """The column of each name."""
+        return {name: at for at, name in enumerate(self.names)}
+
+    def row(self, open_ms: int) -> int | None:
+        """The row of the bar that opens then, None when it was not loaded."""
+        at, off = divmod(open_ms - int(self.opens_ms[0]), self.interval.ms)
+        return None if off or not 0 <= at < len(self.opens_ms) else at
+
+    @property
+    def has_bar(self) -> NDArray[np.bool_]:
+        """Where there is a price, shape (bars, n)."""
+        return np.isfinite(self.market.prices[CLOSE])
+
+    @property
+    def funding_known(self) -> NDArray[np.bool_]:
+        """Where it is known what settled in the whole bar, shape (bars, n)."""
+        return np.asarray(self.market.unknown[:, :-1] == 0)
+
+
+def load(
+    folder: Path,
+    interval: Interval,
+    names: Sequence[str],
+    span_ms: tuple[int, int],
+    *,
+    rules: Mapping[str, OrderRules],
+    tables: Mapping[str, MarginTable] | None = None,
+) -> Loaded:
+    """Bars that open in `span_ms` (first and last, both inclusive) of the named instruments.
+
+    `rules` are those of `load_specs`; an instrument without has none. `tables` are margin tiers of the venue; where
+    there are none they are assumed by turnover.
+
+    Raises
+    ------
+    DataError
+        When the provider has not one bar of them then.
+    SchemaError
+        When it has no manifest, or a file is missing or torn.
+
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise SchemaError(f"{folder} has no manifest.json; convert into an empty folder")
+    ordered = tuple(sorted(names))
+    grid = manifest.grid(interval.qlib)
+    first = max(-((grid.origin_ms - span_ms[0]) // interval.ms), 0)
+    stop = min((span_ms[1] - grid.origin_ms) // interval.ms + 1, grid.length)
+    opens = grid.origin_ms + np.arange(first, max(stop, first), dtype=np.int64) * interval.ms
+    ticks = np.array([rules[name].tick_size if name in rules else 0.0 for name in ordered])
+    files = _Files(folder, manifest, interval, ordered, first, len(opens))
+    marked = any(MARKS[0] in manifest.extra_fields.get(name, ()) for name in ordered)
+    prices = np.empty((len(BARS) + len(MARKS) * marked, len(opens), len(ordered)))
+    for at, field in enumerate(BARS + MARKS * marked):
+        _unpack(files.read(field), ticks if at != VOLUME else np.zeros(len(ordered)), prices[at])
+    last = np.full(len(ordered), -1, np.int64)
+    _without_price(prices, last)
+    if not (last >= 0).any():
+        raise DataError(
+            f"no {interval.qlib} bars of {len(ordered)} instruments between {iso(span_ms[0])} and {iso(span_ms[1])} in "
+            f"{folder}; convert them, or change the span"
+        )
+    settled, series, unknown = _funding(folder, ordered, interval, opens)
+    own = [(tables or {}).get(name) for name in ordered]
+    if None in own:
+        turnover = _turnover(prices, interval)
+        own = [table or assumed_table(each) for table, each in zip(own, turnover, strict=True)]
+    known = [table for table in own if table is not None]
+    tiers, by_quantity = tiers_of(known)
+    since = np.zeros(1, np.int64)
+    market = Market(
+        prices, len(BARS) if marked else OPEN, settled, np.column_stack([series["rate"], series["price"]]), unknown,
+        last, since, rules_of([rules.get(name, OrderRules()) for name in ordered])[None], since, tiers[None],
+        by_quantity[None],
+    )  # fmt: skip
+    sources = tuple(rules[name].spec_source if name in rules else "assumed" for name in ordered)
+    return Loaded(market, ordered, interval, opens, series, sources, tuple(table.source for table in known))
+
+
+class _Files:
+    """The values of one field at a time, from slot `first` on."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, interval: Interval, names: tuple[str, ...], first: int, length: int
+    ) -> None:
+        self._folder, self._interval, self._names = folder, interval, names
+        self._manifest, self._first, self._length = manifest, first, length
+
+    def read(self, field: str) -> NDArray[np.float32]:
+        """Shape (n, bars), NaN where an instrument has no file of the field or no such slot."""
+        out = np.full((len(self._names), self._length), np.nan, dtype=np.float32)
+        for row, name in zip(out, self._names, strict=True):
+            span = self._manifest.instruments.get(name, {}).get(self._interval.qlib)
+            if span is None or field not in self._manifest.fields_of(name):
+                continue
+            begin, stop = max(span[0], self._first), min(span[0] + span[1], self._first + self._length)
+            if begin < stop:
+                row[begin - self._first : stop - self._first] = self._part(name, field, begin - span[0], stop - begin)
+        return out
+
+    def _part(self, name: str, field: str, at: int, count: int) -> NDArray[np.float32]:
+        path = self._folder / feature_name(Instrument.parse(name), field, self._interval)
+        try:
+            values = np.fromfile(path, FLOAT, count, offset=FLOAT.itemsize * (1 + at))
+        except OSError as error:
+            raise SchemaError(f"{path} cannot be read ({error.strerror}); see qlib-crypto verify") from None
+        if len(values) < count:
+            raise SchemaError(f"{path} ends {count - len(values)} values early; see qlib-crypto verify")
+        return values
+
+
+@compiled
+def _unpack(raw: NDArray[np.float32], ticks: Floats, out: Floats) -> None:
+    """From (n, bars) to (bars, n) in float64, prices on their ticks."""
+    n, bars = raw.shape
+    for begin in range(0, bars, _BLOCK):
+        for i in range(n):
+            tick = ticks[i]
+            for t in range(begin, min(begin + _BLOCK, bars)):
+                value = raw[i, t]
+                price = float(value)
+                if tick > 0.0:
+                    snapped = np.rint(price / tick) * tick
+                    if np.float32(snapped) == value:
+                        price = snapped
+                out[t, i] = price
+
+
+@compiled
+def _without_price(prices: Floats, last: Ints) -> None:
+    """NaN in the whole bar where open or close is no price; the last bar that has one. Marks stand in by trade prices.
+
+    A mark of its own stays in a bar without a trade.
+    """
+    for t in range(prices.shape[1]):
+        for i in range(prices.shape[2]):
+            if prices[OPEN, t, i] > 0.0 and prices[CLOSE, t, i] > 0.0:
+                last[i] = t
+            else:
+                for row in range(_BARS):
+                    prices[row, t, i] = np.nan
+            marks = prices.shape[0] - _BARS
+            marked = marks > 0 and prices[_BARS + OPEN, t, i] > 0.0 and prices[_BARS + CLOSE, t, i] > 0.0
+            for row in range(marks):
+                if not (marked and prices[_BARS + row, t, i] > 0.0):
+                    prices[_BARS + row, t, i] = prices[row, t, i]
+
+
+def _funding(
+    folder: Path, names: tuple[str, ...], interval: Interval, opens: Ints
+) -> tuple[Ints, NDArray[np.void], NDArray[np.uint8]]:
+    """`Market.settled`, the settlements in its order, and `Market.unknown`."""
+    first, step, bars = int(opens[0]) if len(opens) else 0, interval.ms, len(opens)
+    unknown = np.full((bars, len(names) + 1), UNKNOWN_AT_OPEN | UNKNOWN_LATER, dtype=np.uint8)
+    parts, columns = [np.empty(0, SERIES)], [np.empty(0, np.int64)]
+    for i, of in enumerate(Settled.of_all([read_series(folder, Instrument.parse(name)) for name in names])):
+        for begin, end in of.known_ms.tolist():
+            at = max(-((first - begin) // step), 0)
+            unknown[at : max(-((first - end) // step), 0), i] &= ~np.uint8(UNKNOWN_AT_OPEN)
+            unknown[at : max((end - first) // step, 0), i] &= ~np.uint8(UNKNOWN_LATER)
+        own = of.series[slice(*np.searchsorted(of.time_ms, (first, first + bars * step)))]
+        parts.append(own)
+        columns.append(np.full(len(own), i))
+    unknown[:, -1] = unknown[:, :-1].any(axis=1)
+    series, column = np.concatenate(parts), np.concatenate(columns)
+    order = np.lexsort((column, series["time_ms"]))
+    series, column = series[order], column[order]
+    bar, off = np.divmod(series["time_ms"] - first, step)
+    return np.column_stack([bar, column, off == 0]).astype(np.int64), series, unknown
+
+
+def _turnover(prices: Floats, interval: Interval) -> Floats:
+    """Quote coins a day, the median of an instrument's first 30 days with bars, shape (n,); NaN without a bar."""
+    of_day = max(DAY_MS // interval.ms, 1)
+    out = np.full(prices.shape[2], np.nan)
+    for i in range(prices.shape[2]):
+        start = int(np.argmax(prices[CLOSE, :, i] > 0))
+        value = (
+            prices[CLOSE, start : start + _TURNOVER_DAYS * of_day, i]
+            * (prices[VOLUME, start : start + _TURNOVER_DAYS * of_day, i])
+        )
+        whole = value[: len(value) // of_day * of_day].reshape(-1, of_day)
+        days = np.nansum(whole if len(whole) else value[None], axis=1) * (DAY_MS / (of_day * interval.ms))
+        if np.isfinite(value).any():
+            out[i] = float(np.median(days))
+    return out

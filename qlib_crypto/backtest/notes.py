@@ -1,0 +1,39 @@
+"""Why what was done is not what was asked for: numbers for compiled code, words for fills and assumptions."""
+
+from __future__ import annotations
+
+#: Why less than all of an order is executed; then why something was done that nobody ordered.
+WORDS = (
+    "",
+    "no price: not traded",
+    "funding unknown: not opened or added to",
+    "below one lot",
+    "below the minimum size",
+    "below the minimum notional",
+    "leverage cap",
+    "scaled to the leverage cap",
+    "margin",
+    "scaled to the margin left",
+    "participation cap: no volume left",
+    "scaled to the participation cap",
+    "larger than the venue's last margin tier",
+    "scaled to the venue's last margin tier",
+    "funding unknown: closed",
+    "no more prices or funding: settled at the last mark",
+    "liquidated",
+)
+(
+    WHOLE, NO_PRICE, FUNDING_UNKNOWN, BELOW_LOT, BELOW_MINIMUM, BELOW_NOTIONAL, LEVERAGE, CLIPPED_LEVERAGE,
+    MARGIN, CLIPPED_MARGIN, VOLUME, CLIPPED_VOLUME, TIER, CLIPPED_TIER, CLOSED_UNKNOWN, CLOSED_DELISTED, LIQUIDATED,
+) = range(len(WORDS))  # fmt: skip
+#: The first of those that nobody ordered.
+FORCED = CLOSED_UNKNOWN
+
+#: What is counted because a reader should know of it.
+COUNTED = (
+    "bars held without a price",
+    "funding unknown, taken as none",
+    "settlement without a price: paid at the last known one",
+    "funding unknown without a price to close at",
+)
+STALE_MARKS, FUNDING_AS_NONE, PAID_AT_LAST_PRICE, UNKNOWN_WITHOUT_PRICE = range(len(COUNTED))

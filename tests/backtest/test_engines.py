@@ -1,0 +1,147 @@
+"""The Qlib engine and the array engine agree on every fill and on the whole curve, on hundreds of random markets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import qlib
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
+from qlib.strategy.base import BaseStrategy
+from support_backtest import Market, random_market, run
+
+from qlib_crypto.backtest.costs import Costs
+from qlib_crypto.backtest.engine import Engine
+from qlib_crypto.backtest.load import load
+from qlib_crypto.backtest.orders import load_specs
+from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
+from qlib_crypto.backtest.terms import Terms
+from qlib_crypto.symbols import Interval
+
+
+class Weighted(BaseStrategy):
+    """Orders from what is held to given weights of equity at each step, written without any of the engine's code."""
+
+    def __init__(self, weights: np.ndarray, rebalance: np.ndarray, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.weights, self.rebalance = weights, rebalance
+
+    def generate_trade_decision(self, execute_result=None):  # noqa: ARG002 - the signature is Qlib's
+        step = self.trade_calendar.get_trade_step()
+        start, end = self.trade_calendar.get_step_time(step)
+        if not self.rebalance[step]:
+            return TradeDecisionWO([], self)
+        names, position = sorted(self.trade_exchange.codes), self.trade_position
+        money, shrink, grow = max(position.calculate_value(), 0.0), [], []
+        for i, name in enumerate(names):
+            price, held = self.trade_exchange.open_price(name, start), position.get_stock_amount(name)
+            if np.isnan(price):
+                continue
+            weight = self.weights[step, i]
+            target = 0.0 if np.isnan(weight) else weight * money / price
+            if target == held:
+                continue
+            smaller = abs(target) <= abs(held) and held * target >= 0
+            side = OrderDir.BUY if target > held else OrderDir.SELL
+            (shrink if smaller else grow).append(Order(name, abs(target - held), side, start, end))
+        return TradeDecisionWO(shrink + grow, self)
+
+
+@dataclass
+class Case:
+    market: Market
+    weights: np.ndarray
+    rebalance: np.ndarray
+    exchange: dict
+
+
+@st.composite
+def cases(draw) -> Case:
+    seed = draw(st.integers(0, 2**31))
+    rng = np.random.default_rng(seed)
+    names = draw(st.integers(1, 7))
+    market = random_market(
+        freq=draw(st.sampled_from(["60min", "240min", "day"])),
+        bars=draw(st.integers(12, 60)),
+        names=names,
+        seed=seed,
+        settle_hours=draw(st.sampled_from([1, 4, 8])),
+        gaps=draw(st.booleans()),
+        unpriced=draw(st.sampled_from([0.0, 0.2])),
+        wicks=draw(st.sampled_from([0.0, 0.05, 0.4])),
+    )
+    bars = len(market.times)
+    gross = draw(st.sampled_from([0.5, 2.0, 6.0, 30.0]))
+    weights = rng.normal(size=(bars, names)) * gross / names
+    weights[rng.random((bars, names)) < draw(st.sampled_from([0.0, 0.4]))] = 0.0
+    weights[rng.random((bars, names)) < 0.05] = np.nan
+    exchange = {
+        "missing_funding": draw(st.sampled_from(["zero", "untradable"])),
+        "liquidity": draw(st.sampled_from(["taker", "maker"])),
+        "maker_fee": draw(st.sampled_from([-0.0001, 0.0002])),
+        "taker_fee": draw(st.sampled_from([0.0, 0.0005])),
+        "slippage": draw(st.sampled_from([0.0, 0.0005])),
+        "max_gross_leverage": draw(st.sampled_from([None, 2.5])),
+        "margin_mode": draw(st.sampled_from(["none", "cross", "isolated"])),
+        "leverage": draw(st.sampled_from([1.0, 5.0, 20.0])),
+        "liquidation_fee": draw(st.sampled_from([None, 0.01])),
+        "participation": draw(st.sampled_from([None, 0.5])),
+    }
+    return Case(market, weights, rng.random(bars) < draw(st.sampled_from([1.0, 0.3])), exchange)
+
+
+def opened(folder: Path) -> None:
+    qlib.init(
+        provider_uri=str(folder), region="cn", trade_unit=None, limit_threshold=None, deal_price="open", kernels=1,
+        logging_level=40, clear_mem_cache=True,
+    )  # fmt: skip
+
+
+def by_arrays(case: Case, folder: Path) -> Engine:
+    market, given_ = case.market, dict(case.exchange)
+    span = tuple(int(t.value // 1_000_000) for t in (market.times[0], market.times[-1]))
+    loaded = load(
+        folder, Interval.parse(market.freq), sorted(market.bars), span, rules=load_specs(folder / "specs.json")
+    )
+    costs = Costs.of(
+        None, given_.pop("taker_fee"), given_.pop("maker_fee"), given_.pop("liquidity"), given_.pop("slippage")
+    )
+    engine = Engine(loaded, Terms(costs, **given_), 100_000.0)
+    engine.run(case.weights, case.rebalance)
+    return engine
+
+
+def assert_same(case: Case, folder: Path) -> dict[str, int]:
+    """Both engines on one case; what was met."""
+    case.market.write(folder)
+    opened(folder)
+    one = run(case.market, Weighted(case.weights, case.rebalance), **case.exchange)
+    engine = by_arrays(case, folder)
+    other = steps_table(engine)
+    columns = list(other.columns)
+    scale = np.maximum(one.steps["equity"].abs().to_numpy()[:, None], 1.0)
+    assert (np.abs(one.steps[columns].to_numpy() - other.to_numpy()) <= 1e-9 * scale).all()
+    for mine, table in ((one.fills, fills_table), (one.funding, funding_table), (one.positions, positions_table)):
+        pd.testing.assert_frame_equal(mine, table(engine), rtol=1e-9, atol=1e-12)
+    change = np.diff(np.concatenate([[100_000.0], other["equity"]]))
+    causes = other[["price", "funding", "fee", "slippage", "liquidation"]].sum(axis=1).to_numpy()
+    assert (np.abs(change - causes) <= 1e-9 * np.maximum(np.abs(other["equity"]), 100_000.0)).all()
+    return {**engine.notes, **one.fills["note"].value_counts().to_dict()}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(case=cases())
+def test_agree(case, tmp_path_factory):
+    assert_same(case, tmp_path_factory.mktemp("case"))
+
+
+@pytest.mark.long
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_agree_on_many(case, tmp_path_factory):
+    assert_same(case, tmp_path_factory.mktemp("case"))
