@@ -20,8 +20,29 @@ from qlib.strategy.base import BaseStrategy
 from support_provider import write_provider
 
 from qlib_crypto.backtest.run import PerpRun, run_backtest
+from qlib_crypto.market.margin import MarginTable
 
+FORCED = ("funding unknown: closed", "no more prices or funding: settled at the last mark")
 POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
+
+
+@dataclass(frozen=True)
+class Margin:
+    """What a venue asks for: by instrument a table, and what it keeps of what it takes over (None: what is left)."""
+
+    tables: Mapping[str, MarginTable]
+    closing_fee: float
+    leverage: float
+    isolated: bool = False
+    liquidation_fee: float | None = None
+
+    def needed(self, name: str, quantity: float, price: float) -> float:
+        return self.tables[name].maintenance(quantity, price) + abs(quantity) * price * self.closing_fee
+
+    def asked(self, name: str, quantity: float, price: float) -> float:
+        if self.liquidation_fee is None:
+            return self.needed(name, quantity, price)
+        return abs(quantity) * price * self.liquidation_fee
 
 
 @dataclass
@@ -152,7 +173,18 @@ def run(market: Market, strategy, *, start=None, end=None, account: float = 100_
 class Replay:
     """A second account: fills at true prices, true settlements, fees by the rate, marks at true closes."""
 
-    def __init__(self, market: Market, account: float, fee_rate: float, forced_rate: float, slippage: float) -> None:
+    def __init__(
+        self,
+        market: Market,
+        account: float,
+        fee_rate: float,
+        forced_rate: float,
+        slippage: float,
+        margin: Margin | None,
+    ) -> None:
+        self.margin, self.liquidated = margin, 0.0
+        self.entry: dict[str, float] = {}
+        self.aside: dict[str, float] = {}  # of an isolated position
         self.market, self.start, self.cash, self.fee_rate = market, account, account, fee_rate
         self.forced_rate, self.slippage, self.slipped = forced_rate, slippage, 0.0
         self.held: dict[str, float] = {}
@@ -171,6 +203,86 @@ class Replay:
                     amount = quantity * rate * known
                     self.cash -= amount
                     self.funding -= amount
+                    self.aside[name] -= amount
+
+    def open(self, step):
+        for name in self.held:
+            if step in self.market.bars[name].index:
+                self.mark[name] = self.market.bars[name]["open"][step]
+
+    def worst(self, step) -> dict[str, float]:
+        """Where the bar harms each position most."""
+        found = {}
+        for name, quantity in self.held.items():
+            bars, mark = self.market.bars[name], self.mark[name]
+            if step not in bars.index:
+                found[name] = mark
+            elif quantity > 0:
+                found[name] = min(mark, bars["low"][step])
+            else:
+                found[name] = max(mark, bars["high"][step])
+        return found
+
+    def left(self, name: str, price: float) -> float:
+        """What is behind an isolated position beyond what is needed."""
+        quantity = self.held[name]
+        behind = self.aside[name] + quantity * (price - self.entry[name])
+        return behind - self.margin.needed(name, quantity, price)
+
+    def surplus(self, prices) -> float:
+        """What the account has beyond what is needed."""
+        return self.cash + sum(q * prices[n] - self.margin.needed(n, q, prices[n]) for n, q in self.held.items())
+
+    def call(self, worst, taken):
+        """What the way from the marks to the worst ones breaks is in `taken`, in that order, and nothing else is."""
+        if self.margin is None:
+            return
+        if not self.margin.isolated:
+            if self.held and self.surplus(worst) <= 0:
+                self.take_all(worst, [taken.pop(0) for _ in self.held])
+            return
+        for name in sorted(self.held):
+            if self.left(name, worst[name]) <= 0:
+                fill = taken.pop(0)
+                assert (fill.instrument, fill.quantity) == (name, -self.held[name])
+                self.on_the_way(fill.price, self.mark[name], worst[name])
+                near = 1e-9 * abs(self.held[name]) * fill.price
+                start = self.left(name, self.mark[name]) <= 0
+                assert abs(self.left(name, fill.price)) <= near or (start and fill.price == self.mark[name])
+                behind = self.aside[name] + self.held[name] * (fill.price - self.entry[name])
+                self.take(fill, min(behind, self.margin.asked(name, self.held[name], fill.price)))
+
+    def take_all(self, worst, fills):
+        prices = {fill.instrument: fill.price for fill in fills}
+        assert {fill.instrument: -fill.quantity for fill in fills} == self.held
+        for name, price in prices.items():
+            self.on_the_way(price, self.mark[name], worst[name])
+        near = 1e-9 * sum(abs(q) * prices[n] for n, q in self.held.items())
+        assert abs(self.surplus(prices)) <= near or (self.surplus(self.mark) <= 0 and prices == self.mark_of_held())
+        left = self.cash + sum(q * prices[n] for n, q in self.held.items())
+        asked = {n: self.margin.asked(n, q, prices[n]) for n, q in self.held.items()}
+        kept = min(left, sum(asked.values()))
+        for fill in fills:
+            own = kept * asked[fill.instrument] / sum(asked.values()) if sum(asked.values()) > 0 else 0.0
+            self.take(fill, own)
+
+    def mark_of_held(self):
+        return {name: self.mark[name] for name in self.held}
+
+    @staticmethod
+    def on_the_way(price, start, end):
+        assert min(start, end) * (1 - 1e-12) <= price <= max(start, end) * (1 + 1e-12)
+
+    def take(self, fill, kept):
+        assert np.isclose(fill.fee, kept, rtol=1e-9, atol=1e-6)
+        self.cash -= fill.quantity * fill.price + fill.fee
+        self.liquidated -= fill.fee
+        self.turnover += abs(fill.quantity) * fill.price
+        self.forget(fill.instrument)
+
+    def forget(self, name):
+        for of in (self.held, self.mark, self.entry, self.aside):
+            of.pop(name, None)
 
     def last_price(self, name, step, *, before_open) -> float:
         bars = self.market.bars[name]
@@ -190,10 +302,27 @@ class Replay:
         self.cash -= fill.quantity * price + fee
         self.fee -= fee
         self.turnover += abs(fill.quantity) * price
-        after = self.held.pop(fill.instrument, 0.0) + fill.quantity
-        if abs(after) > 1e-9 * abs(fill.quantity):
-            self.held[fill.instrument] = after
-            self.mark.setdefault(fill.instrument, price)
+        self.hold(fill.instrument, fill.quantity, price, fill.reference)
+
+    def hold(self, name, quantity, price, reference):
+        held = self.held.get(name, 0.0)
+        after = held + quantity
+        if abs(after) <= 1e-9 * abs(quantity):
+            self.forget(name)
+            return
+        lever = 1.0
+        if self.margin is not None:
+            lever = min(self.margin.leverage, self.margin.tables[name].tier(after, reference).max_leverage)
+        entry, aside = self.entry.get(name, price), self.aside.get(name, 0.0)
+        if held * quantity >= 0:  # opened or added to
+            self.entry[name] = (held * entry + quantity * price) / after
+            self.aside[name] = aside + abs(quantity) * price / lever
+        elif held * after > 0:  # made smaller
+            self.aside[name] = aside * after / held
+        else:  # crossed zero
+            self.entry[name], self.aside[name] = price, abs(after) * price / lever
+        self.held[name] = after
+        self.mark.setdefault(name, reference)
 
     def slipped_price(self, fill, price) -> float:
         """The next tick that is worse by the slippage at least, in exact decimals."""
@@ -211,29 +340,46 @@ class Replay:
             if step in self.market.bars[name].index:
                 self.mark[name] = self.market.bars[name]["close"][step]
         equity = self.cash + sum(quantity * self.mark[name] for name, quantity in self.held.items())
-        price = equity - self.start - self.funding - self.fee - self.slipped
+        price = equity - self.start - self.funding - self.fee - self.slipped - self.liquidated
         net = sum(quantity * self.mark[name] for name, quantity in self.held.items())
         gross = sum(abs(quantity) * self.mark[name] for name, quantity in self.held.items())
         turnover, self.turnover = self.turnover, 0.0
         return {
             "equity": equity, "price": price, "funding": self.funding, "fee": self.fee, "net": net, "gross": gross,
-            "turnover": turnover, "slippage": self.slipped,
+            "turnover": turnover, "slippage": self.slipped, "liquidation": self.liquidated,
         }  # fmt: skip
 
 
 def replay(
     market: Market, result: PerpRun, *, account: float, fee_rate: float, forced_rate: float | None = None,
-    slippage: float = 0.0,
+    slippage: float = 0.0, margin: Margin | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Equity, its causes since the start and the exposure at each step's close, and the step's turnover."""
-    second, rows = Replay(market, account, fee_rate, fee_rate if forced_rate is None else forced_rate, slippage), []
+    forced_rate = fee_rate if forced_rate is None else forced_rate
+    second, rows = Replay(market, account, fee_rate, forced_rate, slippage, margin), []
     fills = dict(iter(result.fills.groupby("datetime")))
     for step in result.steps.index:
+        mine = list(fills[step].itertuples()) if step in fills else []
+        taken = [fill for fill in mine if fill.note == "liquidated"]
+        asked = [fill for fill in mine if fill.note in FORCED]
         second.settle(step, at_open=True)
-        for fill in fills[step].itertuples() if step in fills else ():
+        second.open(step)
+        for fill in asked:
             second.trade(fill)
+        second.call(second.mark_of_held(), taken)
+        for fill in mine:
+            if fill.note != "liquidated" and fill.note not in FORCED:
+                second.trade(fill)
+        second.call(second.worst(step), taken)
+        paid = second.funding
         second.settle(step, at_open=False)
-        rows.append(second.close(step))
+        row = second.close(step)
+        if second.funding != paid:
+            second.call(second.mark_of_held(), taken)
+            later = second.close(step)
+            row = {**later, "turnover": row["turnover"] + later["turnover"]}
+        assert not taken
+        rows.append(row)
     return pd.DataFrame(rows, index=result.steps.index)
 
 
@@ -245,12 +391,15 @@ def assert_replayed(
     fee_rate: float = 0.0005,
     forced_rate: float | None = None,
     slippage: float = 0.0,
+    margin: Margin | None = None,
 ) -> None:
     """Recorded equity, each of its causes, exposure and turnover equal the replay to 1e-9 of equity at every step."""
-    truth = replay(market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate, slippage=slippage)
+    truth = replay(
+        market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate, slippage=slippage, margin=margin
+    )
     exact = 1e-9 * truth["equity"].abs()
     assert ((result.steps["equity"] - truth["equity"]).abs() <= exact).all()
-    for cause in ("price", "funding", "fee", "slippage"):
+    for cause in ("price", "funding", "fee", "slippage", "liquidation"):
         assert ((result.steps[cause].cumsum() - truth[cause]).abs() <= exact).all(), cause
     for column in ("net", "gross", "turnover"):
         assert ((result.steps[column] - truth[column]).abs() <= exact).all(), column

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.strategy.base import BaseStrategy
-from support_backtest import Market, random_market, run
+from support_backtest import Margin, Market, assert_replayed, random_market, run
 
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Engine
@@ -21,6 +21,7 @@ from qlib_crypto.backtest.load import load
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
 from qlib_crypto.backtest.terms import Terms
+from qlib_crypto.market.margin import assumed_table
 from qlib_crypto.symbols import Interval
 
 
@@ -116,6 +117,26 @@ def by_arrays(case: Case, folder: Path) -> Engine:
     return engine
 
 
+def margin_of(case: Case) -> Margin | None:
+    """The terms as the replay takes them; the assumed tables are found by the turnover that the test computes."""
+    if case.exchange["margin_mode"] == "none":
+        return None
+    tables = {}
+    for name, bars in case.market.bars.items():
+        value = bars["close"] * 1000.0
+        first = value.index[0]
+        days = [
+            value[first + pd.Timedelta(d, "D") : first + pd.Timedelta(d + 1, "D") - pd.Timedelta(1, "ms")].sum()
+            for d in range(30)
+            if first + pd.Timedelta(d + 1, "D") <= case.market.times[-1] + case.market.step
+        ]
+        tables[name] = assumed_table(float(np.median(days or [value.sum()])))
+    return Margin(
+        tables, case.exchange["taker_fee"], case.exchange["leverage"], case.exchange["margin_mode"] == "isolated",
+        case.exchange["liquidation_fee"],
+    )  # fmt: skip
+
+
 def assert_same(case: Case, folder: Path) -> dict[str, int]:
     """Both engines on one case; what was met."""
     case.market.write(folder)
@@ -128,6 +149,10 @@ def assert_same(case: Case, folder: Path) -> dict[str, int]:
     assert (np.abs(one.steps[columns].to_numpy() - other.to_numpy()) <= 1e-9 * scale).all()
     for mine, table in ((one.fills, fills_table), (one.funding, funding_table), (one.positions, positions_table)):
         pd.testing.assert_frame_equal(mine, table(engine), rtol=1e-9, atol=1e-12)
+    assert_replayed(
+        case.market, one, fee_rate=case.exchange[f"{case.exchange['liquidity']}_fee"],
+        forced_rate=case.exchange["taker_fee"], slippage=case.exchange["slippage"], margin=margin_of(case),
+    )  # fmt: skip
     change = np.diff(np.concatenate([[100_000.0], other["equity"]]))
     causes = other[["price", "funding", "fee", "slippage", "liquidation"]].sum(axis=1).to_numpy()
     assert (np.abs(change - causes) <= 1e-9 * np.maximum(np.abs(other["equity"]), 100_000.0)).all()
