@@ -1,0 +1,71 @@
+"""Random markets as strategies know them, and one of every strategy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from qlib_crypto.strategy.beta import BetaNeutral
+from qlib_crypto.strategy.carry import FundingCarry
+from qlib_crypto.strategy.known import Known
+from qlib_crypto.strategy.mean_variance import MeanVariance
+from qlib_crypto.strategy.rank import RankWeighted
+from qlib_crypto.strategy.topk import TopkWeights
+from qlib_crypto.strategy.volatility import VolatilityTargeted
+
+HOUR_MS = 3_600_000
+LIMITS = {"max_weight": 0.2, "max_turnover": 0.6, "capacity": {"account": 1e6, "share": 0.02, "bars": 5}}
+
+
+def market(bars=40, n=8, seed=0, *, gaps=0.1, untradable=0.1, levels=0):
+    """A random market; `gaps` and `untradable` are parts of the cells, scores have so many `levels` (0: no ties)."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0, 0.01, (bars, 1)) * rng.uniform(0.3, 1.7, n)
+    close = 100 * np.exp(np.cumsum(common + rng.normal(0, 0.01, (bars, n)), axis=0))
+    signal = rng.integers(0, levels, (bars, n)).astype(float) if levels else rng.normal(size=(bars, n))
+    settled = rng.normal(0, 3e-4, (bars // 8 + 1, n))
+    known = Known(
+        opens_ms=np.arange(bars, dtype=np.int64) * HOUR_MS,
+        step_ms=HOUR_MS,
+        names=tuple(f"{chr(65 + i)}{(i * 7) % 10}_USDT.OKX" for i in rng.permutation(n)),
+        signal=signal,
+        close=close,
+        dollar_volume=rng.lognormal(14, 1, (bars, n)),
+        funding_rate=np.repeat(settled, 8, axis=0)[:bars],
+        funding_interval=np.full((bars, n), 8.0),
+        tradable=rng.random((bars, n)) >= untradable,
+    )
+    for name in ("signal", "close", "dollar_volume", "funding_rate"):
+        values = getattr(known, name)
+        values[rng.random((bars, n)) < gaps * (0.1 if name == "funding_rate" else 1.0)] = np.nan
+    signal[rng.random(bars) < gaps] = np.nan
+    return known
+
+
+def permuted(known, order):
+    """The same market with its columns in another order."""
+    columns = {
+        name: getattr(known, name)[:, order]
+        for name in ("signal", "close", "dollar_volume", "funding_rate", "funding_interval", "tradable")
+    }
+    return replace(known, names=tuple(known.names[i] for i in order), **columns)
+
+
+def strategies(limits=None):
+    """One of every strategy by name, small enough for small markets."""
+    risk = {"half_life": 6, "min_returns": 4}
+    topk = {"topk": 3, "min_names": 1, "drop_buffer": 1}
+    base = {"class": "TopkWeights", "module_path": "qlib_crypto.strategy.topk", "kwargs": {**topk, "topk": 4}}
+    return {
+        "topk": TopkWeights(**topk, n_drop=1, rebalance_every=2, limits=limits),
+        "rank": RankWeighted(power=1.5, limits=limits),
+        "volatility": VolatilityTargeted(base=base, inverse_volatility=True, **risk, limits=limits),
+        "beta": BetaNeutral(base=RankWeighted(rebalance_every=3), **risk, limits=limits),
+        "carry": FundingCarry(
+            short_enter=0.1, short_exit=0.05, long_enter=-0.1, long_exit=0.0, topk=3, settlements=2, limits=limits
+        ),
+        "mean_variance": MeanVariance(
+            signal_scale=1e-3, risk_aversion=3.0, turnover_cost=5e-4, rebalance_every=4, **risk, limits=limits
+        ),
+    }
