@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from qlib_crypto.strategy.beta import BetaNeutral
 from qlib_crypto.strategy.carry import FundingCarry
-from qlib_crypto.strategy.known import Known
+from qlib_crypto.strategy.known import Known, Targets
 from qlib_crypto.strategy.mean_variance import MeanVariance
 from qlib_crypto.strategy.rank import RankWeighted
 from qlib_crypto.strategy.topk import TopkWeights
@@ -69,3 +70,36 @@ def strategies(limits=None):
             signal_scale=1e-3, risk_aversion=3.0, turnover_cost=5e-4, rebalance_every=4, **risk, limits=limits
         ),
     }
+
+
+class Fixed:
+    """The same row in every bar."""
+
+    def __init__(self, *row):
+        self.row = np.array(row, dtype=float)
+
+    def targets(self, known):
+        return Targets(np.tile(self.row, (known.bars, 1)), np.ones(known.bars, dtype=bool), {"fixed": 1})
+
+
+def plain_returns(known, t):
+    """Of each bar up to row t: the returns as a list, None where unknown."""
+    rows = []
+    for s in range(1, t + 1):
+        pairs = zip(known.close[s], known.close[s - 1], strict=True)
+        rows.append([None if math.isnan(now) or math.isnan(then) else now / then - 1 for now, then in pairs])
+    return rows
+
+
+def plain_covariance(known, t, half_life, shrinkage, least):
+    rows, n = plain_returns(known, t), len(known.names)
+    age = [0.5 ** ((len(rows) - 1 - s) / half_life) for s in range(len(rows))]
+    weight = [sum(w for w, row in zip(age, rows, strict=True) if row[i] is not None) for i in range(n)]
+    seen = [sum(row[i] is not None for row in rows) for i in range(n)]
+    out = [[math.nan] * n for _ in range(n)]
+    for i in range(n):
+        for j in range(n):
+            if min(seen[i], seen[j]) >= least:
+                total = sum(w * (row[i] or 0) * (row[j] or 0) for w, row in zip(age, rows, strict=True))
+                out[i][j] = total / math.sqrt(weight[i] * weight[j]) * (1 if i == j else 1 - shrinkage)
+    return np.array(out)

@@ -92,13 +92,8 @@ class BetaNeutral:
         def decide(t: int, last: Floats, notes: Counter[str]) -> Floats | None:  # noqa: ARG001 - not of what was held
             return _row(base.weights[t], beta[t], notes) if base.rebalance[t] else None
 
-        own = rebalanced(known, decide, every=1, limits=self.limits, neutral=lambda t: _sums(beta[t]))
+        own = rebalanced(known, decide, every=1, limits=self.limits, betas=np.nan_to_num(beta))
         return with_notes(own, base)
-
-
-def _sums(beta: Floats) -> Floats:
-    """What must be 0 over weights: their own sum and that of their betas."""
-    return np.vstack([np.ones(len(beta)), np.nan_to_num(beta)])
 
 
 def _row(wanted: Floats, beta: Floats, notes: Counter[str]) -> Floats:
@@ -108,8 +103,9 @@ def _row(wanted: Floats, beta: Floats, notes: Counter[str]) -> Floats:
         notes["no beta yet: some name left out"] += 1
     if not wanted.any():
         return row
-    sums, chosen = _sums(beta[book]), wanted[book]
+    chosen = wanted[book]
     if book.any():
+        sums = np.vstack([np.ones(len(chosen)), beta[book]])
         chosen = chosen - np.linalg.lstsq(sums.T, chosen)[0] @ sums
     gross, left = float(np.abs(wanted).sum()), float(np.abs(chosen).sum())
     if left < _LEAST_LEFT * gross:

@@ -17,6 +17,8 @@ from qlib_crypto.strategy.values import no_others, positive, whole_number
 
 _KEYS = ("max_weight", "max_turnover", "capacity")
 _CAPACITY = ("account", "share", "bars")
+#: A turnover above the largest by this part of it is the sum of weights in another order.
+_ROUNDING = 1e-12
 #: A book whose weights sum to less than this part of its gross is dollar neutral.
 _NEUTRAL = 1e-9
 
@@ -107,20 +109,20 @@ class Limits:
         return np.minimum(self._capacity(known, t), by_weight)
 
     def settled(
-        self, known: Known, t: int, target: Floats, last: Floats, notes: Counter[str], neutral: Floats | None = None
+        self, known: Known, t: int, target: Floats, last: Floats, notes: Counter[str], beta: Floats | None = None
     ) -> Floats:
-        """The row of bar `t` that the limits leave of `target`; all rows (n,), `neutral` (rows, n)."""
-        capped = self._capped(known, t, target, notes, neutral)
+        """The row of bar `t` that the limits leave of `target`; all rows (n,). With `beta` sum(w beta) is kept at 0."""
+        capped = self._capped(known, t, target, notes, beta)
         if self.max_turnover is None:
             return capped
         move = np.where(known.tradable[t], capped - last, 0.0)
         turnover = float(np.abs(move).sum())
-        if turnover > self.max_turnover:
+        if turnover > self.max_turnover * (1 + _ROUNDING):
             notes["more than max_turnover to trade: part of the way"] += 1
             move *= self.max_turnover / turnover
         return last + move
 
-    def _capped(self, known: Known, t: int, target: Floats, notes: Counter[str], neutral: Floats | None) -> Floats:
+    def _capped(self, known: Known, t: int, target: Floats, notes: Counter[str], beta: Floats | None) -> Floats:
         size = np.abs(target)
         capacity = self._capacity(known, t)
         if np.any((size > 0) & (capacity == 0)):
@@ -132,10 +134,9 @@ class Limits:
         cap = np.minimum(capacity, np.inf if self.max_weight is None else self.max_weight)
         if not np.any(size > cap):
             return target
-        if neutral is None:
-            dollar_neutral = abs(float(target.sum())) <= _NEUTRAL * float(size.sum())
-            neutral = np.ones((1 if dollar_neutral else 0, len(target)))
-        return nearest(target, cap, neutral)
+        if abs(float(target.sum())) > _NEUTRAL * float(size.sum()):
+            return np.clip(target, -cap, cap)
+        return nearest(target, cap, beta)
 
     def _capacity(self, known: Known, t: int) -> Floats:
         n = len(known.names)

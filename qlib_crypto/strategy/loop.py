@@ -22,7 +22,7 @@ def rebalanced(
     *,
     every: int,
     limits: Limits,
-    neutral: Callable[[int], Floats] | None = None,
+    betas: Floats | None = None,
 ) -> Targets:
     """The targets of every bar.
 
@@ -36,9 +36,8 @@ def rebalanced(
         Bars between two rebalances.
     limits
         What each wanted row is cut to.
-    neutral
-        The sums over weights, shape (rows, n), that are 0 in a wanted row and must stay so within the caps; by
-        default that of the weights, where it is 0.
+    betas
+        Shape (bars, n), finite, for a strategy whose rows have sum(w beta) = 0: they keep it within the caps.
 
     """
     weights = np.zeros((known.bars, len(known.names)))
@@ -52,6 +51,6 @@ def rebalanced(
         if wanted is None:
             continue
         due = t + every
-        last = limits.settled(known, t, wanted, last, notes, neutral(t) if neutral else None)
+        last = limits.settled(known, t, wanted, last, notes, None if betas is None else betas[t])
         weights[t], rebalance[t] = last, True
     return Targets(weights, rebalance, dict(notes))
