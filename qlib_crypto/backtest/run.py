@@ -27,7 +27,17 @@ from qlib_crypto.backtest.tables import fills_table, funding_table, positions_ta
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.provider.funding import PRICE_SOURCES
-from qlib_crypto.stats.returns import annualised_sharpe, max_drawdown, step_returns, steps_in_year, total_return
+from qlib_crypto.stats.returns import (
+    annualised_sharpe,
+    calmar,
+    max_drawdown,
+    sortino,
+    step_returns,
+    steps_in_year,
+    total_return,
+)
+from qlib_crypto.stats.risk import daily_returns, expected_shortfall, profit_factor, value_at_risk, win_rate
+from qlib_crypto.stats.trades import account_trades
 from qlib_crypto.stats.turnover import step_turnover
 from qlib_crypto.symbols import Interval
 
@@ -54,12 +64,17 @@ class PerpRun:
         net = gross + (funding net - fees - slippage - liquidation) / start equity;
         funding net = received - paid, both >= 0;
         `gross_return` is of prices alone; `turnover` is traded notional over equity, summed over the steps; NaN where a
-        number does not exist. Names and signs are those of the report's `summary.json`.
+        number does not exist. `win_rate` and `profit_factor` are of trades (closed parts, with fees and funding),
+        `var_95` and `es_95` the losses of whole UTC days. Names and signs are those of the report's `summary.json`.
         """
         start = float(self.assumptions["account"])
         amounts = self.funding["amount"].to_numpy(np.float64)
         equity = np.concatenate([[start], self.steps["equity"].to_numpy()])
-        year = steps_in_year(Interval.parse(self.assumptions["freq"]).ms)
+        step_ms = Interval.parse(self.assumptions["freq"]).ms
+        year, returns = steps_in_year(step_ms), step_returns(equity)
+        opens = self.steps.index.to_numpy().astype("datetime64[ms]").astype(np.int64)
+        days, _ = daily_returns(equity, np.append(opens, opens[-1:] + step_ms))
+        profits = account_trades(self.fills, self.funding).profit
         return {
             "net_return": total_return(equity),
             "gross_return": float(self.steps["price"].sum()) / start,
@@ -69,8 +84,14 @@ class PerpRun:
             "funding_paid": -float(amounts[amounts < 0].sum()) + 0.0,
             "funding_received": float(amounts[amounts > 0].sum()),
             "funding_net": float(self.steps["funding"].sum()),
-            "sharpe_365": annualised_sharpe(step_returns(equity), year),
+            "sharpe_365": annualised_sharpe(returns, year),
+            "sortino_365": sortino(returns, year),
             "max_drawdown": max_drawdown(equity),
+            "calmar": calmar(equity, year),
+            "win_rate": win_rate(profits),
+            "profit_factor": profit_factor(profits),
+            "var_95": value_at_risk(days, 0.95),
+            "es_95": expected_shortfall(days, 0.95),
             "turnover": float(np.nansum(step_turnover(self.steps["turnover"].to_numpy(), equity))),
             "trades": float(len(self.fills)),
         }

@@ -21,6 +21,7 @@ __all__ = [
     "source_attribution",
     "thin",
     "turnover",
+    "value_at_risk",
 ]
 
 _DASHES = {"price": None, "funding": "dash", "fee": "dot", "slippage": "dashdot", "liquidation": "longdash"}
@@ -82,6 +83,23 @@ def exposure(exposures: pd.DataFrame) -> go.Figure:
         figure.add_trace(_line(exposures[side], side.capitalize(), line, "%{y:.2f}" + TIMES))
     figure.update_yaxes(title="Times equity", tickformat=".2~f", ticksuffix=TIMES, rangemode="tozero")
     return _finish(figure, 320)
+
+
+def value_at_risk(days: pd.DataFrame) -> go.Figure:
+    """Daily returns against the loss that was to be expected one day in twenty; `days` is `Risk.days`."""
+    beyond = days["returns"] < -days["var_95"]
+    figure = go.Figure()
+    for chosen, name, colour, size in (
+        (~beyond, "Return of a day", COLOURS["equal"], 4),
+        (beyond, "Lost more", COLOURS["loss"], 7),
+    ):
+        dots = _line(days["returns"].where(chosen), name, {}, "%{y:+.2%}")
+        figure.add_trace(dots.update(mode="markers", line=None, marker={"color": colour, "size": size}))
+    line = {"color": COLOURS["strategy"], "width": 1.6, "shape": "hv"}
+    figure.add_trace(_line(-days["var_95"], "Value at risk, 95%", line, "%{y:.2%}"))
+    figure.update_yaxes(title="Return a day", tickformat=_percent(days[["returns"]]), zeroline=True)
+    figure.update_xaxes(hoverformat="%a %Y-%m-%d")
+    return _finish(figure, 300)
 
 
 def source_attribution(attribution: pd.DataFrame, quote: str = "quote coin") -> go.Figure:

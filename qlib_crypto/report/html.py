@@ -14,11 +14,12 @@ import plotly.graph_objects as go
 from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
-from qlib_crypto.report import figures, formats, tables
+from qlib_crypto.report import figures, formats, risk_tables, tables
 from qlib_crypto.report.assumptions import assumptions
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import Measures
 from qlib_crypto.report.notices import notices
+from qlib_crypto.report.scenarios import SIZES
 from qlib_crypto.report.theme import COLOURS, FONT, template
 from qlib_crypto.report.worst import worst_steps
 
@@ -65,6 +66,14 @@ def page(data: ReportData, measures: Measures, summary: Mapping[str, Any]) -> st
         month_names=month_names,
         months=months,
         worst=tables.worst(worst_steps(data, measures)),
+        tails=risk_tables.tails(measures),
+        days=measures.risk.numbers["days"],
+        shape=risk_tables.shape(measures),
+        trades=risk_tables.trades(measures),
+        stress=risk_tables.stress(measures),
+        stress_other=risk_tables.stress_other(measures),
+        stress_sizes=[formats.percent(size, 0) for size in SIZES],
+        stress_note=risk_tables.stress_note(measures),
         seconds=[(formats.words(stage), formats.number(value, 1)) for stage, value in data.seconds.items()],
         total_seconds=formats.number(sum(data.seconds.values()), 1),
         assumptions=assumptions(data, measures, summary),
@@ -130,6 +139,7 @@ def _sections(measures: Measures, summary: Mapping[str, Any]) -> list[Section]:
                 ),
             ],
         ),
+        Section("Risk", _risk_plots(measures), "risk"),
     ]
     signal = _signal_plots(measures)
     return [*sections, Section("Signal", signal)] if signal else sections
@@ -142,6 +152,14 @@ def _instrument_plot(measures: Measures, quote: str) -> list[Plot]:
     which = f"The {shown // 2} best and {shown // 2} worst of {all_of_them}" if all_of_them > shown else "All of them"
     figure = figures.instrument_attribution(measures.instruments, quote)
     return [Plot("instruments", "By instrument", f"{which}, by what each earned in the end.", figure)]
+
+
+def _risk_plots(measures: Measures) -> list[Plot]:
+    window = measures.risk.window
+    if not window:
+        return []
+    caption = f"Each day\u2019s return, and the loss that 19 days in 20 of the {window} before it stayed at or under."
+    return [Plot("risk", "Days against value at risk", caption, figures.value_at_risk(measures.risk.days))]
 
 
 def _signal_plots(measures: Measures) -> list[Plot]:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from qlib_crypto.errors import QlibCryptoError
 from qlib_crypto.report.attribution import SOURCES, cumulated, instrument_attribution
 from qlib_crypto.report.data import ReportData
+from qlib_crypto.report.risk import Risk, risk
 from qlib_crypto.stats import ic
 from qlib_crypto.stats.returns import drawdown_series, steps_in_year
 from qlib_crypto.stats.turnover import step_turnover
@@ -69,6 +70,8 @@ class Measures:
         Each feature's share of the total gain, largest first; None when the model has none.
     settlement_marks
         Settlements by where their price came from.
+    risk
+        See `qlib_crypto.report.risk`.
 
     """
 
@@ -89,6 +92,7 @@ class Measures:
     unlabelled: float
     importance: pd.Series[float] | None
     settlement_marks: pd.Series[int]
+    risk: Risk
 
     @property
     def short(self) -> bool:
@@ -107,9 +111,10 @@ def measure(data: ReportData) -> Measures:
     window = _window(prediction.index)
     closing = equity.iloc[1:].where(equity.iloc[1:] > 0)
     named = np.isfinite(prediction.to_numpy(np.float64))
+    a_year = steps_in_year(int(step / pd.Timedelta(milliseconds=1))) if step is not None else np.nan
     return Measures(
         step=step,
-        steps_per_year=steps_in_year(int(step / pd.Timedelta(milliseconds=1))) if step is not None else np.nan,
+        steps_per_year=a_year,
         equity=equity,
         curve=_curve(steps, equity),
         exposure=pd.DataFrame({side: steps[side].to_numpy() / closing for side in ("gross", "net")}),
@@ -125,6 +130,7 @@ def measure(data: ReportData) -> Measures:
         unlabelled=_share(np.isnan(label.to_numpy(np.float64))[named]),
         importance=_importance(data.feature_importance),
         settlement_marks=data.funding["mark_source"].fillna("unknown").value_counts(),
+        risk=risk(data, equity, step, a_year),
     )
 
 

@@ -42,6 +42,7 @@ universe           how the market was chosen, see `qlib_crypto.report.universe.c
 dropped_features   features left out because they had no value in training
 strategy           the strategy's class and its settings; empty when unknown
 worst_steps        the five worst steps by return: open, return, the instrument that lost most and its amount
+risk               tails, trades, exposure and stress, see `qlib_crypto.report.risk`
 assumptions        what the backtest assumed
 notices            what a reader must know first, in words
 ================== ====================================================================================================
@@ -101,6 +102,7 @@ def summarise(data: ReportData, measures: Measures) -> dict[str, Any]:
         "dropped_features": list(data.dropped_features),
         "strategy": dict(data.strategy),
         "worst_steps": worst_steps(data, measures).reset_index().to_dict("records"),
+        "risk": {**measures.risk.numbers, "stress": measures.risk.stress.to_dict("records")},
         "assumptions": dict(data.assumptions),
         "notices": [notice.text for notice in notices(data, measures)],
     }

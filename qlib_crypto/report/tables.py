@@ -147,6 +147,7 @@ def statistics(measures: Measures, summary: Mapping[str, Any]) -> list[Line]:
         ("Return a year, compounded", formats.percent(summary["annual_return_365"])),
         ("Volatility a year", formats.percent(summary["volatility_365"])),
         ("Sortino, annualised", formats.number(summary["sortino_365"])),
+        ("Calmar: return a year over maximum drawdown", formats.number(measures.risk.numbers["calmar"])),
     ]
     rest = [
         ("Starting equity", f"{formats.money(summary['start_equity'])} {quote}"),

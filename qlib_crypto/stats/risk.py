@@ -101,11 +101,11 @@ def rolling_value_at_risk(returns: ArrayLike, window: int, level: float = 0.95) 
     return out
 
 
-def daily_returns(equity: ArrayLike, time_ms: ArrayLike) -> Floats:
-    """The return of each whole UTC day, from 00:00 to 00:00, in time order; a fraction.
+def daily_returns(equity: ArrayLike, time_ms: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+    """The return of each whole UTC day, from 00:00 to 00:00, a fraction, and when each day began, Unix milliseconds.
 
-    A day that the span holds only in part has no return and no place in the result, nor has one without an equity
-    at either end.
+    In time order. A day that the span holds only in part has no return and no place in the result, nor has one
+    without an equity at either end.
 
     Parameters
     ----------
@@ -118,9 +118,10 @@ def daily_returns(equity: ArrayLike, time_ms: ArrayLike) -> Floats:
     values, times = np.asarray(equity, dtype=np.float64), np.asarray(time_ms, dtype=np.int64)
     midnight = np.flatnonzero(times % DAY_MS == 0)
     if midnight.size < 2:  # noqa: PLR2004 - a day has two ends
-        return np.empty(0)
-    day = np.diff(times[midnight]) == DAY_MS
-    return _finite(step_returns(values[midnight])[day])
+        return np.empty(0), np.empty(0, dtype=np.int64)
+    returns = step_returns(values[midnight])
+    day = (np.diff(times[midnight]) == DAY_MS) & np.isfinite(returns)
+    return returns[day], times[midnight[:-1]][day]
 
 
 def win_rate(results: ArrayLike) -> float:

@@ -123,9 +123,13 @@ def moves_over(returns: ArrayLike, steps: int) -> Floats:
     growth = 1.0 + np.asarray(returns, dtype=np.float64)
     if steps > growth.shape[0]:
         return np.empty((0, growth.shape[1]))
-    out = growth[: growth.shape[0] - steps + 1].copy()
-    for later in range(1, steps):
-        out *= growth[later : later + out.shape[0]]
+    rows = growth.shape[0] - steps + 1
+    out, power, size, done = np.ones((rows, growth.shape[1])), growth, 1, 0
+    while done < steps:  # products over 1, 2, 4 … steps make any length in few passes
+        if steps & size:
+            out *= power[done : done + rows]
+            done += size
+        power, size = power[:-size] * power[size:], 2 * size
     return out - 1.0
 
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Payments", "Trades", "closed_trades", "mean_holding_ms"]
+__all__ = ["Payments", "Trades", "account_trades", "closed_trades", "mean_holding_ms"]
 
 Floats = NDArray[np.float64]
 #: Of a position: less than this is the rounding of its fills, not something held.
 _DUST = 1e-9
+_SAME = 1e-6  # quantities of a payment and of the position it was for
 
 
 class Payments(NamedTuple):
     """What was paid on positions, such as funding: arrays of one shape.
 
-    `time` as in `closed_trades`; `amount` in quote coin, below 0 when paid by us; `late` is True where it fell after
-    the fills of the same time.
+    `time` as in `closed_trades`; `quantity` that was held, signed base coin; `amount` in quote coin, below 0 when
+    paid by us.
     """
 
     time: ArrayLike
     instrument: ArrayLike
+    quantity: ArrayLike
     amount: ArrayLike
-    late: ArrayLike
 
 
 class Trades(NamedTuple):
@@ -83,32 +84,40 @@ def closed_trades(
     quantity, price, fee
         Signed base coin, quote coin, quote coin (> 0 is paid by us). A fill with a missing one is left out.
     payments
-        Go to the position held then; one that comes while nothing is held goes to the next.
+        Go to the position held then: before the fills of the same time if that was the position, else after them.
 
     """
     paid = payments or Payments([], [], [], [])
-    size, cost = _floats(quantity), _floats(fee)
-    amount = _floats(paid.amount)
+    size, cost, amount = _floats(quantity), _floats(fee), _floats(paid.amount)
     names = np.concatenate([np.asarray(instrument, dtype=object), np.asarray(paid.instrument, dtype=object)])
     when = np.concatenate([_ms(time), _ms(paid.time)])
-    rank = np.concatenate([np.ones(size.size), np.where(np.asarray(paid.late, dtype=bool), 2.0, 0.0)])
-    change = np.concatenate([size, np.zeros(amount.size)])
+    is_fill = np.repeat([True, False], [size.size, amount.size])
+    coins = np.concatenate([size, _floats(paid.quantity)])
     worth = np.concatenate([_floats(price), np.zeros(amount.size)])
     cash = np.concatenate([-cost, amount])
-    usable = np.isfinite(change) & np.isfinite(worth) & np.isfinite(cash)
-    order = np.lexsort((rank, when))
+    usable = np.isfinite(coins) & np.isfinite(worth) & np.isfinite(cash)
+    order = np.lexsort((is_fill, when))
     order = order[usable[order]]
     books: dict[object, _Book] = {}
     rows: list[tuple[object, float, int, float, float, float, float]] = []
-    columns = (names[order], when[order].tolist(), change[order].tolist(), worth[order].tolist(), cash[order].tolist())
-    for name, at, delta, at_price, got in zip(*columns, strict=True):
+    columns = (names, when, is_fill, coins, worth, cash)
+    for name, at, fill, quantities, at_price, got in zip(*(c[order].tolist() for c in columns), strict=True):
         book = books.get(name)
         if book is None:
             book = books[name] = _Book()
-        closed = book.take(at, delta, at_price, got)
-        if closed is not None:
+        if not fill:
+            book.pay(at, quantities, got)
+        elif closed := book.take(at, quantities, at_price, got):
             rows.append((name, *closed))
     return _as_trades(rows)
+
+
+def account_trades(fills: Any, funding: Any) -> Trades:
+    """The trades of `perp_fills` and `perp_funding`, tables by column name, with funding in the profits."""
+    payments = Payments(funding["time"], funding["instrument"], funding["quantity"], funding["amount"])
+    return closed_trades(
+        fills["datetime"], fills["instrument"], fills["quantity"], fills["price"], fills["fee"], payments
+    )
 
 
 def mean_holding_ms(trades: Trades) -> float:
@@ -124,17 +133,27 @@ def mean_holding_ms(trades: Trades) -> float:
 class _Book:
     """One instrument's open position: quantity, mean entry price and time, and cash that waits for its close."""
 
-    __slots__ = ("cash", "held", "price", "since")
+    __slots__ = ("cash", "held", "late", "late_at", "price", "since")
 
     def __init__(self) -> None:
-        self.held = self.price = self.since = self.cash = 0.0
+        self.held = self.price = self.since = self.cash = self.late = 0.0
+        self.late_at = 0
+
+    def pay(self, at: int, quantity: float, amount: float) -> None:
+        """Books a payment on `quantity`; one on another position than this waits for the fills of its time."""
+        self._settle(at)
+        if abs(quantity - self.held) <= _SAME * abs(quantity):
+            self.cash += amount
+        else:
+            self.late, self.late_at = self.late + amount, at
 
     def take(
         self, at: int, change: float, price: float, cash: float
     ) -> tuple[float, int, float, float, float, float] | None:
-        """Applies a fill, or a payment (no change); what it closed as the numbers of `Trades`, None for nothing."""
+        """Applies a fill; what it closed as the numbers of `Trades`, None for nothing."""
+        self._settle(at)
         before = self.held
-        if change == 0 or before * change >= 0:
+        if before * change >= 0:
             self._add(at, change, price, cash)
             return None
         part = min(abs(change), abs(before))
@@ -159,6 +178,10 @@ class _Book:
             if abs(beyond) > _DUST * abs(before):
                 self._add(at, beyond, price, cash * (1.0 - of_fee))
         return closed
+
+    def _settle(self, at: int) -> None:
+        if self.late and at > self.late_at:
+            self.cash, self.late = self.cash + self.late, 0.0
 
     def _add(self, at: int, change: float, price: float, cash: float) -> None:
         self.cash += cash

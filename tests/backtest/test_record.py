@@ -56,8 +56,9 @@ def test_the_record_saves_the_tables_of_the_report_and_logs_the_headline_numbers
     metrics = answer["metrics"]
     assert set(metrics) == {
         "net_return", "gross_return", "fees", "slippage", "liquidation", "funding_paid", "funding_received",
-        "funding_net", "sharpe_365", "max_drawdown", "turnover", "trades",
-    }  # fmt: skip
+        "funding_net", "sharpe_365", "sortino_365", "max_drawdown", "calmar", "win_rate", "profit_factor",
+        "turnover", "trades",
+    }  # fmt: skip # two days have no tail of days
     assert metrics["net_return"] == pytest.approx(truth["equity"].iloc[-1] / 50_000 - 1, rel=1e-6)
     assert metrics["fees"] == pytest.approx(-truth["fee"].iloc[-1])
     assert metrics["funding_net"] == pytest.approx(truth["funding"].iloc[-1], rel=1e-5)
@@ -68,6 +69,8 @@ def test_the_record_saves_the_tables_of_the_report_and_logs_the_headline_numbers
     returns = truth["equity"].pct_change().fillna(truth["equity"].iloc[0] / 50_000 - 1)
     assert metrics["sharpe_365"] == pytest.approx(returns.mean() / returns.std() * np.sqrt(365 * 24), rel=1e-6)
     assert metrics["trades"] == len(fills) > 50
+    assert 0 < metrics["win_rate"] < 1
+    assert metrics["profit_factor"] > 0
     assert assumptions["taker_fee"] == 0.0005
     assert assumptions["market"] == "okx_60min"
 

@@ -206,7 +206,7 @@ def test_the_page_names_its_run_time_and_code(run):
 
 
 def test_annualised_figures_of_a_short_test_are_grey(make_run):
-    for days, grey in ((40, 4), (91, 0)):
+    for days, grey in ((40, 5), (91, 0)):
         text, reader = read(make_run(days=days, freq="4h", names=6))
         assert len(re.findall(r'<dd class="(?:value )?faint">', text)) == grey
         assert any(words.endswith(f"short test: {days} days") for words in reader.texts) == (grey > 0)

@@ -116,16 +116,20 @@ def test_daily_returns_are_of_whole_utc_days():
     frame = pd.Series(equity, index=pd.to_datetime(times, unit="ms"))
     at_midnight = frame[frame.index.hour == 0]
     assert len(at_midnight) == 3
-    np.testing.assert_allclose(risk.daily_returns(equity, times), at_midnight.pct_change().dropna())
+    returns, opens = risk.daily_returns(equity, times)
+    np.testing.assert_allclose(returns, at_midnight.pct_change().dropna())
+    assert pd.to_datetime(opens, unit="ms").tolist() == at_midnight.index[:-1].tolist()
 
 
 def test_daily_returns_leave_out_gaps_and_other_lengths():
     days = 20_000 * DAY + DAY * np.array([0, 1, 2, 4, 5])
-    np.testing.assert_allclose(risk.daily_returns([100, 110, 99, 120, 132], days), [0.1, -0.1, 0.1])
-    assert risk.daily_returns([100, NAN, 99], days[:3]).size == 0
-    assert risk.daily_returns([100, 110], [0, 7 * DAY]).size == 0
-    assert risk.daily_returns([100, 110], [HOUR, DAY]).size == 0
-    assert risk.daily_returns([], []).size == 0
+    returns, opens = risk.daily_returns([100, 110, 99, 120, 132], days)
+    np.testing.assert_allclose(returns, [0.1, -0.1, 0.1])
+    assert opens.tolist() == days[[0, 1, 3]].tolist()
+    odd = [([100, NAN, 99], days[:3]), ([100, 110], [0, 7 * DAY]), ([100, 110], [HOUR, DAY]), ([-5, 110], days[:2])]
+    for equity, times in (*odd, ([], [])):
+        returns, opens = risk.daily_returns(equity, times)
+        assert returns.size == opens.size == 0
 
 
 def test_wins_and_profit():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlib_crypto.stats.trades import Payments, closed_trades, mean_holding_ms
+from qlib_crypto.stats.trades import Payments, account_trades, closed_trades, mean_holding_ms
 
 HOUR = 3_600_000
 
@@ -59,10 +59,20 @@ def test_rounding_is_no_position():
 def test_funding_goes_to_the_position_that_paid_it():
     fills = [(0, "A", 2, 100, 0), (8, "A", -1, 100, 0), (16, "A", -1, 100, 0)]
     hours = HOUR * np.array([4, 8, 16])
-    early = Payments(hours, ["A"] * 3, [-4.0, -2.0, -1.0], [False] * 3)
-    np.testing.assert_allclose(trades_of(fills, early).profit, [-3.0, -4.0])
-    late = Payments(hours, ["A"] * 3, [-4.0, -2.0, -1.0], [False, True, False])
-    np.testing.assert_allclose(trades_of(fills, late).profit, [-2.0, -5.0])
+    before = Payments(hours, ["A"] * 3, [2, 2, 1], [-4.0, -2.0, -1.0])
+    np.testing.assert_allclose(trades_of(fills, before).profit, [-3.0, -4.0])
+    after = Payments(hours, ["A"] * 3, [2, 1, 1], [-4.0, -2.0, -1.0])  # settled in the bar, after the fill at its open
+    np.testing.assert_allclose(trades_of(fills, after).profit, [-2.0, -5.0])
+    opening = Payments(hours[:1] * 0, ["A"], [2], [-4.0])
+    np.testing.assert_allclose(trades_of(fills, opening).profit, [-2.0, -2.0])
+
+
+def test_tables_of_an_account():
+    fills = {"datetime": [0, 5], "instrument": ["A", "A"], "quantity": [1, -1], "price": [9, 10], "fee": [0, 0.5]}
+    funding = {"time": [3], "instrument": ["A"], "quantity": [1], "amount": [-0.25]}
+    assert account_trades(fills, funding).profit.tolist() == [0.25]
+    nothing = {name: [] for name in (*fills, *funding)}
+    assert account_trades(nothing, nothing).profit.size == 0
 
 
 def test_times_may_be_numpy_times_and_missing_fills_do_nothing():

@@ -105,6 +105,11 @@ def test_mlflow_and_the_summary_agree_in_name_and_sign(stored):
     assert {name: stored.metrics[name] for name in names} == pytest.approx(
         {name: stored.summary[name] for name in names}
     )
+    nested = ("calmar", "win_rate", "profit_factor", "var_95", "es_95")
+    logged = {name: stored.metrics[name] for name in nested if name in stored.metrics}
+    assert {"win_rate", "profit_factor"} <= set(logged)
+    assert logged == pytest.approx({name: stored.summary["risk"][name] for name in logged})
+    assert stored.metrics["sortino_365"] == pytest.approx(stored.summary["sortino_365"])
     assert stored.metrics["IC"] == pytest.approx(stored.summary["ic"], abs=1e-6)
     assert stored.metrics["Rank IC"] == pytest.approx(stored.summary["rank_ic"], abs=1e-6)
     assert stored.summary["funding_paid"] > 0
