@@ -84,6 +84,10 @@ def test_nothing_is_fetched(whole):
     assert "url(" not in text[: text.index("</style>")]
 
 
+def test_a_table_wider_than_the_screen_scrolls_by_itself(whole):
+    assert whole[0].count("<table") == whole[0].count('<div class="scroll"><table') == 6
+
+
 def test_plotly_is_inlined_once(whole):
     assert whole[0].count("plotly.js v") == 1
 
