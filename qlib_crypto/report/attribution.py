@@ -35,8 +35,9 @@ def instrument_attribution(
     """What each instrument earned, quote coin, best first: `SOURCES`, `total`, with `trades` and `traded`.
 
     `price` is the value of what is held at the close of `last_step` less what all fills would have cost at the
-    market's price; `slippage` ≤ 0 is what they cost more; `fee` ≤ 0 is what was paid, `liquidation` what the
-    venue kept of what it took over (its fills have that as their fee); `traded` is the sum of |quantity x price|. An account that began flat has the same sums by source.
+    market's price; `slippage` ≤ 0 is what they cost more; `fee` ≤ 0 is what was paid; `liquidation` what the venue kept
+    of what it took over, which is the fee of such a fill; `traded` is the sum of |quantity x price|. An account that
+    began flat has the same sums by source.
     """
     cost = fills["quantity"] * fills["reference"]
     paid = fills["quantity"] * fills["price"]
