@@ -156,9 +156,21 @@ class Scripted(BaseStrategy):
         return TradeDecisionWO([Order(n, abs(q), side[q > 0], start, end) for n, q in wanted.items()], self)
 
 
-def run(market: Market, strategy, *, start=None, end=None, account: float = 100_000.0, **exchange) -> PerpRun:
+def topk(signal, **kwargs) -> dict:
+    """The configuration of a long-short portfolio."""
+    return {
+        "class": "LongShortTopk",
+        "module_path": "qlib_crypto.strategy.long_short",
+        "kwargs": {"signal": signal, **kwargs},
+    }
+
+
+def run(
+    market: Market, strategy, *, start=None, end=None, account: float = 100_000.0, engine: str = "qlib", **exchange
+) -> PerpRun:
     """One backtest on an open provider."""
     config = {
+        "engine": engine,
         "executor": {"kwargs": {"time_per_step": market.freq, "generate_portfolio_metrics": True}},
         "backtest": {
             "start_time": start or market.times[0], "end_time": end or market.times[-1], "account": account,

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from qlib_crypto.backtest.known import Known, Targets
 from qlib_crypto.strategy.beta import BetaNeutral
 from qlib_crypto.strategy.carry import FundingCarry
-from qlib_crypto.strategy.known import Known, Targets
+from qlib_crypto.strategy.long_short import LongShortTopk
 from qlib_crypto.strategy.mean_variance import MeanVariance
 from qlib_crypto.strategy.rank import RankWeighted
-from qlib_crypto.strategy.topk import TopkWeights
 from qlib_crypto.strategy.volatility import VolatilityTargeted
 
 HOUR_MS = 3_600_000
@@ -57,9 +57,9 @@ def strategies(limits=None):
     """One of every strategy by name, small enough for small markets."""
     risk = {"half_life": 6, "min_returns": 4}
     topk = {"topk": 3, "min_names": 1, "drop_buffer": 1}
-    base = {"class": "TopkWeights", "module_path": "qlib_crypto.strategy.topk", "kwargs": {**topk, "topk": 4}}
+    base = {"class": "LongShortTopk", "module_path": "qlib_crypto.strategy.long_short", "kwargs": {**topk, "topk": 4}}
     return {
-        "topk": TopkWeights(**topk, n_drop=1, rebalance_every=2, limits=limits),
+        "topk": LongShortTopk(**topk, n_drop=1, rebalance_every=2, limits=limits),
         "rank": RankWeighted(power=1.5, limits=limits),
         "volatility": VolatilityTargeted(base=base, inverse_volatility=True, **risk, limits=limits),
         "beta": BetaNeutral(base=RankWeighted(rebalance_every=3), **risk, limits=limits),

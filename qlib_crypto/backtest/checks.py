@@ -6,9 +6,7 @@ anything, so that `qlib-crypto run` can refuse it before training; the construct
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from qlib.config import C
 from qlib.data import D
 from qlib.utils import code_to_fname
 
+from qlib_crypto.backtest.values import number, one_of
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.market.fees import LARGEST, fee_rate, fee_schedule
 from qlib_crypto.symbols import Interval
@@ -41,31 +40,6 @@ def deal_at_open(key: str, price: Any) -> None:
     """Refuses to deal at the close."""
     if price not in ("open", "$open"):
         raise ConfigError(f"{key} is {price!r}: a bar is known at its close, so deal at the next open; write open")
-
-
-def whole_number(key: str, value: Any, least: int) -> None:
-    """Refuses what is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ConfigError(f"{key} {value!r} must be a whole number of at least {least}")
-
-
-def number(key: str, value: Any, fits: Callable[[float], bool], what: str) -> None:
-    """Refuses what is no finite number that `fits`; `what` says what to write."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not fits(float(value)):
-        raise ConfigError(f"{key} {value!r} {what}")
-
-
-def no_others(where: str, kwargs: Mapping[str, Any], known: Collection[str]) -> None:
-    """Refuses the keys that would be ignored."""
-    unknown = sorted(set(kwargs) - set(known))
-    if unknown:
-        raise ConfigError(f"{where}.{unknown[0]} is unknown; remove it, or write one of: {', '.join(sorted(known))}")
-
-
-def one_of(key: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuses a value that is no choice."""
-    if value not in choices:
-        raise ConfigError(f"{key} {value!r} is unknown; choose one of: {', '.join(choices)}")
 
 
 def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:

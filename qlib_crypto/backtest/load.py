@@ -60,6 +60,8 @@ class Loaded:
         Length and opens (Unix milliseconds, UTC) of the bars; every one of the grid, shape (bars,).
     series
         Shape (k,), of `funding.SERIES`: the settlements in the rows of `Market.settled`.
+    settled
+        All settlements of each instrument, those before and after the bars too.
     rule_sources, tier_sources
         Where each instrument's order rules and margin tiers are from.
 
@@ -70,6 +72,7 @@ class Loaded:
     interval: Interval
     opens_ms: Ints
     series: NDArray[np.void]
+    settled: tuple[Settled, ...]
     rule_sources: tuple[str, ...]
     tier_sources: tuple[str, ...]
 
@@ -137,7 +140,8 @@ def load(
             f"no {interval.qlib} bars of {len(ordered)} instruments between {iso(span_ms[0])} and {iso(span_ms[1])} in "
             f"{folder}; convert them, or change the span"
         )
-    settled, series, unknown = _funding(folder, ordered, interval, opens)
+    histories = tuple(Settled.of_all([read_series(folder, Instrument.parse(name)) for name in ordered]))
+    settled, series, unknown = _funding(histories, interval, opens)
     own = [(tables or {}).get(name) for name in ordered]
     if None in own:
         turnover = _turnover(prices, interval)
@@ -151,7 +155,7 @@ def load(
         by_quantity[None],
     )  # fmt: skip
     sources = tuple(rules[name].spec_source if name in rules else "assumed" for name in ordered)
-    return Loaded(market, ordered, interval, opens, series, sources, tuple(table.source for table in known))
+    return Loaded(market, ordered, interval, opens, series, histories, sources, tuple(table.source for table in known))
 
 
 class _Files:
@@ -224,13 +228,13 @@ def _without_price(prices: Floats, last: Ints) -> None:
 
 
 def _funding(
-    folder: Path, names: tuple[str, ...], interval: Interval, opens: Ints
+    of_all: Sequence[Settled], interval: Interval, opens: Ints
 ) -> tuple[Ints, NDArray[np.void], NDArray[np.uint8]]:
     """`Market.settled`, the settlements in its order, and `Market.unknown`."""
     first, step, bars = int(opens[0]) if len(opens) else 0, interval.ms, len(opens)
-    unknown = np.full((bars, len(names) + 1), UNKNOWN_AT_OPEN | UNKNOWN_LATER, dtype=np.uint8)
+    unknown = np.full((bars, len(of_all) + 1), UNKNOWN_AT_OPEN | UNKNOWN_LATER, dtype=np.uint8)
     parts, columns = [np.empty(0, SERIES)], [np.empty(0, np.int64)]
-    for i, of in enumerate(Settled.of_all([read_series(folder, Instrument.parse(name)) for name in names])):
+    for i, of in enumerate(of_all):
         for begin, end in of.known_ms.tolist():
             at = max(-((first - begin) // step), 0)
             unknown[at : max(-((first - end) // step), 0), i] &= ~np.uint8(UNKNOWN_AT_OPEN)

@@ -19,7 +19,7 @@ from qlib_crypto.backtest.run import PerpRun, run_backtest
 from qlib_crypto.errors import ConfigError, DataError
 
 OBJECTS = ("perp_steps.pkl", "perp_fills.pkl", "perp_funding.pkl", "perp_positions.pkl", "perp_assumptions.pkl")
-PARTS = ("strategy", "executor", "backtest")
+PARTS = ("strategy", "executor", "backtest", "engine")
 
 
 class PerpPortfolioRecord(ACRecordTemp):
@@ -30,9 +30,10 @@ class PerpPortfolioRecord(ACRecordTemp):
     recorder
         Qlib's recorder of the run.
     config
-        `strategy`, `executor` and `backtest` as for Qlib's `PortAnaRecord`, with `<PRED>` for the prediction. What is
-        left out is derived: the span and the instruments from the prediction, the exchange's `freq` and span from
-        executor and backtest, this package's classes by default.
+        `strategy`, `executor` and `backtest` as for Qlib's `PortAnaRecord`, with `<PRED>` for the prediction, and
+        `engine`: `qlib`, or `array` for target weights without Qlib's loop. What is left out is derived: the span and
+        the instruments from the prediction, the exchange's `freq` and span from executor and backtest, this package's
+        classes by default.
     skip_existing
         True keeps what an earlier run of the record saved.
 
@@ -50,7 +51,7 @@ class PerpPortfolioRecord(ACRecordTemp):
         unknown = sorted(set(config) - set(PARTS))
         if unknown or "strategy" not in config:
             raise ConfigError(f"PerpPortfolioRecord config has {sorted(config)}; write {', '.join(PARTS)}")
-        self.config = deepcopy({key: dict(config[key] or {}) for key in PARTS if key in config})
+        self.config = deepcopy({key: config[key] or {} for key in PARTS if key in config})
         self.run: PerpRun | None = None
 
     def check(self, include_self: bool = False, parents: bool = True) -> None:

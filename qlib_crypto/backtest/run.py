@@ -18,12 +18,14 @@ from qlib.backtest.backtest import backtest_loop
 from qlib.utils import init_instance_by_config
 
 from qlib_crypto.backtest.benchmarks import bitcoin, equal_weight
-from qlib_crypto.backtest.checks import number
+from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import OPEN
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
+from qlib_crypto.backtest.qlib_targets import TargetStrategy, in_qlib
 from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
+from qlib_crypto.backtest.values import number, one_of
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.provider.funding import PRICE_SOURCES
@@ -45,6 +47,8 @@ EXECUTOR = ("PerpExecutor", "qlib_crypto.backtest.qlib_executor")
 EXCHANGE = ("PerpExchange", "qlib_crypto.backtest.qlib_exchange")
 POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
 ACCOUNT = 100_000
+#: Qlib's own loop, or compiled code for target weights alone: the same account, the same results.
+ENGINES = ("qlib", "array")
 BACKTEST_KEYS = {"start_time", "end_time", "account", "pos_type", "exchange_kwargs"}
 
 
@@ -153,14 +157,63 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
     exchange = init_instance_by_config(exchange_config, accept_types=PerpExchange)
     if not isinstance(exchange, PerpExchange):
         raise ConfigError(f"exchange class {exchange_config['class']!r} is no PerpExchange")
+    one_of("engine", config.get("engine", ENGINES[0]), ENGINES)
+    strategy = in_qlib(strategy)
     btc, equal = bitcoin(exchange), equal_weight(exchange)
+    if config.get("engine") == "array":
+        engine = _by_arrays(executor_config, backtest, exchange, strategy)
+    else:
+        engine = _by_qlib(executor_config, backtest, exchange, strategy, equal if btc.isna().all() else btc)
+    steps = steps_table(engine)
+    steps["bench_btc"], steps["bench_equal"] = btc.reindex(steps.index), equal.reindex(steps.index)
+    notes = Counter(engine.notes) + Counter(getattr(strategy, "notes", {}))
+    return PerpRun(
+        steps=steps,
+        fills=fills_table(engine),
+        funding=funding_table(engine),
+        positions=positions_table(engine),
+        assumptions=_assumptions(exchange, steps, engine.start_equity, notes),
+    )
+
+
+def _by_arrays(
+    executor: Mapping[str, Any], backtest: Mapping[str, Any], exchange: PerpExchange, strategy: Any
+) -> Engine:
+    """The same backtest without Qlib's loop: every bar in compiled code."""
+    if not isinstance(strategy, TargetStrategy):
+        raise ConfigError(f"engine array runs target weights, not {strategy!r}; write engine: qlib")
+    if "inner_executor" in executor["kwargs"]:
+        raise ConfigError("engine array has one bar length; take the nested executor out or write engine: qlib")
+    first, last = (exchange.loaded.row(parse_utc(backtest[key])) for key in ("start_time", "end_time"))
+    if first is None or last is None:
+        raise ConfigError(
+            f"backtest {backtest['start_time']} to {backtest['end_time']} must begin and end with stored bars of "
+            f"{exchange.freq}, {iso(int(exchange.loaded.opens_ms[0]))} to {iso(int(exchange.loaded.opens_ms[-1]))}"
+        )
+    engine = Engine(exchange.loaded, exchange.terms, float(backtest["account"]))
+    targets = strategy.targets(exchange, first)
+    shape = len(exchange.loaded.opens_ms), len(exchange.loaded.names)
+    weights, rebalance = np.zeros(shape), np.zeros(shape[0], np.bool_)
+    weights[first:], rebalance[first:] = targets.weights, targets.rebalance
+    engine.run(weights, rebalance, first, last + 1)
+    return engine
+
+
+def _by_qlib(
+    executor_config: Mapping[str, Any],
+    backtest: Mapping[str, Any],
+    exchange: PerpExchange,
+    strategy: Any,
+    benchmark: pd.Series[float],
+) -> Engine:
+    """The backtest in Qlib's own loop."""
     with warnings.catch_warnings():
         # qlib.utils.index_data averages over the orders of every step, also when there are none
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         strategy, executor = get_strategy_executor(
             strategy=strategy,
             executor=executor_config,
-            benchmark=(equal if btc.isna().all() else btc).fillna(0.0),  # Qlib's own report needs a number a step
+            benchmark=benchmark.fillna(0.0),  # Qlib's own report needs a number a step
             exchange_kwargs={"exchange": exchange},
             **backtest,
         )
@@ -168,16 +221,8 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
         if not isinstance(inner, PerpExecutor):
             raise ConfigError(f"the innermost executor must be PerpExecutor, not {type(inner).__name__}")
         backtest_loop(backtest["start_time"], backtest["end_time"], strategy, executor)
-    steps = steps_table(inner.engine)
-    steps["bench_btc"], steps["bench_equal"] = btc.reindex(steps.index), equal.reindex(steps.index)
-    notes = Counter(inner.engine.notes) + Counter(getattr(strategy, "notes", {}))
-    return PerpRun(
-        steps=steps,
-        fills=fills_table(inner.engine),
-        funding=funding_table(inner.engine),
-        positions=positions_table(inner.engine),
-        assumptions=_assumptions(exchange, steps, inner.engine.start_equity, notes),
-    )
+    engine: Engine = inner.engine
+    return engine
 
 
 def _refuse_cut_day(end: Any, step: Interval) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from qlib_crypto.backtest.known import Floats, Known, Strategy, Targets
+from qlib_crypto.backtest.values import no_others
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.strategy.known import Floats, Known, Strategy, Targets
+from qlib_crypto.strategy.configured import strategy_of
 from qlib_crypto.strategy.limits import Limits
 from qlib_crypto.strategy.loop import rebalanced
 from qlib_crypto.strategy.risk import Ewma, betas
-from qlib_crypto.strategy.values import no_others, strategy_of
 from qlib_crypto.strategy.volatility import check_base, check_risk, with_notes
 
 EQUAL_WEIGHT = "equal_weight"

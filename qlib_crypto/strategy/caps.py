@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import brentq
 
-from qlib_crypto.strategy.known import Floats
+from qlib_crypto.backtest.known import Floats
 
 _DOUBLINGS = 200
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from qlib_crypto.backtest.known import Floats, Ints, Known, Targets, name_order, ranked
+from qlib_crypto.backtest.values import gross_value, no_others, number, whole_numbers, yes_or_no
 from qlib_crypto.clock import HOUR_MS
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.strategy.known import Floats, Ints, Known, Targets, name_order, ranked
 from qlib_crypto.strategy.limits import Limits
 from qlib_crypto.strategy.loop import rebalanced
-from qlib_crypto.strategy.values import gross_value, no_others, number, whole_numbers, yes_or_no
 
 TOPK = 5
 _YEAR_HOURS = 365 * 24

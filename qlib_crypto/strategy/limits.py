@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from qlib_crypto.backtest.known import Floats, Known
+from qlib_crypto.backtest.values import no_others, positive, whole_number
 from qlib_crypto.clock import DAY_MS
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.strategy.caps import nearest
-from qlib_crypto.strategy.known import Floats, Known
-from qlib_crypto.strategy.values import no_others, positive, whole_number
 
 _KEYS = ("max_weight", "max_turnover", "capacity")
 _CAPACITY = ("account", "share", "bars")

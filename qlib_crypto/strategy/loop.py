@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qlib_crypto.strategy.known import Floats, Known, Targets
+from qlib_crypto.backtest.known import Floats, Known, Targets
 from qlib_crypto.strategy.limits import Limits
 
 #: The wanted row of a bar from its number, the last target row and the notes to count in; None keeps the book.

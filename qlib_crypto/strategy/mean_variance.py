@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from qlib_crypto.backtest.known import Floats, Ints, Known, Targets
+from qlib_crypto.backtest.values import gross_value, no_others, not_negative, number, one_of, positive, whole_numbers
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.strategy.known import Floats, Ints, Known, Targets
 from qlib_crypto.strategy.limits import Limits
 from qlib_crypto.strategy.loop import NO_SIGNAL, rebalanced
 from qlib_crypto.strategy.risk import Covariance, Ewma
-from qlib_crypto.strategy.values import gross_value, no_others, not_negative, number, one_of, positive, whole_numbers
 from qlib_crypto.strategy.volatility import check_risk
 
 SOLVERS = ("CLARABEL", "OSQP")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from qlib_crypto.strategy.known import Floats, Known, Targets
+from qlib_crypto.backtest.known import Floats, Known, Targets
+from qlib_crypto.backtest.values import gross_value, no_others, positive, whole_numbers
 from qlib_crypto.strategy.limits import Limits
 from qlib_crypto.strategy.loop import NO_SIGNAL, rebalanced
-from qlib_crypto.strategy.values import gross_value, no_others, positive, whole_numbers
 
 _KEYS = ("power", "gross_exposure", "rebalance_every", "min_names", "limits")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qlib_crypto.strategy.known import Floats, Known
+from qlib_crypto.backtest.known import Floats, Known
 
 
 def returns_known(known: Known) -> Floats:

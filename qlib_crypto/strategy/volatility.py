@@ -8,20 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from qlib_crypto.backtest.known import Floats, Known, Strategy, Targets
+from qlib_crypto.backtest.values import no_others, number, positive, whole_numbers, yes_or_no
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.strategy.known import Floats, Known, Strategy, Targets
+from qlib_crypto.strategy.configured import check_strategy, strategy_of
 from qlib_crypto.strategy.limits import Limits
 from qlib_crypto.strategy.loop import rebalanced
 from qlib_crypto.strategy.risk import Covariance, Ewma
-from qlib_crypto.strategy.values import (
-    check_strategy,
-    no_others,
-    number,
-    positive,
-    strategy_of,
-    whole_numbers,
-    yes_or_no,
-)  # fmt: skip
 
 _KEYS = (
     "base", "target_volatility", "inverse_volatility", "half_life", "shrinkage", "min_returns", "max_gross", "limits",

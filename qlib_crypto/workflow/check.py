@@ -16,7 +16,7 @@ from qlib.config import MODE_CONF, C
 from qlib.data.data import LocalExpressionProvider
 from qlib.data.ops import register_all_ops
 
-from qlib_crypto.backtest.checks import whole_number
+from qlib_crypto.backtest.values import whole_number
 from qlib_crypto.clock import DAY_MS, iso
 from qlib_crypto.errors import ConfigError, counted
 from qlib_crypto.features.expressions import OPEN_TO_OPEN

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from qlib_crypto.backtest.qlib_position import PerpPosition
-from qlib_crypto.backtest.run import BACKTEST_KEYS, POSITION, completed, innermost
+from qlib_crypto.backtest.qlib_targets import makes_targets, split
+from qlib_crypto.backtest.run import BACKTEST_KEYS, ENGINES, POSITION, completed, innermost
 from qlib_crypto.backtest.terms import MAX_GROSS_LEVERAGE
+from qlib_crypto.backtest.values import one_of
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
 from qlib_crypto.workflow.classes import load_class
 from qlib_crypto.workflow.values import full_time, known_keys, mapping
 
-_PARTS = ("strategy", "executor", "backtest")
+_PARTS = ("strategy", "executor", "backtest", "engine")
 
 
 class Legs(NamedTuple):
@@ -62,10 +64,15 @@ def check_portfolio(where: str, config: Any, test: tuple[int, int], market: str)
     step, freq = innermost(executor)["kwargs"]["time_per_step"], named["kwargs"]["freq"]
     if Interval.parse(str(step)) != Interval.parse(str(freq)):
         raise ConfigError(f"{outer}.exchange.kwargs.freq {freq} is not the executor's {step}; give both the same")
+    one_of(f"{where}.engine", config.get("engine", ENGINES[0]), ENGINES)
     strategy = config["strategy"]
     for place, part in (("strategy", strategy), ("executor", executor), ("backtest.exchange_kwargs.exchange", named)):
         kind = load_class(f"{where}.{place}", part)
         kwargs = mapping(f"{where}.{place}.kwargs", part.get("kwargs") or {})
+        if makes_targets(kind):
+            kwargs, signal = split(kwargs)
+            if signal is None:
+                raise ConfigError(f"{where}.{place}.kwargs.signal is missing; write <PRED>, the prediction")
         if hasattr(kind, "check_values"):
             kind.check_values(f"{where}.{place}.kwargs", kwargs)
     yield from _legs(f"{where}.strategy.kwargs", strategy, named["kwargs"], market)

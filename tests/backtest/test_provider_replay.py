@@ -7,14 +7,13 @@ import json
 import pandas as pd
 import pytest
 import qlib
-from support_backtest import assert_replayed, run
+from support_backtest import assert_replayed, run, topk
 from test_replay import random_signal, real_market
 
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.convert import convert
 from qlib_crypto.schemas import Bar, Settlement
 from qlib_crypto.settings import ProviderSettings
-from qlib_crypto.strategy.long_short import LongShortTopk
 from qlib_crypto.symbols import Instrument, Interval
 
 HOUR = Interval.parse("1h")
@@ -62,7 +61,7 @@ def test_a_real_portfolio_on_a_converted_provider_is_replayed_from_the_raw_files
             name: bars.resample("1D").agg({"open": "first", "close": "last"}) for name, bars in hours.bars.items()
         }  # fmt: skip
         market = type(hours)("day", days, hours.settlements)
-    strategy = LongShortTopk(signal=random_signal(market, persistence=0.7), topk=2, rebalance_every=2)
+    strategy = topk(random_signal(market, persistence=0.7), topk=2, rebalance_every=2)
     result = run(market, strategy, codes=f"okx_{freq}", specs=str(folder / "specs.json"))
     assert len(result.fills) > 20
     assert len(result.funding) > 20

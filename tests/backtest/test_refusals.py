@@ -5,13 +5,13 @@ from datetime import date
 import pandas as pd
 import pytest
 import qlib
-from support_backtest import POSITION, Market, Scripted, random_market, run
+from support_backtest import POSITION, Market, Scripted, random_market, run, topk
 
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
 from qlib_crypto.backtest.qlib_position import PerpPosition
+from qlib_crypto.backtest.qlib_targets import in_qlib
 from qlib_crypto.backtest.run import completed, run_backtest
 from qlib_crypto.errors import ConfigError, DataError
-from qlib_crypto.strategy.long_short import LongShortTopk
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +173,17 @@ def test_an_account_starts_from_money_alone(cash, start):
     "kwargs",
     [
         {"topk": 0}, {"topk": 2.5}, {"topk": "abc"}, {"topk": True}, {"rebalance_every": 0}, {"drop_buffer": -1},
-        {"gross_exposure": 0}, {"gross_exposure": "abc"}, {"min_names": 9}, {"signal": None}, {"risk_degree": 0.5},
+        {"gross_exposure": 0}, {"gross_exposure": "abc"}, {"min_names": 9}, {"risk_degree": 0.5},
     ],
 )  # fmt: skip
 def test_a_strategy_that_cannot_be_right_is_refused(kwargs):
     with pytest.raises(ConfigError, match=rf"^strategy\.{next(iter(kwargs))} "):
-        LongShortTopk(**{"signal": pd.DataFrame(), **kwargs})
+        in_qlib(topk(pd.DataFrame(), **kwargs))
+
+
+def test_target_weights_without_a_signal_are_refused():
+    with pytest.raises(ConfigError, match=r"strategy\.kwargs\.signal is missing; write <PRED>"):
+        in_qlib(topk(None, topk=2))
 
 
 @pytest.mark.parametrize("kwargs", [{"verbos": True}, {"settle_type": "cash"}, {"trade_type": "both"}])

@@ -11,12 +11,12 @@ import pytest
 from qlib.backtest import get_strategy_executor
 from qlib.backtest.backtest import backtest_loop
 from qlib.utils import init_instance_by_config
-from support_backtest import Market, Scripted, assert_replayed, random_market, run
+from support_backtest import Market, Scripted, assert_replayed, random_market, run, topk
 
 from qlib_crypto.backtest.notes import CLOSED_DELISTED, COUNTED, PAID_AT_LAST_PRICE, WORDS
+from qlib_crypto.backtest.qlib_targets import in_qlib
 from qlib_crypto.backtest.run import completed, run_backtest
 from qlib_crypto.backtest.tables import positions_table, steps_table
-from qlib_crypto.strategy.long_short import LongShortTopk
 
 PLAIN = {"missing_funding": "zero", "margin_mode": "none"}
 
@@ -38,7 +38,7 @@ def random_signal(market: Market, *, persistence: float = 0.0, seed: int = 3) ->
 def test_of_a_long_short_portfolio(tmp_path, freq, settle_hours, bars, policy):
     market = random_market(freq=freq, bars=bars, settle_hours=settle_hours, seed=bars)
     market.open(tmp_path)
-    strategy = LongShortTopk(signal=random_signal(market), topk=2, gross_exposure=1.5, min_names=1)
+    strategy = topk(random_signal(market), topk=2, gross_exposure=1.5, min_names=1)
     result = run(market, strategy, missing_funding=policy)
     assert len(result.fills) > 100
     assert len(result.funding) > 10
@@ -48,8 +48,8 @@ def test_of_a_long_short_portfolio(tmp_path, freq, settle_hours, bars, policy):
 def test_of_a_portfolio_that_holds_through_outage_and_delisting(tmp_path):
     market = random_market(bars=150, seed=5)
     market.open(tmp_path)
-    strategy = LongShortTopk(
-        signal=random_signal(market, persistence=0.98), topk=3, rebalance_every=12, drop_buffer=1, gross_exposure=2.0
+    strategy = topk(
+        random_signal(market, persistence=0.98), topk=3, rebalance_every=12, drop_buffer=1, gross_exposure=2.0
     )
     result = run(market, strategy)
     assert (result.fills["note"] == WORDS[CLOSED_DELISTED]).sum() == 1
@@ -139,7 +139,7 @@ def test_of_real_bars_and_funding(tmp_path, real_data):
     market = real_market(real_data, ["BTC", "ETH", "SOL", "XRP", "DOGE"], "2025-02-01", "2025-02-15 23:00")
     assert all(len(settled) > 40 for settled in market.settlements.values())
     market.open(tmp_path)
-    strategy = LongShortTopk(signal=random_signal(market, persistence=0.8), topk=2, rebalance_every=4)
+    strategy = topk(random_signal(market, persistence=0.8), topk=2, rebalance_every=4)
     result = run(market, strategy)
     assert len(result.fills) > 100
     assert len(result.funding) > 100
@@ -168,7 +168,7 @@ def test_is_the_same_when_run_again(tmp_path):
     market = random_market(bars=60)
     market.open(tmp_path)
     signal = random_signal(market)
-    one, two = (run(market, LongShortTopk(signal=signal, topk=2), missing_funding="zero") for _ in range(2))
+    one, two = (run(market, topk(signal, topk=2), missing_funding="zero") for _ in range(2))
     pd.testing.assert_frame_equal(one.steps, two.steps)
     pd.testing.assert_frame_equal(one.fills, two.fills)
 
@@ -188,7 +188,7 @@ def test_qlib_sees_the_same_account(tmp_path):
     )  # fmt: skip
     venue = init_instance_by_config(exchange)
     strategy, runner = get_strategy_executor(
-        strategy=LongShortTopk(signal=random_signal(market), topk=2), executor=executor,
+        strategy=in_qlib(topk(random_signal(market), topk=2)), executor=executor,
         benchmark=pd.Series(0.0, market.times), exchange_kwargs={"exchange": venue}, **backtest,
     )  # fmt: skip
     with warnings.catch_warnings():
@@ -219,8 +219,8 @@ def test_of_many_random_configurations(tmp_path, seed):
         unpriced=0.05,
     )
     market.open(tmp_path)
-    strategy = LongShortTopk(
-        signal=random_signal(market, persistence=float(rng.choice([0.0, 0.9])), seed=seed),
+    strategy = topk(
+        random_signal(market, persistence=float(rng.choice([0.0, 0.9])), seed=seed),
         topk=int(rng.integers(1, 4)),
         min_names=1,
         gross_exposure=float(rng.uniform(0.2, 4.0)),

@@ -15,7 +15,7 @@ from support_strategy import market
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.strategy.caps import nearest
 from qlib_crypto.strategy.limits import Limits
-from qlib_crypto.strategy.topk import TopkWeights
+from qlib_crypto.strategy.long_short import LongShortTopk
 
 N = 6
 
@@ -78,7 +78,7 @@ def test_caps_come_before_turnover(known):
 def test_limits_hold_in_every_row_of_a_strategy():
     known = market(80, 10, untradable=0.2)
     limits = {"max_weight": 0.12, "max_turnover": 0.3, "capacity": {"account": 1e7, "share": 0.01, "bars": 3}}
-    got = TopkWeights(topk=3, min_names=1, limits=limits).targets(known)
+    got = LongShortTopk(topk=3, min_names=1, limits=limits).targets(known)
     last = np.zeros(10)
     for t in np.flatnonzero(got.rebalance):
         move = np.abs(got.weights[t] - last)
@@ -137,5 +137,5 @@ def test_where_one_leg_may_hold_nothing_there_is_no_neutral_book():
 )
 def test_wrong_limits_are_named(given, message):
     with pytest.raises(ConfigError) as error:
-        TopkWeights.check_values("s", {"limits": given})
+        LongShortTopk.check_values("s", {"limits": given})
     assert str(error.value).startswith(message)

@@ -12,13 +12,13 @@ from support_strategy import market
 
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.strategy.beta import BetaNeutral
+from qlib_crypto.strategy.configured import check_strategy, strategy_of
 from qlib_crypto.strategy.limits import Limits
+from qlib_crypto.strategy.long_short import LongShortTopk
 from qlib_crypto.strategy.rank import RankWeighted
-from qlib_crypto.strategy.topk import TopkWeights
-from qlib_crypto.strategy.values import check_strategy, strategy_of
 from qlib_crypto.strategy.volatility import VolatilityTargeted
 
-TOPK = {"class": "TopkWeights", "module_path": "qlib_crypto.strategy.topk"}
+TOPK = {"class": "LongShortTopk", "module_path": "qlib_crypto.strategy.long_short"}
 
 
 def examples(root):
@@ -29,7 +29,7 @@ def examples(root):
 def test_every_example_of_the_documentation_is_a_strategy(root):
     found = [example["strategy"] for example in examples(root) if "strategy" in example]
     assert {example["class"] for example in found} == {
-        "TopkWeights", "RankWeighted", "VolatilityTargeted", "BetaNeutral", "FundingCarry", "MeanVariance",
+        "LongShortTopk", "RankWeighted", "VolatilityTargeted", "BetaNeutral", "FundingCarry", "MeanVariance",
     }  # fmt: skip
     for example in found:
         kwargs = example["kwargs"]
@@ -48,7 +48,7 @@ def test_strategies_come_inside_strategies():
                                 "kwargs": {"base": inside, "limits": {"max_weight": 0.1}}})  # fmt: skip
     assert isinstance(outside, BetaNeutral)
     assert isinstance(outside.base, VolatilityTargeted)
-    assert isinstance(outside.base.base, TopkWeights)
+    assert isinstance(outside.base.base, LongShortTopk)
     assert outside.limits == Limits(max_weight=0.1)
     own = RankWeighted()
     assert strategy_of("s", own) is own
@@ -58,9 +58,9 @@ def test_strategies_come_inside_strategies():
     ("config", "message"),
     [
         (5, "s 5 is no strategy; write class, module_path and kwargs of one"),
-        ({"class": "TopkWeights"}, "s.module_path is missing; write the module of a strategy"),
+        ({"class": "LongShortTopk"}, "s.module_path is missing; write the module of a strategy"),
         ({**TOPK, "kwarg": {}}, "s.kwarg is unknown; remove it, or write one of: class, kwargs, module_path"),
-        ({**TOPK, "class": "Topk"}, "s.class 'Topk' is not in qlib_crypto.strategy.topk; correct the name"),
+        ({**TOPK, "class": "Topk"}, "s.class 'Topk' is not in qlib_crypto.strategy.long_short; correct the name"),
         ({**TOPK, "module_path": "no.such"}, "s.module_path 'no.such' cannot be imported: No module named 'no'"),
         ({**TOPK, "kwargs": [1]}, "s.kwargs must be a mapping, not [1]"),
         ({**TOPK, "kwargs": {"topk": 0}}, "s.kwargs.topk 0 must be a whole number of at least 1"),
@@ -100,7 +100,7 @@ def test_the_first_wrong_keyword_is_named_before_anything_is_made(kind, module, 
 
 
 def test_neither_qlib_nor_pandas_nor_cvxpy_is_loaded_with_the_strategies():
-    modules = ["topk", "rank", "volatility", "beta", "carry", "mean_variance"]
+    modules = ["long_short", "rank", "volatility", "beta", "carry", "mean_variance"]
     lines = [f"import qlib_crypto.strategy.{name}" for name in modules]
     lines += ["import sys", "print([m for m in ('qlib', 'pandas', 'cvxpy') if m in sys.modules])"]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)

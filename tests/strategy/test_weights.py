@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_strategy import LIMITS, market, permuted, strategies
 
-from qlib_crypto.strategy.known import Strategy, truncated
+from qlib_crypto.backtest.known import Strategy, truncated
 
 NAMES = list(strategies())
 

@@ -1,20 +1,13 @@
-"""What a keyword of a strategy may be, refused in one line; and strategies made from a configuration.
-
-The first four are those of `qlib_crypto.backtest.checks`, which imports Qlib; these modules do without it.
-"""
+"""What a keyword may be, refused in one line; without Qlib, so that everything can use it."""
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.strategy.known import Strategy
-
-_KEYS = ("class", "module_path", "kwargs")
 
 
 def whole_number(key: str, value: Any, least: int) -> None:
@@ -69,56 +62,3 @@ def gross_value(where: str, kwargs: Mapping[str, Any]) -> None:
     """Refuses a gross exposure that is none."""
     if "gross_exposure" in kwargs:
         positive(f"{where}.gross_exposure", kwargs["gross_exposure"], "longs plus shorts over equity, such as 1.0")
-
-
-def check_strategy(where: str, config: Any) -> None:
-    """Nothing, when `config` is a strategy or names one with values that make sense; nothing is constructed.
-
-    Raises
-    ------
-    ConfigError
-        Names the first that is wrong, under `where`.
-
-    """
-    if not isinstance(config, Mapping):
-        if not isinstance(config, Strategy) or isinstance(config, type):
-            raise ConfigError(f"{where} {config!r} is no strategy; write class, module_path and kwargs of one")
-        return
-    kind = _class_of(where, config)
-    kwargs = config.get("kwargs") or {}
-    if not isinstance(kwargs, Mapping):
-        raise ConfigError(f"{where}.kwargs must be a mapping, not {kwargs!r}")
-    check = getattr(kind, "check_values", None)
-    if check is not None:
-        check(f"{where}.kwargs", kwargs)
-
-
-def strategy_of(where: str, config: Any) -> Strategy:
-    """The strategy that a `{class, module_path, kwargs}` names; a strategy is its own.
-
-    Raises
-    ------
-    ConfigError
-        Names the first that is wrong, under `where`.
-
-    """
-    check_strategy(where, config)
-    made = _class_of(where, config)(**(config.get("kwargs") or {})) if isinstance(config, Mapping) else config
-    if not isinstance(made, Strategy):
-        raise ConfigError(f"{where}.class {config['class']!r} makes no weights: it has no targets(known)")
-    return made
-
-
-def _class_of(where: str, config: Mapping[str, Any]) -> type[Any]:
-    no_others(where, config, _KEYS)
-    for key in ("class", "module_path"):
-        if not isinstance(config.get(key), str):
-            raise ConfigError(f"{where}.{key} is missing; write the {key.removesuffix('_path')} of a strategy")
-    try:
-        module = importlib.import_module(config["module_path"])
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{where}.module_path {config['module_path']!r} cannot be imported: {error}") from None
-    found = getattr(module, config["class"], None)
-    if not isinstance(found, type):
-        raise ConfigError(f"{where}.class {config['class']!r} is not in {config['module_path']}; correct the name")
-    return found

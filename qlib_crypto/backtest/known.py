@@ -69,6 +69,10 @@ class Known:
         if len(set(self.names)) != len(self.names):
             raise ValueError("Known.names has a name twice; one column is one instrument")
 
+    def since(self, first: int) -> Known:
+        """What is known from a row on."""
+        return _cut(self, slice(first, None))
+
     @property
     def bars(self) -> int:
         """The number of rows."""
@@ -110,10 +114,13 @@ class Strategy(Protocol):
         ...
 
 
+def _cut(known: Known, rows: slice) -> Known:
+    return replace(known, **{name: getattr(known, name)[rows].copy() for name in ("opens_ms", *_matrices())})
+
+
 def truncated(known: Known, bars: int) -> Known:
     """The first `bars` rows, copied: what was known of the market then."""
-    cut = {name: getattr(known, name)[:bars].copy() for name in ("opens_ms", *_matrices())}
-    return replace(known, **cut)
+    return _cut(known, slice(bars))
 
 
 def name_order(known: Known) -> Ints:

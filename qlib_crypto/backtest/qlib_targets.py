@@ -1,0 +1,109 @@
+"""Target weights inside Qlib's loop: the strategies of `qlib_crypto.strategy`, as Qlib sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
+from qlib.strategy.base import BaseStrategy
+from qlib.utils import get_callable_kwargs
+
+from qlib_crypto.backtest.known import Strategy, Targets
+from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.backtest.qlib_position import PerpPosition
+from qlib_crypto.backtest.quotes import unix_ms
+from qlib_crypto.backtest.view import known_of
+from qlib_crypto.errors import ConfigError
+
+
+class TargetStrategy(BaseStrategy):
+    """Orders from what is held to the weights that a strategy wants, at each of its rebalances.
+
+    The weights are made once, for all bars of the exchange. Sizes are weight x equity at the last marks / open; what
+    shrinks a position comes first, then by name.
+
+    Parameters
+    ----------
+    strategy
+        Makes the weights.
+    signal
+        Scores by (datetime, instrument), `<PRED>` in YAML; NaN is no score. The first column counts.
+
+    """
+
+    def __init__(self, *, strategy: Strategy, signal: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.strategy, self.signal = strategy, signal
+        self._targets: Targets | None = None
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """What the strategy tells its reader."""
+        return {} if self._targets is None else self._targets.notes
+
+    def targets(self, exchange: PerpExchange, first: int) -> Targets:
+        """The weights of the exchange's bars; the strategy looks at nothing before row `first`."""
+        known = known_of(exchange.loaded, self.signal, exchange.terms.missing_funding)
+        self._targets = self.strategy.targets(known.since(first))
+        return self._targets
+
+    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:  # noqa: ARG002 - Qlib's signature
+        """The orders of this step."""
+        exchange, position = self.trade_exchange, self.trade_position
+        if not isinstance(exchange, PerpExchange) or not isinstance(position, PerpPosition):
+            raise ConfigError("target weights need PerpExchange and pos_type PerpPosition: stock classes drop shorts")
+        step = self.trade_calendar.get_trade_step()
+        start, end = self.trade_calendar.get_step_time(step)
+        first = exchange.loaded.row(unix_ms(self.trade_calendar.get_step_time(0)[0])) or 0
+        if self._targets is None or step == 0:
+            self.targets(exchange, first)
+        targets, row = self._targets, exchange.loaded.row(unix_ms(start))
+        if targets is None or row is None or not targets.rebalance[row - first]:
+            return TradeDecisionWO([], self)
+        weights, money = targets.weights[row - first], max(position.calculate_value(), 0.0)
+        orders = []
+        for name, weight in zip(exchange.loaded.names, weights.tolist(), strict=True):
+            price, held = exchange.open_price(name, start), position.get_stock_amount(name)
+            target = 0.0 if np.isnan(weight) else weight * money / price
+            if np.isnan(price) or target == held:
+                continue
+            grows = abs(target) > abs(held) or held * target < 0
+            side = OrderDir.BUY if target > held else OrderDir.SELL
+            orders.append((grows, Order(name, abs(target - held), side, start, end)))
+        return TradeDecisionWO([order for _, order in sorted(orders, key=lambda item: item[0])], self)
+
+
+def in_qlib(strategy: Any) -> Any:
+    """What Qlib's loop can run of a strategy, or of the configuration of one: target weights in a `TargetStrategy`.
+
+    Everything else is for Qlib to make.
+
+    Raises
+    ------
+    ConfigError
+        When target weights are configured without a signal, or with a wrong value.
+
+    """
+    if isinstance(strategy, Mapping):
+        kind, kwargs = get_callable_kwargs(dict(strategy))
+        if not makes_targets(kind):
+            return strategy
+        own, signal = split(dict(kwargs))
+        if signal is None:
+            raise ConfigError("strategy.kwargs.signal is missing; write <PRED>, the prediction")
+        if hasattr(kind, "check_values"):
+            kind.check_values("strategy", own)
+        return TargetStrategy(strategy=kind(**own), signal=signal)
+    return strategy
+
+
+def makes_targets(kind: Any) -> bool:
+    """True for a class whose objects make target weights, and are no strategy of Qlib's."""
+    return isinstance(kind, type) and hasattr(kind, "targets") and not issubclass(kind, BaseStrategy)
+
+
+def split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """A strategy's own keyword arguments, and the signal that stands among them in YAML."""
+    return {key: value for key, value in kwargs.items() if key != "signal"}, kwargs.get("signal")

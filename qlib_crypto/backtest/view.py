@@ -1,0 +1,98 @@
+"""What a strategy may look at, made of loaded bars and a signal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qlib_crypto.backtest.account import Floats
+from qlib_crypto.backtest.known import Known
+from qlib_crypto.backtest.load import Loaded
+from qlib_crypto.backtest.market import CLOSE, OPEN, VOLUME
+from qlib_crypto.backtest.terms import POLICIES
+from qlib_crypto.backtest.trading import UNTRADABLE
+from qlib_crypto.errors import DataError
+from qlib_crypto.market.funding import LONGEST_INTERVAL_MS
+
+
+def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
+    """The market as known at the open of each loaded bar.
+
+    Parameters
+    ----------
+    loaded
+        Bars and settlements.
+    signal
+        Scores by (datetime, instrument), first column, as Qlib's predictions; or a matrix of shape (bars, n) whose row
+        is stamped at the open of its bar. Either way a score is known at that bar's close.
+    missing_funding
+        Under `untradable` a name whose funding is unknown in a bar cannot be opened in it.
+
+    """
+    prices, market = loaded.market.prices, loaded.market
+    tradable = prices[OPEN] > 0
+    if POLICIES[missing_funding] == UNTRADABLE:
+        tradable &= market.unknown[:, :-1] == 0
+    rate, interval = _funding(loaded)
+    return Known(
+        opens_ms=loaded.opens_ms,
+        step_ms=loaded.interval.ms,
+        names=loaded.names,
+        signal=_before(signal if isinstance(signal, np.ndarray) else matrix_of(loaded, signal)),
+        close=_before(prices[CLOSE]),
+        dollar_volume=_before(prices[CLOSE] * prices[VOLUME]),
+        funding_rate=rate,
+        funding_interval=interval,
+        tradable=tradable,
+    )
+
+
+def matrix_of(loaded: Loaded, signal: Any) -> Floats:
+    """A signal by (datetime, instrument) as a matrix of the loaded bars; what lies outside of them is left out.
+
+    Raises
+    ------
+    DataError
+        When a bar has two scores of one instrument, or none of the signal falls on a bar.
+
+    """
+    column = signal.iloc[:, 0] if isinstance(signal, pd.DataFrame) else signal
+    column = column.dropna()
+    times = column.index.get_level_values("datetime").to_numpy().astype("datetime64[ms]").astype(np.int64)
+    row, off = np.divmod(times - loaded.opens_ms[0], loaded.interval.ms)
+    place = pd.Index(loaded.names).get_indexer(column.index.get_level_values("instrument"))
+    inside = (off == 0) & (row >= 0) & (row < len(loaded.opens_ms)) & (place >= 0)
+    if len(column) and not inside.any():
+        raise DataError(
+            f"none of {len(column)} scores falls on a {loaded.interval.qlib} bar of the exchange; the signal's times "
+            "must be opens of its bars, its instruments those of codes"
+        )
+    out = np.full((len(loaded.opens_ms), len(loaded.names)), np.nan)
+    row, place = row[inside], place[inside]
+    if len(np.unique(row * len(loaded.names) + place)) < len(row):
+        raise DataError("the signal has two scores of one instrument at one time; give one")
+    out[row, place] = column.to_numpy(dtype=np.float64)[inside]
+    return out
+
+
+def _before(values: Floats) -> Floats:
+    """What the bar before had, NaN in the first."""
+    out = np.full(values.shape, np.nan)
+    out[1:] = values[:-1]
+    return out
+
+
+def _funding(loaded: Loaded) -> tuple[Floats, Floats]:
+    """The last rate settled at or before each open, no older than the longest interval, and its interval's hours."""
+    shape = len(loaded.opens_ms), len(loaded.names)
+    rate, interval = np.full(shape, np.nan), np.full(shape, np.nan)
+    for i, of in enumerate(loaded.settled):
+        if not len(of.series):
+            continue
+        at = np.searchsorted(of.time_ms, loaded.opens_ms, side="right") - 1
+        fresh = (at >= 0) & (loaded.opens_ms - of.time_ms[at] <= LONGEST_INTERVAL_MS)
+        rate[fresh, i] = of.series["rate"][at[fresh]]
+        interval[fresh, i] = of.interval_hours[at[fresh]]
+    return rate, interval
