@@ -32,11 +32,24 @@ from qlib_crypto.symbols import Instrument, Interval
 
 
 def tables_of(path: str | None, names: Sequence[str]) -> dict[str, MarginTable]:
-    """The margin tiers of a file by Qlib's name, none without one."""
+    """The margin tiers of a file by Qlib's name, none without one.
+
+    Raises
+    ------
+    ConfigError
+        When the file has not one of the instruments.
+
+    """
     if path is None:
         return {}
     venues = {Instrument.parse(name).venue for name in names}
-    return {of.qlib: table for venue in sorted(venues) for of, table in ccxt_tables(Path(path), venue).items()}
+    tables = {of.qlib: table for venue in sorted(venues) for of, table in ccxt_tables(Path(path), venue).items()}
+    if not set(tables) & set(names):
+        raise ConfigError(
+            f"exchange.margin_tiers {path} has none of the {len(names)} instruments ({names[0]} …); give a file of "
+            "their venue with sizes in quote coins, or leave it out"
+        )
+    return tables
 
 
 class PerpExchange(Exchange):
