@@ -278,6 +278,14 @@ INSTRUMENTS = _schema(
     ("spec_source", pa.string(), False),
 )
 
+#: One tier a row; sizes are base coins where `by_quantity`, else quote coins of notional.
+MARGIN_TIERS = _schema(
+    ("tier", pa.int64(), False),
+    *((name, pa.float64(), False) for name in ("floor", "cap", "maintenance_rate", "max_leverage", "deduction")),
+    ("by_quantity", pa.bool_(), False),
+    ("tier_source", pa.string(), False),
+)
+
 MEMBERSHIP = _schema(
     ("member", pa.bool_(), False),
     ("rank", pa.int64(), False),

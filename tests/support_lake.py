@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qlib_crypto.clock import parse_utc
+from qlib_crypto.feeds.client import StatedTiers
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.schemas import (
     PERIOD_MS,
@@ -74,14 +75,16 @@ def spec(of=BTC, *, seen_ms=T0, **changes) -> InstrumentSpec:
 class FakeVenue:
     """A venue in memory behind the RestClient protocol: bars and settlements it has, shown no further than its time.
 
-    `page` rows a page, newest first or oldest first; `log` has every request; `before_page` may raise.
+    `page` rows a page, newest first or oldest first; `log` has every request for them; `before_page` and
+    `before_tiers` may raise.
     """
 
     def __init__(self, venue=Venue.OKX, *, now_ms=T0 + 30 * 86_400_000, page=300, newest_first=True):
         self.venue, self.now_ms, self.page, self.newest_first = venue, now_ms, page, newest_first
         self.listing, self.bar_rows, self.settled, self.quotes, self.log = {}, {}, {}, {}, []
         self.turnover, self.gridded, self.reach = {}, {}, {}
-        self.before_page = lambda: None
+        self.tiers, self.tiers_asked = {}, []
+        self.before_page = self.before_tiers = lambda: None
 
     def list(self, *specs):
         self.listing |= {s.instrument: s for s in specs}
@@ -114,6 +117,11 @@ class FakeVenue:
 
     def specs(self):
         return [s for s in self.listing.values() if s.listed_ms is None or s.listed_ms <= self.now_ms]
+
+    def margin_tiers(self, specs):
+        self.tiers_asked.append([s.instrument for s in specs])
+        self.before_tiers()
+        yield StatedTiers({s.instrument: self.tiers[s.instrument] for s in specs if s.instrument in self.tiers})
 
     def tickers(self):
         return [Ticker(i, 1.0, self.turnover.get(i, 1e6), self.now_ms) for i in self.listing]

@@ -98,7 +98,7 @@ def run_backfill(
     dry_run: bool,
 ) -> None:
     """Fetch history of bars, of settled funding unless told not to, and of other datasets; `all` symbols trade now."""
-    from qlib_crypto.collect import backfill_funding, fetch
+    from qlib_crypto.collect import backfill_funding, fetch, refresh_tiers
     from qlib_crypto.universe import is_eligible
 
     if source not in _CHOICES:
@@ -117,6 +117,8 @@ def run_backfill(
             instruments = instruments_from(symbols, venue, settings)
         if not dry_run:
             lake.store_specs(venue, specs)  # a backtest rounds orders by them
+            wanted = set(instruments)
+            refresh_tiers(lake, client, [spec for spec in specs if spec.instrument in wanted], say)
         how: How = {
             "archive": archive,
             "source": _CHOICES[source],

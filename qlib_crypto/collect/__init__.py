@@ -5,6 +5,7 @@ from qlib_crypto.collect.collector import collect
 from qlib_crypto.collect.following import recent_leavers
 from qlib_crypto.collect.importer import ImportResult, import_data
 from qlib_crypto.collect.listed import refresh_instruments
+from qlib_crypto.collect.margin_tiers import refresh_tiers
 from qlib_crypto.collect.parts import CollectSummary, Pace
 from qlib_crypto.collect.plan import BackfillPlan
 from qlib_crypto.collect.reconcile import Comparison, ReconcileReport, reconcile
@@ -31,5 +32,6 @@ __all__ = [
     "recent_leavers",
     "reconcile",
     "refresh_instruments",
+    "refresh_tiers",
     "repair",
 ]

@@ -17,7 +17,7 @@ from qlib_crypto.collect.coverage import Coverage
 from qlib_crypto.collect.disk import will_pass
 from qlib_crypto.collect.fill import Filler
 from qlib_crypto.collect.following import Following, Membership, followed_from, recent_leavers
-from qlib_crypto.collect.intake import WS, Intake
+from qlib_crypto.collect.intake import Intake
 from qlib_crypto.collect.listed import Listings
 from qlib_crypto.collect.market_time import MarketTime
 from qlib_crypto.collect.memory import give_back
@@ -26,7 +26,7 @@ from qlib_crypto.collect.report import Report
 from qlib_crypto.collect.series import FUNDING, STREAMED, candles, polled, time_of
 from qlib_crypto.collect.status import only_collector
 from qlib_crypto.collect.tasks import ATTEMPTS, Tasks
-from qlib_crypto.collect.worker import Worker
+from qlib_crypto.collect.worker import Work, Worker
 from qlib_crypto.errors import StorageError, VenueError, counted
 from qlib_crypto.feeds import RestClient, VenueStream
 from qlib_crypto.lake import Lake
@@ -37,7 +37,7 @@ from qlib_crypto.symbols import Instrument, Interval
 _STOP_S = 15.0
 #: A day is sealed this long after it ended, so that its last bars are in.
 _SEAL_DELAY_MS = 2 * MINUTE_MS
-#: The instruments table is looked at so often, market time: one request.
+#: The instruments table is looked at so often, market time: one request; margin tiers of newcomers, or of a new day.
 _SPECS_MS = 5 * MINUTE_MS
 #: At the end nobody waits longer for a series that the venue refused so often.
 _VAIN = 5
@@ -131,19 +131,19 @@ class _Collector:
         self._candles, others = candles(interval), polled(settings.datasets)
         self._intake = Intake(lake, self._filler.tally, self._candles.dataset, say)
         tasks = self._tasks
+        urgent: dict[str, Work] = {
+            "specs": tasks.refresh,
+            self._candles.dataset: tasks.filling(self._candles),
+            "settled": tasks.settled,
+            FUNDING: tasks.funding,
+        }
+        steady: dict[str, Work] = {series.dataset: tasks.filling(series) for series in others}
+        steady |= {"tiers": tasks.tiers, "seal": tasks.seal}
         self._urgent, self._steady = (
             Worker(kinds, say, self._now_ms, attempts=ATTEMPTS, first_wait_s=self._pace.retry_s)
-            for kinds in (
-                {
-                    "specs": tasks.refresh,
-                    self._candles.dataset: tasks.filling(self._candles),
-                    "settled": tasks.settled,
-                    FUNDING: tasks.funding,
-                },
-                {**{series.dataset: tasks.filling(series) for series in others}, "seal": tasks.seal},
-            )
+            for kinds in (urgent, steady)
         )
-        self._kinds = {series.dataset for series in others}
+        self._kinds = set(steady)
         self._coverage = Coverage(lake, self._candles, others, self._listings, self._ask, self._reconnects)
         self._stream: Stream | None = None
         self._day = self._specs_ms = self._revived = 0
@@ -156,7 +156,7 @@ class _Collector:
         return int(self._stream.counters.reconnects) if self._stream is not None else 0
 
     def _ask(self, kind: str, instrument: Instrument | None, start_ms: int, end_ms: int, cause: str = "") -> None:
-        worker = self._steady if kind == "seal" or kind in self._kinds else self._urgent
+        worker = self._steady if kind in self._kinds else self._urgent
         worker.ask(kind, instrument, start_ms, end_ms, cause)
 
     def run(
@@ -188,6 +188,7 @@ class _Collector:
         self._filler.tally.newest |= {instrument: at for instrument, at in last.items() if at is not None}
         begin = followed_from(self._lake, venue, self._interval, membership, now_ms)
         self._coverage.follow(first, now_ms, since_ms=since_ms, new_ms=begin)
+        self._ask("tiers", None, 0, 0)
         streaming = StreamThread(stream)
         self._urgent.start()
         self._steady.start()
@@ -197,11 +198,7 @@ class _Collector:
         finally:
             streaming.end(stream)
             files = self._close()
-        rows = self._filler.tally.rows
-        return CollectSummary(
-            rows[self._candles.dataset, WS], rows[self._candles.dataset, "rest"], rows[FUNDING, "rest"],
-            rows["funding_estimate", WS], self._filler.tally.refused, len(files),
-        )  # fmt: skip
+        return self._report.summary(len(files))
 
     def _loop(self, stream: Stream, watch: Membership | None, streaming: StreamThread, stop: threading.Event) -> None:
         look = status = 0.0
@@ -251,6 +248,7 @@ class _Collector:
         if now_ms - self._specs_ms >= _SPECS_MS:
             self._specs_ms = now_ms
             self._ask("specs", None, 0, 0)
+            self._ask("tiers", None, 0, 0)
         try:
             current = self._following.now(now_ms)
             if set(current) != set(self._coverage.instruments):

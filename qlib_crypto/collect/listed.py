@@ -22,8 +22,8 @@ _GONE_MS = 10 * MINUTE_MS
 _LINGER_MS = 10 * MINUTE_MS
 
 
-def refresh_instruments(lake: Lake, client: RestClient) -> Path:
-    """The file with the instruments table as the venue states it now; the newest when nothing has changed.
+def refresh_instruments(lake: Lake, client: RestClient) -> tuple[Path, list[InstrumentSpec]]:
+    """The file with the instruments table as the venue states it now, the newest when nothing has changed; the table.
 
     Raises
     ------
@@ -31,7 +31,8 @@ def refresh_instruments(lake: Lake, client: RestClient) -> Path:
         The table stays as it was.
 
     """
-    return lake.store_specs(client.venue, numbered(_specs(client), lake.specs(client.venue)))
+    specs = numbered(_specs(client), lake.specs(client.venue))
+    return lake.store_specs(client.venue, specs), specs
 
 
 def _specs(client: RestClient) -> list[InstrumentSpec]:

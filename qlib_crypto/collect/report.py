@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from qlib_crypto.clock import iso
 from qlib_crypto.collect.fill import Tally
 from qlib_crypto.collect.intake import WS, Intake
+from qlib_crypto.collect.parts import CollectSummary
 from qlib_crypto.collect.series import FUNDING
 from qlib_crypto.collect.status import CollectorStatus, pid_namespace, write_status
 from qlib_crypto.errors import counted
@@ -65,6 +66,14 @@ class Report:
             if not self._unwritten:
                 self._say(f"the status file cannot be written: {error}")
             self._unwritten = True
+
+    def summary(self, files: int) -> CollectSummary:
+        """What was stored since the start, and how many files were written."""
+        rows, bars = self._tally.rows, kline_dataset(self._interval)
+        return CollectSummary(
+            rows[bars, WS], rows[bars, "rest"], rows[FUNDING, "rest"], rows["funding_estimate", WS],
+            self._tally.refused, files,
+        )  # fmt: skip
 
     def _state(
         self,

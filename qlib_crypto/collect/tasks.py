@@ -10,6 +10,7 @@ from functools import partial
 from qlib_crypto.clock import MINUTE_MS, iso
 from qlib_crypto.collect.fill import SETTLED_MS, Filler
 from qlib_crypto.collect.listed import Listings
+from qlib_crypto.collect.margin_tiers import DailyTiers
 from qlib_crypto.collect.series import Series
 from qlib_crypto.collect.settled import settlement_times
 from qlib_crypto.collect.spans import Span, length
@@ -33,6 +34,7 @@ class Tasks:
         self, filler: Filler, listings: Listings, say: Callable[[str], None], now_ms: Callable[[], int]
     ) -> None:
         self._filler, self._listings = filler, listings
+        self._tiers = DailyTiers(filler.lake, filler.client, say)
         self._say, self._now_ms = say, now_ms
         self._told_s = -_TELL_S
         self._lacks: queue.SimpleQueue[tuple[str, str, int, int, int]] = queue.SimpleQueue()
@@ -40,6 +42,12 @@ class Tasks:
     def refresh(self, _job: Job, _last: bool) -> None:
         """Look at the instruments table."""
         self._listings.refresh(self._now_ms())
+
+    def tiers(self, _job: Job, _last: bool) -> None:
+        """Look at the margin tiers of what is collected, where that was not done today."""
+        now_ms, specs = self._now_ms(), self._listings.specs
+        followed = [of for of in self._filler.others() if of in specs and self._listings.trades(of, now_ms)]
+        self._tiers.refresh([specs[of] for of in followed], now_ms)
 
     def seal(self, job: Job, _last: bool) -> None:
         """Seal the days that ended by the job's end."""

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from qlib_crypto.clock import DAY_MS, day_start, iso, parse_utc
-from qlib_crypto.collect import recent_leavers, reconcile, refresh_instruments, repair
+from qlib_crypto.collect import recent_leavers, reconcile, refresh_instruments, refresh_tiers, repair
 from qlib_crypto.collect.repair import WINDOW_MS
 from qlib_crypto.collect.status import read_status
 from qlib_crypto.daemon.jobs import FILE, JobTable
@@ -112,7 +112,14 @@ def _rank(site: Site, request: Request) -> dict[str, Any]:
 
 
 def _instruments(site: Site, _request: Request) -> dict[str, Any]:
-    return {"file": str(refresh_instruments(site.lake, site.client))}
+    path, specs = refresh_instruments(site.lake, site.client)
+    try:
+        followed = set(site.instruments())
+    except ConfigError as error:  # nothing is ranked yet
+        site.say(f"no margin tiers are asked for: {error}")
+        followed = set()
+    asked = [spec for spec in specs if spec.instrument in followed]
+    return {"file": str(path), "tiers": len(refresh_tiers(site.lake, site.client, asked, site.say))}
 
 
 def _repair(site: Site, request: Request) -> dict[str, Any]:

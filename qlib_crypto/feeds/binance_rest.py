@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from qlib_crypto.clock import DAY_MS
 from qlib_crypto.errors import SchemaError
 from qlib_crypto.feeds.binance_rows import bar_of, open_interest_of, price_bar_of, ratio_of, spec_of
-from qlib_crypto.feeds.client import Served, kind_of, served
+from qlib_crypto.feeds.client import Served, StatedTiers, kind_of, served
 from qlib_crypto.feeds.fields import linear, number, time_of, wall_ms, whole
 from qlib_crypto.feeds.rest import Dialect, Http, Refusal
 from qlib_crypto.feeds.transport import Params, Patience, Route
@@ -199,6 +199,10 @@ class BinanceRest:
         """Pages oldest first; Binance has the last 30 days."""
         for rows, received in self._periods(_RATIO, instrument, start_ms, end_ms):
             yield [ratio_of(instrument, row, received) for row in rows]
+
+    def margin_tiers(self, specs: Sequence[InstrumentSpec]) -> Iterator[StatedTiers]:  # noqa: ARG002 - as the protocol
+        """None: Binance states its brackets only to a key."""
+        yield from ()
 
     def reach_ms(self, dataset: str) -> int | None:
         """See `client.RestClient`: open interest and ratio 30 days."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from qlib_crypto.errors import ConfigError
+from qlib_crypto.market.margin import MarginTable
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.schemas import Bar, Estimate, IndexBar, LongShortRatio, MarkBar, OpenInterest, Settlement, Ticker
 from qlib_crypto.symbols import Instrument, Interval, Venue
@@ -64,6 +65,13 @@ class BulkHistory(History, Protocol):
         ...
 
 
+class StatedTiers(NamedTuple):
+    """Margin tiers as a venue states them now; and why those of other contracts cannot be read, a line each."""
+
+    tables: Mapping[Instrument, MarginTable]
+    refused: Sequence[str] = ()
+
+
 class RestClient(History, Protocol):
     """Public market data of one venue over REST.
 
@@ -87,6 +95,13 @@ class RestClient(History, Protocol):
 
     def estimates(self) -> list[Estimate]:
         """The running funding rate of every linear perpetual that has one."""
+        ...
+
+    def margin_tiers(self, specs: Sequence[InstrumentSpec]) -> Iterator[StatedTiers]:
+        """The margin tiers of contracts that trade now, in base coins, by pages; none where a venue keeps them secret.
+
+        A contract's size is that of its spec.
+        """
         ...
 
     def reach_ms(self, dataset: str) -> int | None:

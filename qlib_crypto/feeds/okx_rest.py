@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from qlib_crypto.clock import DAY_MS
-from qlib_crypto.errors import SchemaError
-from qlib_crypto.feeds.client import Served, kind_of, served
+from qlib_crypto.errors import SchemaError, VenueError
+from qlib_crypto.feeds.client import Served, StatedTiers, kind_of, served
 from qlib_crypto.feeds.fields import linear, number, time_of, wall_ms, whole
-from qlib_crypto.feeds.okx_rows import bar_of, estimate_of, open_interest_of, price_bar_of, ratio_of, spec_of
+from qlib_crypto.feeds.okx_rows import bar_of, estimate_of, open_interest_of, price_bar_of, ratio_of, spec_of, tiers_of
 from qlib_crypto.feeds.rest import Dialect, Http, Refusal
 from qlib_crypto.feeds.transport import Patience, Route
 from qlib_crypto.market.specs import InstrumentSpec
@@ -39,6 +39,7 @@ _FILES = f"{_V5}/public/market-data-history"
 ROUTES = {
     f"{_V5}/public/time": Route(10, _WINDOW_S),
     f"{_V5}/public/instruments": Route(20, _WINDOW_S, per="instType"),
+    f"{_V5}/public/position-tiers": Route(10, _WINDOW_S),
     f"{_V5}/public/funding-rate": Route(10, _WINDOW_S, per="instId"),
     f"{_V5}/public/funding-rate-history": Route(10, _WINDOW_S, per="instId"),
     f"{_V5}/market/tickers": Route(20, _WINDOW_S),
@@ -52,6 +53,8 @@ ROUTES = {
     _RATIO: Route(5, _WINDOW_S),
     _FILES: Route(5, _WINDOW_S),
 }
+#: Contracts of one request for margin tiers.
+_FAMILIES = 5
 _CANDLE_ROWS, _FUNDING_ROWS, _PRICE_ROWS, _PERIOD_ROWS = 300, 400, 100, 100
 #: The newest rows that the statistics have, 5 minutes each: five days.
 _PERIODS_KEPT = 1_440
@@ -124,6 +127,23 @@ class OkxRest:
         rows, received = self._rows("public/funding-rate", instId="ANY"), wall_ms()
         known = ((linear(self.venue, row.get("instId")), row) for row in rows)
         return [estimate for name, row in known if name and (estimate := estimate_of(name, row, received))]
+
+    def margin_tiers(self, specs: Sequence[InstrumentSpec]) -> Iterator[StatedTiers]:
+        """A page a request, of five contracts; those of a refused page are asked for one by one."""
+        for some in (specs[at : at + _FAMILIES] for at in range(0, len(specs), _FAMILIES)):
+            families = ",".join(spec.instrument.index_id for spec in some)
+            try:
+                rows = self._rows("public/position-tiers", instType="SWAP", tdMode="cross", instFamily=families)
+            except VenueError as error:
+                if not error.final:
+                    raise
+                if len(some) == 1:
+                    yield StatedTiers({}, [f"margin tiers of {some[0].instrument}: {error}"])
+                else:
+                    for spec in some:
+                        yield from self.margin_tiers([spec])
+                continue
+            yield tiers_of(rows, some)
 
     def bars(self, instrument: Instrument, interval: Interval, start_ms: int, end_ms: int) -> Iterator[list[Bar]]:
         """Pages newest first; what `candles` still has comes from there, at twice the rate of its history."""

@@ -8,12 +8,15 @@ from typing import Any
 
 from qlib_crypto.clock import HOUR_MS
 from qlib_crypto.errors import SchemaError
+from qlib_crypto.feeds.client import StatedTiers
 from qlib_crypto.feeds.fields import confirmed_bar, levels, linear, needed, number, price_bar, side_of, time_of, whole
+from qlib_crypto.market.margin import MarginTable, contract_tiers
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.schemas import Bar, Book, Estimate, Liquidation, LongShortRatio, OpenInterest, PriceBar, Trade
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 _CANDLE_FIELDS, _PRICE_FIELDS, _OPEN_INTEREST_FIELDS, _RATIO_FIELDS = 9, 6, 4, 2
+_TIER_FIELDS = "minSz", "maxSz", "mmr", "maxLever"
 _CRYPTO = "1"
 
 
@@ -163,6 +166,29 @@ def spec_of(row: Mapping[str, Any], seen_ms: int) -> InstrumentSpec | None:
         delisted_ms=whole(row.get("expTime")),
         spec_source=str(row.get("specSource") or "venue"),  # no venue sends it; the sandbox says `derived`
     )
+
+
+def tiers_of(rows: Sequence[Mapping[str, Any]], specs: Sequence[InstrumentSpec]) -> StatedTiers:
+    """The margin tiers of `position-tiers` rows, of these contracts.
+
+    Sizes are in contracts, and a rate holds for the whole position. A contract that has no rows, or rows that make no
+    table, costs the others nothing.
+    """
+    tables, refused = {}, []
+    for spec in specs:
+        of = spec.instrument
+        try:
+            own = [_tier(row) for row in rows if (row.get("instFamily") or row.get("uly")) == of.index_id]
+            tiers = contract_tiers(own, spec.contract_value_base)
+            tables[of] = MarginTable(tiers, by_quantity=True, source="venue")
+        except (SchemaError, ValueError) as error:
+            refused.append(f"margin tiers of {of} stay as they were seen last: {error}")
+    return StatedTiers(tables, refused)
+
+
+def _tier(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    least, largest, rate, leverage = (needed(number(row.get(name)), name, row) for name in _TIER_FIELDS)
+    return least, largest, rate, leverage
 
 
 def _width(instrument: Instrument, what: str, row: Sequence[Any], fields: int) -> None:

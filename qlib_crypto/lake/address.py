@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_crypto.errors import ConfigError, QlibCryptoError, SchemaError, StorageError
-from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE, parse_name, venue_folder
+from qlib_crypto.lake.paths import RESTATED, SNAPSHOTS, parse_name, venue_folder
 from qlib_crypto.lake.tables import find_table
 from qlib_crypto.symbols import Venue
 
@@ -23,7 +23,6 @@ _WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
 #: What tells that a file is another one: its hash, or else whatever says when it was made.
 _HASHES = ("ETag", "etag", "md5Hash", "content_md5")
 _TIMES = ("mtime", "ino", "LastModified", "last_modified", "updated", "created")
-_SNAPSHOTS = {INSTRUMENTS, UNIVERSE, RESTATED}
 _KEY_LETTERS = 16
 
 
@@ -71,7 +70,7 @@ def told(address: str) -> Iterator[None]:
 
 def is_dataset(name: str) -> bool:
     """Whether a folder of this name holds files of the lake."""
-    return name in _SNAPSHOTS or find_table(name) is not None
+    return name in {*SNAPSHOTS, RESTATED} or find_table(name) is not None
 
 
 def is_sealed(name: str) -> bool:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from qlib_crypto import schemas
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.lake.files import damage, recorded_days
 from qlib_crypto.lake.hot import HotStore
-from qlib_crypto.lake.paths import INSTRUMENTS, UNIVERSE, datasets, file_names, month_of_days, venue_folder
+from qlib_crypto.lake.paths import datasets, file_names, month_of_days, venue_folder
 from qlib_crypto.lake.read import unchanging
+from qlib_crypto.lake.snapshots import SCHEMAS
 from qlib_crypto.lake.tables import TABLES, find_table
 from qlib_crypto.symbols import Venue
 
@@ -176,8 +176,7 @@ def _arrived(store: HotStore) -> Iterator[str]:
 
 def _schema(dataset: str) -> pa.Schema | None:
     """The schema of a folder whose files are part of the identity."""
-    snapshot = {INSTRUMENTS: schemas.INSTRUMENTS, UNIVERSE: schemas.MEMBERSHIP}
     found = find_table(dataset)
     if found is None:
-        return snapshot.get(dataset)
+        return SCHEMAS.get(dataset)
     return None if found[0].bulky else found[0].schema

@@ -29,15 +29,15 @@ from qlib_crypto.lake import checks
 from qlib_crypto.lake.doubts import flag_bars
 from qlib_crypto.lake.files import read_table, sync_folder, write_table
 from qlib_crypto.lake.ledger import Sealed
-from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE, Dated, datasets, dated_files, file_names, parse_name
+from qlib_crypto.lake.paths import RESTATED, Dated, datasets, dated_files, file_names, parse_name
 from qlib_crypto.lake.quarantine import Quarantined, quarantined
 from qlib_crypto.lake.seal import exclusive
+from qlib_crypto.lake.snapshots import SCHEMAS
 from qlib_crypto.lake.store import Lake
 from qlib_crypto.lake.tables import TABLE_OF, TABLES, Merged, Table, find_table
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
 QUARANTINE = "quarantine"
-_SNAPSHOTS = {INSTRUMENTS: schemas.INSTRUMENTS, UNIVERSE: schemas.MEMBERSHIP}
 _NOBODY = Instrument("UNKNOWN", "USDT", Venue.OKX)
 _KIND_OF = {table: kind for kind, table in TABLE_OF.items()}
 
@@ -108,7 +108,7 @@ def check(lake: Lake, venue: Venue, start_ms: int | None = None, end_ms: int | N
 
 
 def _foreign_names(lake: Lake, venue: Venue, dataset: str, report: CheckReport) -> None:
-    if find_table(dataset) is None and dataset not in {*_SNAPSHOTS, RESTATED}:
+    if find_table(dataset) is None and dataset not in {*SCHEMAS, RESTATED}:
         report.notes.append(f"{lake.folder(venue) / dataset} is no dataset of the lake; its files are not read")
         return
     for path in file_names(lake.folder(venue), dataset):
@@ -121,7 +121,7 @@ def _foreign_names(lake: Lake, venue: Venue, dataset: str, report: CheckReport) 
 
 def _check_file(lake: Lake, venue: Venue, file: Dated, report: CheckReport) -> None:
     dataset = file.path.parent.name
-    schema, of = _SNAPSHOTS.get(dataset), find_table(file.stem if dataset == RESTATED else dataset)
+    schema, of = SCHEMAS.get(dataset), find_table(file.stem if dataset == RESTATED else dataset)
     if schema is None and of is None:
         return
     report.files += 1

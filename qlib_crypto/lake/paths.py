@@ -11,6 +11,7 @@
     {venue}_data/trades/{SYMBOL}_{YYYYMMDD}.parquet             likewise books
     {venue}_data/restated/{DATASET}_{YYYYMMDD}.parquet          rows that the venue, or a better source, replaced
     {venue}_data/instruments/instruments_{YYYYMMDDTHHMMSS}.parquet
+    {venue}_data/margin_tiers/margin_tiers_{YYYYMMDDTHHMMSS}.parquet
     {venue}_data/universe/membership_{YYYYMMDDTHHMMSS}.parquet
     {venue}_data/hot.sqlite                                     rows not yet sealed, and the ledgers
 
@@ -42,12 +43,15 @@ TRADES = "trades"
 BOOKS = "books"
 RESTATED = "restated"
 INSTRUMENTS = "instruments"
+MARGIN_TIERS = "margin_tiers"
 UNIVERSE = "universe"
+#: Datasets of whole states, a file each.
+SNAPSHOTS = frozenset({INSTRUMENTS, MARGIN_TIERS, UNIVERSE})
 
 #: First part of the file names of datasets that keep all symbols together.
 STEM = {
     FUNDING: "funding_rates", UNIVERSE: "membership",
-    **{same: same for same in (ESTIMATE, OPEN_INTEREST, LONG_SHORT_RATIO, LIQUIDATIONS, INSTRUMENTS)},
+    **{same: same for same in (ESTIMATE, OPEN_INTEREST, LONG_SHORT_RATIO, LIQUIDATIONS, INSTRUMENTS, MARGIN_TIERS)},
 }  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def _by_day(dataset: str) -> bool:
                 return not Interval.parse_candle(dataset.removeprefix(prefix)).by_month
             except QlibCryptoError:
                 return False
-    return dataset not in {INSTRUMENTS, UNIVERSE}
+    return dataset not in SNAPSHOTS
 
 
 def period(ms: int, *, by_month: bool) -> tuple[int, int]:
@@ -161,7 +165,7 @@ def dated_files(
     if stem is None:
         stem = STEM.get(dataset)
     near = start_ms is not None and end_ms is not None and end_ms - start_ms <= _NEAR_MS
-    if stem is not None and near and dataset not in {INSTRUMENTS, UNIVERSE}:
+    if stem is not None and near and dataset not in SNAPSHOTS:
         found = _of_periods(folder / dataset, stem, start_ms or 0, end_ms or 0)
     else:
         found = [file for file in all_files(folder, dataset, stem) if stem is None or file.stem == stem]

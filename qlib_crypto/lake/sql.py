@@ -2,8 +2,8 @@
 
 Views: `kline_1m`, `kline_1h`, … (one for every interval there is, and for the usual ones), `mark_1m`, `index_1m`,
 `funding`, `funding_estimate`, `open_interest`, `long_short_ratio`, `liquidations`, `trades`, `books`, `instruments`,
-`membership`; `restated_…` of those that are restated; `holes`, `repairs`, `quarantine`, `flags`. Each has the columns
-of its Parquet schema, or of the ledger, and `venue` in front.
+`margin_tiers`, `membership`; `restated_…` of those that are restated; `holes`, `repairs`, `quarantine`, `flags`. Each
+has the columns of its Parquet schema, or of the ledger, and `venue` in front.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qlib_crypto import schemas
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.lake.confirmed import confirmed
 from qlib_crypto.lake.ledger import TOLD
-from qlib_crypto.lake.paths import INSTRUMENTS, RESTATED, UNIVERSE
+from qlib_crypto.lake.paths import INSTRUMENTS, MARGIN_TIERS, RESTATED, UNIVERSE
 from qlib_crypto.lake.read import listed
 from qlib_crypto.lake.store import Lake
 from qlib_crypto.lake.tables import BARS, TABLES, Table
@@ -85,6 +85,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection, lake: Lake, asked: str)
                 old = RESTATED, dataset, table.schema
                 _create_view(connection, lake, asked, f"restated_{dataset}", old, table.restated, interval_ms)
     _create_view(connection, lake, asked, "instruments", (INSTRUMENTS, None, schemas.INSTRUMENTS))
+    _create_view(connection, lake, asked, "margin_tiers", (MARGIN_TIERS, None, schemas.MARGIN_TIERS))
     _create_view(connection, lake, asked, "membership", (UNIVERSE, None, schemas.MEMBERSHIP))
     for name in TOLD:
         tables = {venue: lake.told(venue, name) for venue in Venue}

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 
 from qlib_crypto import schemas
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.lake import checks, quality, snapshots
+from qlib_crypto.lake import checks, quality
 from qlib_crypto.lake.columns import Columns, read_columns
 from qlib_crypto.lake.files import read_tables
 from qlib_crypto.lake.hot import HotStore
-from qlib_crypto.lake.identified import Identified
 from qlib_crypto.lake.ledger import Repair, Sealed, put_flags, put_repairs
-from qlib_crypto.lake.paths import UNIVERSE, datasets, kline_dataset, venue_folder
+from qlib_crypto.lake.paths import datasets, kline_dataset
 from qlib_crypto.lake.quarantine import Quarantined, put_quarantined, quarantined
 from qlib_crypto.lake.read import Asked, listed
 from qlib_crypto.lake.rows import batches
 from qlib_crypto.lake.seal import seal
+from qlib_crypto.lake.stated import Stated
 from qlib_crypto.lake.tables import BARS, ESTIMATES, SETTLEMENTS, Table, find_table
-from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.schemas import Bar, Row
 from qlib_crypto.symbols import Instrument, Interval, Venue
 
@@ -36,7 +35,7 @@ class Admitted(NamedTuple):
     refused: list[str]
 
 
-class Lake(Identified):
+class Lake(Stated):
     """The market data under one folder, of both venues.
 
     Rows that were stored are durable at once and readable at once, sealed or not. Where two sources gave the same bar
@@ -55,10 +54,6 @@ class Lake(Identified):
 
     def __reduce__(self) -> tuple[type[Lake], tuple[Path]]:
         return Lake, (self.root,)
-
-    def folder(self, venue: Venue) -> Path:
-        """The venue's folder."""
-        return venue_folder(self.root, venue)
 
     def close(self) -> None:
         """Close the hot stores; the next call opens them again."""
@@ -113,14 +108,6 @@ class Lake(Identified):
                 of_venue = ((bar, mask) for bar, mask in flags if bar.instrument.venue is venue)
                 put_flags(connection, [(b.instrument.symbol, b.interval.ms, int(b.open_ms), m) for b, m in of_venue])
         return Admitted(stored, list(faults.values()))
-
-    def store_specs(self, venue: Venue, specs: Sequence[InstrumentSpec]) -> Path:
-        """The snapshot file that says these specs: a new one, or the newest when nothing but the time changed."""
-        return snapshots.store_specs(self.folder(venue), specs)
-
-    def store_membership(self, venue: Venue, table: pa.Table, at_ms: int) -> Path:
-        """The new file of one ranking (schema MEMBERSHIP), named by its time."""
-        return snapshots.store_membership(self.folder(venue), table, at_ms)
 
     def seal(self, venue: Venue, *, before_ms: int | None = None, instrument: Instrument | None = None) -> list[Path]:
         """The files written from hot rows; a file that already says the same is left alone.
@@ -252,11 +239,6 @@ class Lake(Identified):
         """Running funding seen in `[start_ms, end_ms)`, the last of each minute: schema FUNDING_ESTIMATE, sorted."""
         return self.read(ESTIMATES, venue, instrument, start_ms, end_ms)
 
-    def memberships(self, venue: Venue) -> pa.Table:
-        """Every ranking, oldest first: schema MEMBERSHIP."""
-        files = listed(self.folder(venue), UNIVERSE)
-        return read_tables([file.path for file in files], schemas.MEMBERSHIP)
-
     def instruments(self, venue: Venue, interval: Interval | None = None) -> list[Instrument]:
         """Instruments that have bars, of one interval or of any, sorted."""
         intervals = self.intervals(venue) if interval is None else [interval]
@@ -272,10 +254,6 @@ class Lake(Identified):
             of, interval = find_table(name) or (None, None)
             found |= {interval} if of is table and interval else set()
         return sorted(found)
-
-    def specs(self, venue: Venue, at_ms: int | None = None) -> dict[Instrument, InstrumentSpec]:
-        """The specs last seen of every instrument ever seen; with `at_ms` as they were known then."""
-        return snapshots.specs(self.folder(venue), venue, at_ms)
 
     def hot_rows(self, venue: Venue, table: Table, interval_ms: int = 0) -> pa.Table:
         """Rows not yet sealed, in the table's Parquet schema, sorted by symbol and time."""

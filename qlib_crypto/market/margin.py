@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,29 @@ class MarginTable:
         return abs(quantity) * mark * tier.maintenance_rate - tier.deduction
 
 
+def contract_tiers(rows: Iterable[tuple[float, float, float, float]], contract_value: float) -> tuple[MarginTier, ...]:
+    """The tiers, in base coins, of OKX's rows in contracts: (least size, largest size, maintenance rate, leverage).
+
+    `contract_value` is in base coins. A row begins up to one contract above the end of the one before; nothing lies
+    between.
+
+    Raises
+    ------
+    ValueError
+        A row begins elsewhere.
+
+    """
+    value = Decimal(repr(contract_value))  # so that ten contracts of a tenth are one contract, to the last digit
+    tiers: list[MarginTier] = []
+    for least, largest, rate, leverage in sorted(rows):
+        begins, cap = float(Decimal(repr(least)) * value), float(Decimal(repr(largest)) * value)
+        floor = tiers[-1].cap if tiers else 0.0
+        if abs(begins - floor) > contract_value + _SAME * floor:
+            raise ValueError(f"a tier ends at {floor} base coins and the next begins at {begins}")
+        tiers.append(MarginTier(floor, cap, rate, leverage))
+    return tuple(tiers)
+
+
 def _steps(*rows: tuple[float, float, float]) -> tuple[MarginTier, ...]:
     """Tiers of (cap, maintenance rate, leverage), each rate for the whole position."""
     floors = [0.0, *(cap for cap, _, _ in rows)]
@@ -174,21 +198,69 @@ def _linear(name: str, venue: Venue) -> Instrument | None:
 
 
 def _tiers(rows: Sequence[Mapping[str, Any]], venue: Venue, contract_value: float) -> tuple[MarginTier, ...]:
+    if venue is Venue.OKX:
+        return contract_tiers([(float(row["minNotional"]), *_bounds(row)) for row in rows], contract_value)
     tiers: list[MarginTier] = []
     for row in sorted(rows, key=lambda row: float(row["minNotional"])):
-        rate, leverage = float(row["maintenanceMarginRate"]), float(row["maxLeverage"])
-        cap = math.inf if row["maxNotional"] is None else float(row["maxNotional"]) * contract_value
+        cap, rate, leverage = _bounds(row)
         if not tiers:
             tiers.append(MarginTier(0.0, cap, rate, leverage))
             continue
         floor, before = tiers[-1].cap, tiers[-1]
-        if abs(float(row["minNotional"]) * contract_value - floor) > contract_value + _SAME * floor:
+        if abs(float(row["minNotional"]) - floor) > 1.0 + _SAME * floor:
             raise ValueError(f"a tier ends at {floor} and the next begins at {row['minNotional']}")
-        deduction = 0.0
-        if venue is not Venue.OKX:  # each rate is for its own part
-            deduction = before.deduction + floor * (rate - before.maintenance_rate)
-            told = (row.get("info") or {}).get("cum")
-            if told is not None and abs(float(told) - deduction) > max(1.0, _SAME * floor):
-                raise ValueError(f"a tier from {floor} deducts {told}, which leaves a jump; {deduction} would not")
+        deduction = before.deduction + floor * (rate - before.maintenance_rate)  # each rate is for its own part
+        told = (row.get("info") or {}).get("cum")
+        if told is not None and abs(float(told) - deduction) > max(1.0, _SAME * floor):
+            raise ValueError(f"a tier from {floor} deducts {told}, which leaves a jump; {deduction} would not")
         tiers.append(MarginTier(floor, cap, rate, leverage, deduction))
     return tuple(tiers)
+
+
+def _bounds(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Cap, maintenance rate and leverage."""
+    cap = math.inf if row["maxNotional"] is None else float(row["maxNotional"])
+    return cap, float(row["maintenanceMarginRate"]), float(row["maxLeverage"])
+
+
+def dated_tables(path: Path) -> dict[str, tuple[tuple[int, MarginTable], ...]]:
+    """The states of a provider's `margin_tiers.json`: by Qlib name, since when (Unix milliseconds), oldest first.
+
+    A state holds from its time on, until the next one's; nothing is known of the time before the first. A `cap` that
+    is null is no cap.
+
+    Raises
+    ------
+    SchemaError
+        The file is not of that shape, states are not in order, or tiers cannot be.
+
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        rows = {str(name): list(states) for name, states in plain.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise SchemaError(f"{path} maps no instruments to dated margin tiers ({error}); convert again") from None
+    found = {}
+    for name, states in rows.items():
+        try:
+            found[name] = tuple(_state(state) for state in states)
+        except (KeyError, TypeError, ValueError, SchemaError) as error:
+            raise SchemaError(f"{path}: margin tiers of {name}: {error!r}; convert again") from None
+        times = [since for since, _ in found[name]]
+        if not times or any(one >= other for one, other in pairwise(times)):
+            raise SchemaError(f"{path}: margin tiers of {name} are of the times {times}, not ascending; convert again")
+    return found
+
+
+def _state(plain: Mapping[str, Any]) -> tuple[int, MarginTable]:
+    since, by_quantity, source = plain["since_ms"], plain["by_quantity"], plain["source"]
+    if type(since) is not int or type(by_quantity) is not bool or not isinstance(source, str):
+        raise ValueError(f"since_ms {since!r}, by_quantity {by_quantity!r}, source {source!r}")
+    tiers = tuple(
+        MarginTier(
+            float(tier["floor"]), math.inf if tier["cap"] is None else float(tier["cap"]),
+            float(tier["maintenance_rate"]), float(tier["max_leverage"]), float(tier["deduction"]),
+        )
+        for tier in plain["tiers"]
+    )  # fmt: skip
+    return since, MarginTable(tiers, by_quantity, source)

@@ -46,6 +46,7 @@ from qlib_crypto.sandbox.okx_rows import (
     spec_row,
     ticker_row,
 )
+from qlib_crypto.sandbox.okx_tiers import position_tiers
 from qlib_crypto.sandbox.series import take
 from qlib_crypto.sandbox.text import plain
 
@@ -74,6 +75,7 @@ class OkxRest:
         endpoints = {
             "public/time": Endpoint(10, None, self._time),
             "public/instruments": Endpoint(20, "instType", self._instruments),
+            "public/position-tiers": Endpoint(10, None, partial(position_tiers, self._market)),
             "public/funding-rate": Endpoint(10, "instId", self._funding),
             "public/funding-rate-history": Endpoint(10, "instId", self._settlements, pages=True),
             "public/market-data-history": Endpoint(5, None, self._files),

@@ -13,10 +13,11 @@ from qlib_crypto.daemon.kinds import command_line
 from qlib_crypto.daemon.newer import has_newer
 from qlib_crypto.daemon.work import Site
 from qlib_crypto.daemon.worker import Request
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, VenueError
 from qlib_crypto.lake import Lake
+from qlib_crypto.market.margin import MarginTable, MarginTier
 from qlib_crypto.settings import ScheduleSettings, Settings
-from qlib_crypto.symbols import Venue
+from qlib_crypto.symbols import Instrument, Venue
 
 NOW = T0 + DAY_MS + 2 * HOUR_MS + 30 * MINUTE_MS
 OKX = {"venue": "okx"}
@@ -71,6 +72,26 @@ def test_a_ranking_that_is_done_twice_for_its_period_is_one(site):
     assert found == {"eligible": 2, "members": 2}
     assert len(list((site.lake.folder(Venue.OKX) / "universe").iterdir())) == 1
     assert (site.settings.lake_dir / "top50_symbols.json").is_file()
+
+
+def test_the_instruments_come_with_the_margin_tiers_of_what_is_followed(site, venue):
+    venue.list(spec(Instrument("NEW", "USDT", Venue.OKX)))
+    tiers = MarginTable((MarginTier(0, 5.0, 0.01, 50),), by_quantity=True, source="venue")
+    venue.tiers = dict.fromkeys(venue.listing, tiers)
+    assert twice(site, "instruments", period_ms=NOW)["tiers"] == 2
+    assert site.lake.tiers(Venue.OKX) == dict.fromkeys((BTC, ETH), ((NOW, tiers),))
+    assert venue.tiers_asked == [[BTC, ETH]] * 2
+
+
+def test_instruments_are_refreshed_without_a_ranking_and_by_a_venue_that_refuses_its_tiers(site, venue):
+    def fails():
+        raise VenueError("no answer")
+
+    venue.before_tiers = fails
+    assert twice(site, "instruments", period_ms=NOW)["tiers"] == 0
+    unranked = dataclasses.replace(site, settings=Settings(lake_dir=site.settings.lake_dir))
+    assert twice(unranked, "instruments", period_ms=NOW)["tiers"] == 0
+    assert len(site.lake.specs(Venue.OKX)) == 2
 
 
 def test_rankings_that_were_missed_are_one_ranking_now_and_none_then(site, venue):

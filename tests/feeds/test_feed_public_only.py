@@ -37,6 +37,7 @@ FEEDS = {venue: parts.feed for venue, parts in VENUES.items()}
 PUBLIC = {
     "/api/v5/public/time",
     "/api/v5/public/instruments",
+    "/api/v5/public/position-tiers",
     "/api/v5/public/funding-rate",
     "/api/v5/public/funding-rate-history",
     "/api/v5/market/tickers",
@@ -388,6 +389,8 @@ def test_the_feeds_never_speak_of_orders_accounts_or_keys(root):
         "x-mbx-apikey",
         "/rubik/stat/contracts/long-short-account-ratio-contract",
         "/globalLongShortAccountRatio",
+        "/public/position-tiers",
+        "public/position-tiers",
         "liquidation-orders",
         "forceOrder",
     }

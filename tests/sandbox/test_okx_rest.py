@@ -224,6 +224,11 @@ def test_tickers_mark_prices_and_open_interest(ask, okx_tape):
         ("public/instruments", {"instType": "swap"}, 400, "51000"),
         ("public/instruments", {"instType": "SWAP", "instId": "NO-USDT-SWAP"}, 200, "51001"),
         ("market/tickers", {"instType": ""}, 400, "50014"),
+        ("public/position-tiers", {"instType": "SWAP", "instFamily": "BTC-USDT"}, 400, "50014"),
+        ("public/position-tiers", {"instType": "SWAP", "tdMode": "cross"}, 400, "50014"),
+        ("public/position-tiers", {"instType": "SWAP", "tdMode": "cash", "instFamily": "BTC-USDT"}, 400, "51000"),
+        ("public/position-tiers", {"instType": "SWAP", "tdMode": "cross", "instFamily": "A,B,C,D,E,F"}, 400, "51000"),
+        ("public/position-tiers", {"instType": "SWAP", "tdMode": "cross", "instFamily": "NO-USDT"}, 200, "51001"),
     ],
 )
 def test_errors_are_objects_with_the_documented_code(ask, path, query, status, code):
