@@ -134,7 +134,7 @@ def _finish(
     for grid in grids.values():
         for name, whole in calendar_files(grid, task.settings.future_days).items():
             texts[f"calendars/{name}"] = whole.text()
-    texts[specs.NAME] = specs.specs_text(task.lake, extents)
+    texts |= specs.spec_files(task.lake, extents)
     texts[dirty.NAME] = task.now.text()
     texts[NAME] = manifest_text(manifest)
     for name, text in texts.items():

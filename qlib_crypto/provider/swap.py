@@ -21,7 +21,7 @@ from qlib_crypto.provider.update_files import CACHES, COMMIT, NEXT, apply
 from qlib_crypto.provider.write import sync
 
 #: What a conversion writes.
-PARTS = ("calendars", "features", "instruments", "settlements", specs.NAME, dirty.NAME, NAME)
+PARTS = ("calendars", "features", "instruments", "settlements", *specs.NAMES, dirty.NAME, NAME)
 #: What nobody needs once a conversion is over.
 _LEFT = ("new", "old", NEXT, "done")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2

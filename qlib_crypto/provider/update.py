@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.errors import SchemaError
+from qlib_crypto.lake.paths import INSTRUMENTS, MARGIN_TIERS
 from qlib_crypto.provider import dirty, specs
 from qlib_crypto.provider.calendar import Grid, calendar_files
 from qlib_crypto.provider.conversion import (
@@ -152,7 +153,7 @@ def _small_files(
     grids: Mapping[Interval, Grid],
     before: Seen,
 ) -> None:
-    """Markets, calendars and order rules."""
+    """Markets, calendars, order rules and margin tiers."""
     if extents != held or membership_hash(task.memberships) != old.memberships:
         markets = market_texts(extents, task.memberships)
         for name, text in markets.items():
@@ -168,13 +169,14 @@ def _small_files(
                 sink.whole(f"calendars/{name}", whole.text())
             elif whole.length != length:
                 sink.longer(f"calendars/{name}", whole.text(length))
-    if set(extents) != {Instrument.parse(name) for name in old.instruments} or _specs_changed(task, before):
-        sink.whole(specs.NAME, specs.specs_text(task.lake, extents))
+    other = set(extents) != {Instrument.parse(name) for name in old.instruments} or _specs_changed(task, before)
+    for name, text in (specs.spec_files(task.lake, extents) if other else {}).items():
+        sink.whole(name, text)
 
 
 def _specs_changed(task: Conversion, before: Seen) -> bool:
     return any(
         task.now.files.get(within) != before.files.get(within)
         for within in {*task.now.files, *before.files}
-        if within.endswith("/instruments")
+        if within.endswith((f"/{INSTRUMENTS}", f"/{MARGIN_TIERS}"))
     )

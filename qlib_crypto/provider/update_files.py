@@ -29,7 +29,10 @@ _FILES, _PATCHES, _PLAN = "files", "patches.bin", "update.json"
 #: Values are small, and many.
 _BUFFER = 1 << 20
 #: The first part of a path decides when it is put in place: what others refer to comes first.
-_ORDER = ("features", "settlements", "instruments", "calendars", "specs.json", "lake_files.json", "manifest.json")
+_ORDER = (
+    "features", "settlements", "instruments", "calendars", "specs.json", "rules.json", "margin_tiers.json",
+    "lake_files.json", "manifest.json",
+)  # fmt: skip
 
 
 class Update:

@@ -18,8 +18,7 @@ from qlib_crypto.provider.compare import Cells, value_problems
 from qlib_crypto.provider.funding import SERIES
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.settlements import series_name
-from qlib_crypto.provider.specs import NAME as SPECS
-from qlib_crypto.provider.specs import specs_problems
+from qlib_crypto.provider.specs import NAMES, specs_problems
 from qlib_crypto.provider.swap import unfinished
 from qlib_crypto.provider.write import feature_dir
 from qlib_crypto.symbols import Instrument, Interval
@@ -87,7 +86,7 @@ def _calendar_text(grid: Grid, length: int) -> bytes:
 def size_problems(provider_dir: Path, manifest: Manifest) -> Iterator[str]:
     """Files that are missing, too many, or of another length than the manifest says; only the markets are opened."""
     yield from _feature_sizes(provider_dir, manifest)
-    sizes: dict[str, int | None] = {SPECS: None}
+    sizes: dict[str, int | None] = dict.fromkeys(NAMES)
     for name, stored in manifest.frequencies.items():
         line = len("YYYY-MM-DD\n" if Interval.parse(name).ms >= DAY_MS else "YYYY-MM-DD HH:MM:SS\n")
         sizes[f"calendars/{name}.txt"] = line * stored.length

@@ -92,6 +92,12 @@ class MemoryLake:
     def specs(self, venue):
         return {i: s for i, s in getattr(self, "known_specs", {}).items() if i.venue is venue}
 
+    def spec_states(self, venue):
+        return {i: (s,) for i, s in self.specs(venue).items()}
+
+    def tiers(self, venue):
+        return {i: s for i, s in getattr(self, "known_tiers", {}).items() if i.venue is venue}
+
     def files(self, _known=None, _changed=None):
         """A file a day of an instrument and interval, and one a day of settlements; its mark is what it says."""
         out = {}

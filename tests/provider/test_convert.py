@@ -60,6 +60,8 @@ def test_what_is_written(provider):
         "instruments",
         "lake_files.json",
         "manifest.json",
+        "margin_tiers.json",
+        "rules.json",
         "settlements",
         "specs.json",
     }

@@ -324,6 +324,8 @@ DAMAGED = {
     "instruments/all.txt": lambda data: data[:-7],
     "instruments/okx_1min.txt": lambda _: None,
     "specs.json": lambda _: None,
+    "rules.json": lambda _: None,
+    "margin_tiers.json": lambda data: data[:-2],
 }
 
 

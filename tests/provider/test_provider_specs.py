@@ -1,14 +1,20 @@
-"""Order rules: from the lake's last specs into `specs.json`, which the backtest's own reader takes."""
+"""Order rules and margin tiers: from the lake into `specs.json`, which the backtest reads, and its dated siblings."""
 
 import json
+import math
 
 import pytest
 from provider_lakes import random_lake
+from support_lake import BTC, ETH, T0, bar, spec
 
 from qlib_crypto.backtest.orders import load_specs
+from qlib_crypto.clock import DAY_MS
+from qlib_crypto.lake import Lake
+from qlib_crypto.market.margin import MarginTable, MarginTier, dated_tables
 from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.provider import convert, verify
 from qlib_crypto.settings import ProviderSettings
+from qlib_crypto.symbols import Venue
 
 
 @pytest.fixture
@@ -32,6 +38,13 @@ def test_rules_are_in_base_coins_and_the_backtest_reads_them(made):
     assert rule.spec_source == "derived"
 
 
+def test_dated_rules_begin_when_they_were_seen(made):
+    _, provider, instruments = made
+    last = json.loads((provider / "specs.json").read_text())[instruments[0].qlib]
+    assert json.loads((provider / "rules.json").read_text()) == {instruments[0].qlib: [{"since_ms": 0, **last}]}
+
+
+@pytest.mark.parametrize("name", ["specs.json", "rules.json", "margin_tiers.json"])
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
@@ -40,8 +53,50 @@ def test_rules_are_in_base_coins_and_the_backtest_reads_them(made):
         (lambda p: p.write_text(json.dumps({"NOBODY_USDT.OKX": {}})), "order rules"),
     ],
 )
-def test_verify_names_a_damaged_file(made, damage, word):
+def test_verify_names_a_damaged_file(made, name, damage, word):
     lake, provider, _ = made
     assert verify(lake, provider) == []
-    damage(provider / "specs.json")
-    assert any(word in problem for problem in verify(lake, provider))
+    damage(provider / name)
+    assert any(word in problem and name in problem for problem in verify(lake, provider))
+
+
+@pytest.mark.parametrize("name", ["rules.json", "margin_tiers.json"])
+@pytest.mark.parametrize("states", [3, [], [{}], ["now"], "now", [{"since_ms": 2}, {"since_ms": 2}], None])
+def test_verify_names_states_that_are_none_or_out_of_order(made, name, states):
+    lake, provider, instruments = made
+    (provider / name).write_text(json.dumps({instruments[0].qlib: states}))
+    (problem,) = verify(lake, provider)
+    assert name in problem
+
+
+def test_a_lake_that_sees_other_tiers_or_rules_changes_these_files_alone(tmp_path):
+    lake, provider = Lake(tmp_path / "lake"), tmp_path / "qlib_data"
+    lake.store(bar(k) for k in range(120))
+    lake.store_specs(Venue.OKX, [spec()])
+    before = convert(lake, provider, ProviderSettings())
+    table = MarginTable((MarginTier(0, 5, 0.01, 50), MarginTier(5, math.inf, 0.02, 25)), True, "venue")
+    for at, tick in ((T0, 0.1), (T0 + DAY_MS, 0.5)):
+        lake.store_tiers(Venue.OKX, {BTC: table, ETH: table}, at)
+        lake.store_specs(Venue.OKX, [spec(seen_ms=at, tick_size=tick, max_leverage=20.0)])
+        done = convert(lake, provider, ProviderSettings())
+        assert (done.changed, done.rebuilt) == (True, False)
+        assert not convert(lake, provider, ProviderSettings()).changed
+    assert done.manifest.instruments == before.manifest.instruments
+    assert dated_tables(provider / "margin_tiers.json") == {BTC.qlib: ((T0, table),)}, "ETH has no bars here"
+    rules = json.loads((provider / "rules.json").read_text())[BTC.qlib]
+    assert [(state["since_ms"], state["tick_size"]) for state in rules] == [(T0, 0.1), (T0 + DAY_MS, 0.5)]
+    convert(lake, tmp_path / "whole", ProviderSettings())
+    for name in ("specs.json", "rules.json", "margin_tiers.json", "lake_files.json"):
+        assert (provider / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    lake.close()
+
+
+def test_a_provider_from_before_these_files_gets_them(tmp_path):
+    lake, provider = Lake(tmp_path / "lake"), tmp_path / "qlib_data"
+    lake.store(bar(k) for k in range(120))
+    convert(lake, provider, ProviderSettings())
+    for name in ("rules.json", "margin_tiers.json"):
+        (provider / name).unlink()
+    assert convert(lake, provider, ProviderSettings()).rebuilt
+    assert verify(lake, provider) == []
+    lake.close()
