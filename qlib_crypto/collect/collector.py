@@ -131,12 +131,8 @@ class _Collector:
         self._candles, others = candles(interval), polled(settings.datasets)
         self._intake = Intake(lake, self._filler.tally, self._candles.dataset, say)
         tasks = self._tasks
-        urgent: dict[str, Work] = {
-            "specs": tasks.refresh,
-            self._candles.dataset: tasks.filling(self._candles),
-            "settled": tasks.settled,
-            FUNDING: tasks.funding,
-        }
+        urgent: dict[str, Work] = {"specs": tasks.refresh, self._candles.dataset: tasks.filling(self._candles)}
+        urgent |= {"settled": tasks.settled, FUNDING: tasks.funding}
         steady: dict[str, Work] = {series.dataset: tasks.filling(series) for series in others}
         steady |= {"tiers": tasks.tiers, "seal": tasks.seal}
         self._urgent, self._steady = (

@@ -17,7 +17,7 @@ from qlib_crypto.clock import iso
 from qlib_crypto.lake import Lake
 from qlib_crypto.sandbox.serve import running
 from qlib_crypto.sandbox.tape_files import FileTape
-from qlib_crypto.symbols import Venue
+from qlib_crypto.symbols import Instrument, Venue
 
 GROUPS = ("collect", "backfill", "import", "seal", "rank", "members", "sql", "convert", "verify", "run", "report",
           "sandbox", "daemon", "demo", "bench", "push")  # fmt: skip
@@ -192,6 +192,17 @@ def test_a_start_after_the_venues_clock_is_refused(qlib_crypto):
     with running([open_tape("generator", Venue.OKX)], speed=0, at="2025-05-29") as sandbox:
         options = ("--venue", "okx", "--endpoint", sandbox.url, "--symbols", "BTC_USDT")
         one_line(qlib_crypto("backfill", "--start", "2025-05-30", *options), 2, "2025-05-30", "2025-05-29 00:00:00")
+
+
+def test_a_backfill_keeps_order_rules_and_margin_tiers_of_what_it_fetched(qlib_crypto, tmp_path):
+    with running([open_tape("generator", Venue.OKX)], speed=0, at="2025-05-29") as sandbox:
+        options = ("--interval", "1h", "--symbols", "BTC_USDT", "--endpoint", sandbox.url)
+        done = qlib_crypto("backfill", "--venue", "okx", "--start", "2025-05-28", *options)
+    assert done.returncode == 0, done.stderr
+    lake, btc = Lake(tmp_path), Instrument("BTC", "USDT", Venue.OKX)
+    assert len(lake.specs(Venue.OKX)) > 1
+    assert {of: len(states) for of, states in lake.tiers(Venue.OKX).items()} == {btc: 1}
+    lake.close()
 
 
 def test_verify_tells_a_provider_that_the_lake_has_left_behind(qlib_crypto, tmp_path):

@@ -4,6 +4,8 @@ import json
 import math
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from provider_lakes import random_lake
 from support_lake import BTC, ETH, T0, bar, spec
 
@@ -15,6 +17,8 @@ from qlib_crypto.market.specs import InstrumentSpec
 from qlib_crypto.provider import convert, verify
 from qlib_crypto.settings import ProviderSettings
 from qlib_crypto.symbols import Venue
+
+HOURS = ProviderSettings(intervals=("1h",))
 
 
 @pytest.fixture
@@ -99,4 +103,33 @@ def test_a_provider_from_before_these_files_gets_them(tmp_path):
         (provider / name).unlink()
     assert convert(lake, provider, ProviderSettings()).rebuilt
     assert verify(lake, provider) == []
+    lake.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([5.0, 6.0]), st.sampled_from([0.1, 0.5]), st.booleans()), max_size=5))
+def test_states_are_in_order_without_repeats_and_the_same_however_the_lake_grew(tmp_path_factory, steps):
+    """Each step a day: the cap of the only tier, the tick, and whether ETH has come with bars by then."""
+    folder = tmp_path_factory.mktemp("grown")
+    lake, grown, whole = Lake(folder / "lake"), folder / "grown", folder / "whole"
+    lake.store(bar(k) for k in range(60))
+    convert(lake, grown, HOURS, durable=False)
+    for day, (cap, tick, comes) in enumerate(steps):
+        at = T0 + day * DAY_MS
+        table = MarginTable((MarginTier(0, cap, 0.01, 50),), by_quantity=True, source="venue")
+        lake.store_tiers(Venue.OKX, {BTC: table, ETH: table}, at)
+        lake.store_specs(Venue.OKX, [spec(seen_ms=at, tick_size=tick), spec(ETH, seen_ms=at, tick_size=tick)])
+        lake.store(bar(k, of=ETH) for k in range(60) if comes)
+        convert(lake, grown, HOURS, durable=False)
+    convert(lake, whole, HOURS, durable=False)
+    for name in ("specs.json", "rules.json", "margin_tiers.json"):
+        assert (grown / name).read_bytes() == (whole / name).read_bytes()
+    seen = [(T0 + day * DAY_MS, *step) for day, step in enumerate(steps)]
+    names = [BTC.qlib, *([ETH.qlib] if any(comes for *_, comes in steps) else [])] if steps else []
+    caps = [(at, cap) for n, (at, cap, _, _) in enumerate(seen) if not n or seen[n - 1][1] != cap]
+    ticks = [(at, tick) for n, (at, _, tick, _) in enumerate(seen) if not n or seen[n - 1][2] != tick]
+    tables = dated_tables(grown / "margin_tiers.json")
+    rules = json.loads((grown / "rules.json").read_text())
+    assert {name: [(at, table.most) for at, table in tables[name]] for name in tables} == dict.fromkeys(names, caps)
+    assert {n: [(s["since_ms"], s["tick_size"]) for s in rules[n]] for n in rules} == dict.fromkeys(names, ticks)
     lake.close()
