@@ -260,7 +260,9 @@ class Replay:
                 self.on_the_way(fill.price, self.mark[name], worst[name])
                 near = 1e-9 * abs(self.held[name]) * fill.price
                 start = self.left(name, self.mark[name]) <= 0
-                assert abs(self.left(name, fill.price)) <= near or (start and fill.price == self.mark[name])
+                before = fill.price + 1e-9 * (self.mark[name] - fill.price)  # a tier may begin just there
+                assert self.left(name, fill.price) <= near
+                assert self.left(name, before) >= -near or (start and fill.price == self.mark[name])
                 behind = self.aside[name] + self.held[name] * (fill.price - self.entry[name])
                 self.take(fill, min(behind, self.margin.asked(name, self.held[name], fill.price)))
 
@@ -270,7 +272,10 @@ class Replay:
         for name, price in prices.items():
             self.on_the_way(price, self.mark[name], worst[name])
         near = 1e-9 * sum(abs(q) * prices[n] for n, q in self.held.items())
-        assert abs(self.surplus(prices)) <= near or (self.surplus(self.mark) <= 0 and prices == self.mark_of_held())
+        before = {name: price + 1e-9 * (self.mark[name] - price) for name, price in prices.items()}
+        start = self.surplus(self.mark) <= 0
+        assert self.surplus(prices) <= near
+        assert self.surplus(before) >= -near or (start and prices == self.mark_of_held())
         left = self.cash + sum(q * prices[n] for n, q in self.held.items())
         asked = {n: self.margin.asked(n, q, prices[n]) for n, q in self.held.items()}
         kept = min(left, sum(asked.values()))
@@ -409,7 +414,7 @@ def assert_replayed(
     truth = replay(
         market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate, slippage=slippage, margin=margin
     )
-    exact = 1e-9 * truth["equity"].abs()
+    exact = 1e-9 * truth["equity"].abs().clip(lower=account)
     assert ((result.steps["equity"] - truth["equity"]).abs() <= exact).all()
     for cause in ("price", "funding", "fee", "slippage", "liquidation"):
         assert ((result.steps[cause].cumsum() - truth[cause]).abs() <= exact).all(), cause

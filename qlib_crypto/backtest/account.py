@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qlib_crypto.backtest.compiled import compiled
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 #: Rows of a book: signed base coins, average entry price, last seen mark, quote coins set aside for an isolated
 #: position; then what price, funding, fees, slippage and liquidation changed so far. 0 where nothing is held.
@@ -106,10 +107,33 @@ def settle(book: Floats, i: int, cash_per_base: float) -> float:
 
 
 @compiled
-def mark_at(book: Floats, i: int, price: float) -> None:
-    """The position at a new mark."""
-    change(book, i, PRICE, book[QUANTITY, i] * (price - book[MARK, i]))
-    book[MARK, i] = price
+def positions(book: Floats, room: Ints) -> int:
+    """In how many columns something is held; which ones is in `room`, shape (n,)."""
+    count = 0
+    for i in range(len(room)):
+        room[count] = i
+        count += book[QUANTITY, i] != 0.0
+    return count
+
+
+@compiled
+def mark_all(book: Floats, held: Ints, prices: Floats) -> tuple[float, float, int]:
+    """Every position at its price, without one at its last mark: equity, gross notional, and how many had none."""
+    money, gross, changed, without = book[CASH, ALL], 0.0, 0.0, 0
+    for i in held:
+        quantity, mark = book[QUANTITY, i], book[MARK, i]
+        if prices[i] > 0.0:
+            amount = quantity * (prices[i] - mark)
+            mark = prices[i]
+            book[MARK, i] = mark
+            book[PRICE, i] += amount
+            changed += amount
+        else:
+            without += 1
+        money += quantity * mark
+        gross += abs(quantity * mark)
+    book[PRICE, ALL] += changed
+    return money, gross, without
 
 
 @compiled

@@ -14,7 +14,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from qlib_crypto.backtest.account import ALL, CASH, ENTRY, LIQUIDATION, MARK, PRICE, QUANTITY, Floats, settle, trade
+from qlib_crypto.backtest.account import (
+    ALL,
+    CASH,
+    ENTRY,
+    LIQUIDATION,
+    MARK,
+    QUANTITY,
+    Floats,
+    Ints,
+    mark_all,
+    positions,
+    settle,
+    trade,
+)
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.liquidation import (
     cross_trigger,
@@ -39,7 +52,6 @@ from qlib_crypto.backtest.market import (
     UNKNOWN_LATER,
     VOLUME,
     Flags,
-    Ints,
     Market,
 )
 from qlib_crypto.backtest.notes import (
@@ -77,16 +89,6 @@ from qlib_crypto.backtest.trading import (
     slipped,
     take_stock,
 )
-
-
-@compiled
-def positions(book: Floats, room: Ints) -> int:
-    """In how many columns something is held; which ones is in `room`, shape (n,)."""
-    count = 0
-    for i in range(len(room)):
-        room[count] = i
-        count += book[QUANTITY, i] != 0.0
-    return count
 
 
 @compiled
@@ -134,27 +136,6 @@ def settle_part(  # noqa: C901 - one loop, as `market_orders`
         row[5] = guessed
         ends[PAYMENTS] += 1
     return -1
-
-
-@compiled
-def mark_all(book: Floats, held: Ints, prices: Floats, sums: Floats) -> int:
-    """Every position at its price, without one at its last mark; equity and gross notional then. How many had none."""
-    money, gross, changed, without = book[CASH, ALL], 0.0, 0.0, 0
-    for i in held:
-        quantity, mark = book[QUANTITY, i], book[MARK, i]
-        if prices[i] > 0.0:
-            amount = quantity * (prices[i] - mark)
-            mark = prices[i]
-            book[MARK, i] = mark
-            book[PRICE, i] += amount
-            changed += amount
-        else:
-            without += 1
-        money += quantity * mark
-        gross += abs(quantity * mark)
-    book[PRICE, ALL] += changed
-    sums[EQUITY], sums[GROSS] = money, gross
-    return without
 
 
 @compiled
@@ -276,7 +257,7 @@ def run_bar(
         return missing
     rules = market.rules[dated(market.rules_since, t)]
     at = prices[marks + OPEN, t]
-    mark_all(book, held, at, sums)
+    sums[EQUITY], sums[GROSS], _ = mark_all(book, held, at)
     if unknown[ALL]:
         forced_closes(book, held, prices[OPEN, t], unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
         held = room[: positions(book, room)]
@@ -314,10 +295,11 @@ def run_bar(
     if missing >= 0:
         return missing
     at = prices[marks + CLOSE, t]
-    counts[STALE_MARKS] += mark_all(book, held, at, sums)
+    sums[EQUITY], sums[GROSS], without = mark_all(book, held, at)
+    counts[STALE_MARKS] += without
     if margined and ends[PAYMENTS] > paid and on_the_way(
         book, held, tiers, by_quantity, isolated, taker, at, at, extremes
     ):  # fmt: skip
         margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
-        mark_all(book, room[: positions(book, room)], at, sums)
+        sums[EQUITY], sums[GROSS], _ = mark_all(book, room[: positions(book, room)], at)
     return -1

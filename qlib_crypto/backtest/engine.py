@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, new_book
-from qlib_crypto.backtest.bar import dated, positions, run_bar
+from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Ints, new_book, positions
+from qlib_crypto.backtest.bar import dated, run_bar
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.market import OPEN, SETTLED_BAR, SETTLED_COLUMN, VOLUME, Ints, Market
+from qlib_crypto.backtest.market import OPEN, SETTLED_BAR, SETTLED_COLUMN, VOLUME, Market
 from qlib_crypto.backtest.notes import COUNTED, WORDS
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.backtest.trading import (

@@ -19,11 +19,12 @@ from qlib_crypto.backtest.account import (
     PRICE,
     QUANTITY,
     Floats,
+    Ints,
     change,
     clear,
 )
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE, Flags, Ints
+from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE, Flags
 
 #: More halvings than a double has bits to tell two prices apart.
 _HALVINGS = 200

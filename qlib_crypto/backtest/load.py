@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.account import Floats
+from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.market import (
     CLOSE,
@@ -22,7 +22,6 @@ from qlib_crypto.backtest.market import (
     UNKNOWN_AT_OPEN,
     UNKNOWN_LATER,
     VOLUME,
-    Ints,
     Market,
     rules_of,
     tiers_of,
@@ -40,6 +39,8 @@ from qlib_crypto.symbols import Instrument, Interval
 BARS = ("open", "high", "low", "close", "volume")
 MARKS = ("mark_open", "mark_high", "mark_low", "mark")
 _BARS = len(BARS)
+#: Margin tiers of one instrument and since when, Unix milliseconds, ascending.
+Tables = Sequence[tuple[int, MarginTable]]
 #: Bars that are unpacked at a time: the written rows of so many stay in the processor's cache.
 _BLOCK = 64
 #: The days whose turnover tells which margin tiers are assumed.
@@ -104,12 +105,12 @@ def load(
     span_ms: tuple[int, int],
     *,
     rules: Mapping[str, OrderRules],
-    tables: Mapping[str, MarginTable] | None = None,
+    tables: Mapping[str, Tables] | None = None,
 ) -> Loaded:
     """Bars that open in `span_ms` (first and last, both inclusive) of the named instruments.
 
-    `rules` are those of `load_specs`; an instrument without has none. `tables` are margin tiers of the venue; where
-    there are none they are assumed by turnover.
+    `rules` are those of `load_specs`; an instrument without has none. `tables` are margin tiers of the venue and since
+    when (Unix milliseconds), the first also before; where there are none they are assumed by turnover.
 
     Raises
     ------
@@ -142,20 +143,33 @@ def load(
         )
     histories = tuple(Settled.of_all([read_series(folder, Instrument.parse(name)) for name in ordered]))
     settled, series, unknown = _funding(histories, interval, opens)
-    own = [(tables or {}).get(name) for name in ordered]
-    if None in own:
+    given = [(tables or {}).get(name, ()) for name in ordered]
+    if not all(given):
         turnover = _turnover(prices, interval)
-        own = [table or assumed_table(each) for table, each in zip(own, turnover, strict=True)]
-    known = [table for table in own if table is not None]
-    tiers, by_quantity = tiers_of(known)
+        given = [own or ((0, assumed_table(each)),) for own, each in zip(given, turnover, strict=True)]
+    tiers_since, tiers, by_quantity = _dated_tiers(given, opens)
     since = np.zeros(1, np.int64)
     market = Market(
         prices, len(BARS) if marked else OPEN, settled, np.column_stack([series["rate"], series["price"]]), unknown,
-        last, since, rules_of([rules.get(name, OrderRules()) for name in ordered])[None], since, tiers[None],
-        by_quantity[None],
+        last, since, rules_of([rules.get(name, OrderRules()) for name in ordered])[None], tiers_since,
+        tiers, by_quantity,
     )  # fmt: skip
     sources = tuple(rules[name].spec_source if name in rules else "assumed" for name in ordered)
-    return Loaded(market, ordered, interval, opens, series, histories, sources, tuple(table.source for table in known))
+    tier_sources = tuple(own[0][1].source for own in given)
+    return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources)
+
+
+def _dated_tiers(given: Sequence[Tables], opens: Ints) -> tuple[Ints, Floats, NDArray[np.bool_]]:
+    """`Market.tiers_since`, `Market.tiers` and `Market.by_quantity`: a state from each bar on in which one changed."""
+    first = {max(int(np.searchsorted(opens, at)), 0) for own in given for at, _ in own[1:]}
+    since = sorted({0, *(bar for bar in first if bar < len(opens))})
+    states = []
+    for bar in since:
+        at = [max(sum(time <= opens[bar] for time, _ in own) - 1, 0) for own in given]
+        states.append(tiers_of([own[place][1] for own, place in zip(given, at, strict=True)]))
+    most = max(tiers.shape[2] for tiers, _ in states)
+    even = [np.pad(tiers, ((0, 0), (0, 0), (0, most - tiers.shape[2])), mode="edge") for tiers, _ in states]
+    return np.array(since, dtype=np.int64), np.stack(even), np.stack([by_quantity for _, by_quantity in states])
 
 
 class _Files:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.account import Floats
+from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.orders import SIZES, OrderRules
 from qlib_crypto.market.margin import MarginTable
 
-Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 #: Rows of `Market.prices`; marks follow in the order of the first four where there are any.

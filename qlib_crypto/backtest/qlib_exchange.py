@@ -19,7 +19,7 @@ from qlib.backtest.exchange import Exchange
 from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_rules, stored
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Executed, try_order
-from qlib_crypto.backtest.load import Loaded, load
+from qlib_crypto.backtest.load import Loaded, Tables, load
 from qlib_crypto.backtest.market import CLOSE, OPEN
 from qlib_crypto.backtest.notes import NO_PRICE, WORDS
 from qlib_crypto.backtest.orders import load_specs
@@ -27,12 +27,12 @@ from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import Quotes, unix_ms
 from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, Terms
 from qlib_crypto.errors import ConfigError, QlibCryptoError
-from qlib_crypto.market.margin import MarginTable, ccxt_tables
+from qlib_crypto.market.margin import ccxt_tables, dated_tables
 from qlib_crypto.symbols import Instrument, Interval
 
 
-def tables_of(path: str | None, names: Sequence[str]) -> dict[str, MarginTable]:
-    """The margin tiers of a file by Qlib's name, none without one.
+def tables_of(path: str | None, folder: Path, names: Sequence[str]) -> Mapping[str, Tables]:
+    """The margin tiers of a file in ccxt's shape by Qlib's name, without one those that the provider knows.
 
     Raises
     ------
@@ -41,7 +41,8 @@ def tables_of(path: str | None, names: Sequence[str]) -> dict[str, MarginTable]:
 
     """
     if path is None:
-        return {}
+        known = folder / "margin_tiers.json"
+        return dated_tables(known) if known.is_file() else {}
     venues = {Instrument.parse(name).venue for name in names}
     tables = {of.qlib: table for venue in sorted(venues) for of, table in ccxt_tables(Path(path), venue).items()}
     if not set(tables) & set(names):
@@ -49,7 +50,7 @@ def tables_of(path: str | None, names: Sequence[str]) -> dict[str, MarginTable]:
             f"exchange.margin_tiers {path} has none of the {len(names)} instruments ({names[0]} …); give a file of "
             "their venue with sizes in quote coins, or leave it out"
         )
-    return tables
+    return {name: ((0, table),) for name, table in tables.items()}
 
 
 class PerpExchange(Exchange):
@@ -88,7 +89,8 @@ class PerpExchange(Exchange):
     leverage
         Notional over initial margin of new exposure, at most what the tier of the position allows.
     margin_tiers
-        File of margin tiers in the shape of ccxt's `fetch_leverage_tiers`; without one they are assumed by turnover.
+        File of margin tiers in the shape of ccxt's `fetch_leverage_tiers`. Without one they are those that the
+        provider knows (OKX's, by date), and for other instruments assumed by turnover.
     liquidation_fee
         Share of the notional that the venue keeps of what it liquidates; None is what is left there: maintenance
         margin and closing fee.
@@ -148,7 +150,7 @@ class PerpExchange(Exchange):
         names = names_of(codes, interval.qlib, start_time, end_time, self.spans)
         span = (unix_ms(pd.Timestamp(start_time)), unix_ms(pd.Timestamp(end_time)))
         self._load = partial(load, folder, interval, rules=load_specs(Path(specs) if specs else folder / "specs.json"))
-        self.loaded: Loaded = self._load(names, span, tables=tables_of(margin_tiers, names))
+        self.loaded: Loaded = self._load(names, span, tables=tables_of(margin_tiers, folder, names))
         self._terms, self._fees = self.terms.array(), self.terms.fees(self.loaded.opens_ms)
         super().__init__(
             freq=interval.qlib,

@@ -102,7 +102,7 @@ class PerpPosition(Position):
         return float(equity(self.book) - self.book[CASH, ALL])
 
     def calculate_value(self) -> float:
-        return float(equity(self.book))
+        return np.float64(equity(self.book))  # Qlib divides by it, and what was liquidated may leave exactly 0
 
     def get_stock_weight_dict(self, only_stock: bool = False) -> dict[str, float]:
         """Signed notional over equity; with `only_stock` over gross notional, because a neutral book nets to zero."""

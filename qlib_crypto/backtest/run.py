@@ -207,7 +207,7 @@ def _by_qlib(
     benchmark: pd.Series[float],
 ) -> Engine:
     """The backtest in Qlib's own loop."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # qlib.utils.index_data averages over the orders of every step, also when there are none
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         strategy, executor = get_strategy_executor(

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.account import Floats
+from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.engine import CURVE, Engine
-from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN, Ints
+from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN
 from qlib_crypto.backtest.notes import WORDS
 from qlib_crypto.backtest.trading import FILL, PAYMENT
 from qlib_crypto.provider.funding import PRICE_SOURCES

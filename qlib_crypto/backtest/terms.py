@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from qlib_crypto.backtest.account import Floats
+from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.costs import Costs
-from qlib_crypto.backtest.market import Ints
 from qlib_crypto.backtest.trading import ERROR, UNTRADABLE, ZERO
 
 POLICIES = {"error": ERROR, "untradable": UNTRADABLE, "zero": ZERO}

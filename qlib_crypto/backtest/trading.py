@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.backtest import notes as why
-from qlib_crypto.backtest.account import ALL, CASH, MARK, QUANTITY, Floats, trade
+from qlib_crypto.backtest.account import ALL, CASH, MARK, QUANTITY, Floats, Ints, trade
 from qlib_crypto.backtest.admission import sized, towards, worse_tick
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.liquidation import largest_leverage, pocket
-from qlib_crypto.backtest.market import CAP, LEVERAGE, LOT, MIN_BASE, MIN_NOTIONAL, TICK, Flags, Ints
+from qlib_crypto.backtest.market import CAP, LEVERAGE, LOT, MIN_BASE, MIN_NOTIONAL, TICK, Flags
 
 Bits = NDArray[np.uint8]
 

@@ -20,13 +20,25 @@ from qlib_crypto.backtest.account import (
     QUANTITY,
     equity,
     gross,
-    mark_at,
+    mark_all,
     new_book,
     settle,
     trade,
 )
 
 BTC = 0
+
+
+def mark_at(book, i, price):
+    """One position at a new mark."""
+    if book[QUANTITY, i]:
+        prices = np.full(book.shape[1] - 1, np.nan)
+        prices[i] = price
+        held = np.flatnonzero(book[QUANTITY, :-1])
+        worth, whole, without = mark_all(book, held, prices)
+        assert worth == pytest.approx(equity(book), rel=1e-12, abs=1e-9)
+        assert whole == pytest.approx(gross(book), rel=1e-12)
+        assert without == len(held) - 1
 
 
 def causes(book):

@@ -176,6 +176,30 @@ def test_a_position_that_grows_into_a_tier_needs_more_and_borrows_less(tmp_path,
     assert result.fills["note"].iloc[1] == WORDS[CLIPPED_MARGIN]
 
 
+def test_a_tier_that_changes_while_held_liquidates_at_the_next_open(tmp_path):
+    """The venue asks 0.4 %, and from 05:00 on 12 %; the account has 10 % behind its position."""
+    market = flat((50_000.0,))
+    folder = market.write(tmp_path / "p")
+    states = [
+        {
+            "since_ms": int(since.value // 1_000_000), "by_quantity": False, "source": "venue",
+            "tiers": [
+                {"floor": 0, "cap": 1e6, "maintenance_rate": rate, "max_leverage": 10, "deduction": 0},
+            ],
+        }
+        for since, rate in ((at("01"), 0.004), (at("05"), 0.12))
+    ]  # fmt: skip
+    (folder / "margin_tiers.json").write_text(json.dumps({BTC: states}))
+    market.open(tmp_path / "p")
+    script = Scripted({"2025-01-01 02:00": {BTC: 1.0}})
+    result = run(market, script, account=5_025.0, margin_mode="cross", leverage=10, max_gross_leverage=None)
+    fill = result.fills.iloc[-1]
+    assert (fill["datetime"], fill["price"], fill["note"]) == (at("05"), 50_000.0, WORDS[LIQUIDATED])
+    # 5,000 are left and 12.05 % of 50,000 would be asked for: all of it goes
+    assert fill["fee"] == pytest.approx(5_000.0)
+    assert result.assumptions["margin_tiers"] == {"venue": 1}
+
+
 def test_a_file_of_other_instruments_is_refused(tmp_path, tiers):
     market = flat((50_000.0,))
     market.bars["BTC_USDT.OKX"] = market.bars.pop(BTC)
