@@ -225,7 +225,7 @@ class Replay:
     def worst(self, step) -> dict[str, float]:
         """Where the bar harms each position most."""
         found = {}
-        for name, quantity in self.held.items():
+        for name, quantity in self.held.items() if self.margin is not None else ():
             bars, mark = self.market.bars[name], self.mark[name]
             if step not in bars.index:
                 found[name] = mark
