@@ -7,26 +7,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Ints, new_book, positions
-from qlib_crypto.backtest.bar import dated, run_bar
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, new_book
+from qlib_crypto.backtest.dropout import BY_SCORE, Dropout
 from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.market import OPEN, SETTLED_BAR, SETTLED_COLUMN, VOLUME, Market
+from qlib_crypto.backtest.loops import run, run_dropout, step, try_orders
+from qlib_crypto.backtest.market import SETTLED_BAR, SETTLED_COLUMN
 from qlib_crypto.backtest.notes import COUNTED, WORDS
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.backtest.trading import (
-    AS_TAKER,
     EQUITY,
     FILL,
     FILLS,
-    GROSS,
-    LATER,
-    MAKER,
     PAYMENT,
     PAYMENTS,
-    TAKER,
-    market_orders,
-    take_stock,
 )
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import GapError
@@ -45,94 +38,6 @@ class Executed(NamedTuple):
     reference: float
     fee: float
     note: str
-
-
-@compiled
-def _orders_to(
-    book: Floats, opens: Floats, weights: Floats, money: float, columns: Ints, wanted: Floats, room: Ints, later: Floats
-) -> int:
-    """From what is held to the weights of `money`, those that shrink a position first: how many orders.
-
-    `room` and `later` have the shape of the columns.
-    """
-    some = 0
-    for i in range(len(weights)):
-        room[some] = i
-        some += (weights[i] != 0.0) | (book[QUANTITY, i] != 0.0)
-    count, grow = 0, 0
-    for i in room[:some]:
-        weight, held, price = weights[i], book[QUANTITY, i], opens[i]
-        if not price > 0.0:
-            continue
-        target = 0.0 if np.isnan(weight) else weight * money / price
-        order = target - held
-        if order == 0.0:
-            continue
-        if abs(target) <= abs(held) and held * target >= 0.0:
-            columns[count], wanted[count] = i, order
-            count += 1
-        else:
-            room[grow], later[grow] = i, order
-            grow += 1
-    for at in range(grow):
-        columns[count + at], wanted[count + at] = room[at], later[at]
-    return count + grow
-
-
-@compiled
-def _step(
-    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
-    curve: Floats, before: Floats,
-) -> int:  # fmt: skip
-    """`run_bar`, and its row of the curve."""
-    filled = ends[FILLS]
-    missing = run_bar(
-        book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns, wanted, notes, room
-    )
-    if missing >= 0:
-        return missing
-    curve[t, 0] = sums[EQUITY]
-    curve[t, 1] = book[CASH, ALL]
-    curve[t, 2] = sums[GROSS]
-    curve[t, 3] = sums[EQUITY] - book[CASH, ALL]
-    traded = 0.0
-    for at in range(filled, ends[FILLS]):
-        traded += abs(fills[at, 2]) * fills[at, 3]
-    curve[t, 4] = traded
-    for cause in range(5):
-        now = book[PRICE + cause, ALL]
-        curve[t, 5 + cause] = now - before[cause]
-        before[cause] = now
-    return -1
-
-
-@compiled
-def _run(
-    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, weights: Floats, rebalance: NDArray[np.bool_], first: int, stop: int,
-    curve: Floats, before: Floats, refused: Ints, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
-) -> tuple[int, int]:  # fmt: skip
-    """Bars [first, stop): the bar that was not done, and the column whose funding is missing there, or -1."""
-    n = book.shape[1] - 1
-    for t in range(first, stop):
-        if ends[FILLS] + 4 * n > len(fills):
-            return t, -1
-        count = 0
-        if rebalance[t]:
-            count = _orders_to(
-                book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted, room, desk[LATER]
-            )
-        notes[:count] = 0
-        missing = _step(
-            book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count], wanted[:count],
-            notes[:count], room, curve, before,
-        )  # fmt: skip
-        if missing >= 0:
-            return t, missing
-        for at in range(count):
-            refused[notes[at]] += 1
-    return stop, -1
 
 
 class Engine:
@@ -205,10 +110,45 @@ class Engine:
         end, n = len(self.curve) if stop is None else stop, len(self._room)
         columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
         while first < end:
-            first, missing = _run(
+            first, missing = run(
                 self.book, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
                 self._payments, self._ends, self._counts, weights, rebalance, first, end, self.curve, self._before,
                 self._refused, columns, wanted, notes, self._room,
+            )  # fmt: skip
+            if missing >= 0:
+                raise self._gap(first, missing)
+            if first < end:
+                self._more_room()
+
+    def run_dropout(self, scores: Floats, rules: Dropout, first: int = 0, stop: int | None = None) -> None:
+        """Bars [first, stop) with the orders of Qlib's TopkDropout.
+
+        Parameters
+        ----------
+        scores
+            Shape (bars, n): what is known of each name at the bar's open, NaN without a score; a row of NaN alone keeps
+            what is held.
+        rules
+            Of the strategy.
+        first, stop
+            Which bars.
+
+        Raises
+        ------
+        GapError
+            As `run`.
+
+        """
+        end, n = len(self.curve) if stop is None else stop, len(self._room)
+        columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
+        choice, copy = np.zeros((6, n), np.int64), np.empty_like(self.book)
+        choice[BY_SCORE] = np.arange(n)
+        tried, tried_ends, tried_wanted = np.empty((n, len(FILL))), np.zeros(3, np.int64), np.empty(n)
+        while first < end:
+            first, missing = run_dropout(
+                self.book, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
+                self._payments, self._ends, self._counts, scores, rules, first, end, self.curve, self._before,
+                self._refused, columns, wanted, notes, self._room, choice, copy, tried, tried_ends, tried_wanted,
             )  # fmt: skip
             if missing >= 0:
                 raise self._gap(first, missing)
@@ -229,7 +169,7 @@ class Engine:
         notes, filled = np.zeros(len(columns), np.int64), self._ends[FILLS]
         while len(self._fills) < filled + len(columns) + 3 * len(self._room):
             self._more_room()
-        missing = _step(
+        missing = step(
             self.book, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
             self._payments, self._ends, self._counts, t, columns, wanted, notes, self._room, self.curve, self._before,
         )  # fmt: skip
@@ -260,22 +200,11 @@ def try_order(
     loaded: Loaded, terms: Floats, fees: Floats, book: Floats, t: int, column: int, wanted: float
 ) -> Executed:
     """One market order at the open of bar t on an account that is changed by it."""
-    market, n = loaded.market, len(loaded.names)
-    desk, sums, room = np.zeros((6, n)), np.zeros(5), np.empty(n, np.int64)
-    tiers_at, rules_at = dated(market.tiers_since, t), dated(market.rules_since, t)
-    tiers, by_quantity = market.tiers[tiers_at], market.by_quantity[tiers_at]
-    fills, ends, notes, quantity = (
-        np.empty((1, len(FILL))),
-        np.zeros(3, np.int64),
-        np.zeros(1, np.int64),
-        np.array([wanted]),
-    )
-    held = room[: positions(book, room)]
-    take_stock(book, held, tiers, by_quantity, terms, desk, sums, market.prices[OPEN, t])
-    rate = fees[TAKER if terms[AS_TAKER] else MAKER, t]
-    market_orders(
-        book, tiers, by_quantity, market.rules[rules_at], terms, rate, desk, sums, fills, ends, t,
-        np.array([column]), quantity, notes, market.prices[OPEN, t], market.prices[VOLUME, t], market.unknown[t],
+    n, quantity, notes = len(loaded.names), np.array([wanted]), np.zeros(1, np.int64)
+    fills, ends = np.empty((1, len(FILL))), np.zeros(3, np.int64)
+    try_orders(
+        book, loaded.market, terms, fees, np.zeros((6, n)), np.zeros(5), fills, ends, t, np.array([column]), quantity,
+        notes, np.empty(n, np.int64),
     )  # fmt: skip
     note = WORDS[int(notes[0])]
     if not ends[FILLS]:

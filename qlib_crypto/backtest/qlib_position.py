@@ -88,6 +88,7 @@ class PerpPosition(Position):
         return self._last_price.get(code, math.nan)
 
     def get_stock_list(self) -> list[str]:
+        """By name; Qlib's own order changes with the seed of Python's hashes."""
         return [self.names[at] for at in np.flatnonzero(self.book[QUANTITY, :-1]).tolist()]
 
     def check_stock(self, stock_id: str) -> bool:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
+from qlib.contrib.strategy.signal_strategy import TopkDropoutStrategy
 from qlib.strategy.base import BaseStrategy
-from qlib.utils import get_callable_kwargs
+from qlib.utils import get_callable_kwargs, init_instance_by_config
 
+from qlib_crypto.backtest.dropout import Dropout
 from qlib_crypto.backtest.known import Strategy, Targets
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_position import PerpPosition
@@ -107,3 +109,28 @@ def makes_targets(kind: Any) -> bool:
 def split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """A strategy's own keyword arguments, and the signal that stands among them in YAML."""
     return {key: value for key, value in kwargs.items() if key != "signal"}, kwargs.get("signal")
+
+
+def dropout_of(strategy: Any) -> tuple[Dropout, Any]:
+    """What compiled code needs of Qlib's TopkDropout, an object or the configuration of one: its rules and signal.
+
+    Raises
+    ------
+    ConfigError
+        When it is anything else, or has a setting that only Qlib's loop knows.
+
+    """
+    made = init_instance_by_config(strategy, accept_types=BaseStrategy)
+    if type(made) is not TopkDropoutStrategy:
+        raise ConfigError(
+            f"engine array runs target weights and TopkDropoutStrategy, not {strategy!r}; write engine: qlib"
+        )
+    usual = {"method_sell": "bottom", "method_buy": "top", "only_tradable": False}
+    other = next((key for key, value in usual.items() if getattr(made, key) != value), None)
+    if other is not None:
+        raise ConfigError(
+            f"engine array runs TopkDropoutStrategy with {other}: {usual[other]}, not {getattr(made, other)!r}; "
+            "write engine: qlib"
+        )
+    rules = Dropout(made.topk, made.n_drop, made.hold_thresh, float(made.risk_degree))
+    return rules, made.signal.signal_cache

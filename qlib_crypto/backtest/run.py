@@ -23,9 +23,10 @@ from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import OPEN
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
-from qlib_crypto.backtest.qlib_targets import TargetStrategy, in_qlib
+from qlib_crypto.backtest.qlib_targets import TargetStrategy, dropout_of, in_qlib
 from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
 from qlib_crypto.backtest.values import number, one_of
+from qlib_crypto.backtest.view import known_of
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.provider.funding import PRICE_SOURCES
@@ -180,8 +181,6 @@ def _by_arrays(
     executor: Mapping[str, Any], backtest: Mapping[str, Any], exchange: PerpExchange, strategy: Any
 ) -> Engine:
     """The same backtest without Qlib's loop: every bar in compiled code."""
-    if not isinstance(strategy, TargetStrategy):
-        raise ConfigError(f"engine array runs target weights, not {strategy!r}; write engine: qlib")
     if "inner_executor" in executor["kwargs"]:
         raise ConfigError("engine array has one bar length; take the nested executor out or write engine: qlib")
     first, last = (exchange.loaded.row(parse_utc(backtest[key])) for key in ("start_time", "end_time"))
@@ -191,11 +190,15 @@ def _by_arrays(
             f"{exchange.freq}, {iso(int(exchange.loaded.opens_ms[0]))} to {iso(int(exchange.loaded.opens_ms[-1]))}"
         )
     engine = Engine(exchange.loaded, exchange.terms, float(backtest["account"]))
-    targets = strategy.targets(exchange, first)
-    shape = len(exchange.loaded.opens_ms), len(exchange.loaded.names)
-    weights, rebalance = np.zeros(shape), np.zeros(shape[0], np.bool_)
-    weights[first:], rebalance[first:] = targets.weights, targets.rebalance
-    engine.run(weights, rebalance, first, last + 1)
+    if isinstance(strategy, TargetStrategy):
+        targets = strategy.targets(exchange, first)
+        shape = len(exchange.loaded.opens_ms), len(exchange.loaded.names)
+        weights, rebalance = np.zeros(shape), np.zeros(shape[0], np.bool_)
+        weights[first:], rebalance[first:] = targets.weights, targets.rebalance
+        engine.run(weights, rebalance, first, last + 1)
+    else:
+        rules, signal = dropout_of(strategy)
+        engine.run_dropout(known_of(exchange.loaded, signal, "zero").signal, rules, first, last + 1)
     return engine
 
 

@@ -1,0 +1,179 @@
+"""Bars one after another in compiled code: target weights, or the orders of TopkDropout."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Ints, positions
+from qlib_crypto.backtest.bar import dated, run_bar
+from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.dropout import Dropout, age, buys_of, choose, sells_of
+from qlib_crypto.backtest.market import CLOSE, OPEN, VOLUME, Market
+from qlib_crypto.backtest.trading import (
+    AS_TAKER,
+    EQUITY,
+    FEE_OF_FILL,
+    FILLS,
+    GROSS,
+    LATER,
+    MAKER,
+    TAKER,
+    VOID,
+    market_orders,
+    take_stock,
+)
+
+
+@compiled
+def _orders_to(
+    book: Floats, opens: Floats, weights: Floats, money: float, columns: Ints, wanted: Floats, room: Ints, later: Floats
+) -> int:
+    """From what is held to the weights of `money`, those that shrink a position first: how many orders.
+
+    `room` and `later` have the shape of the columns.
+    """
+    some = 0
+    for i in range(len(weights)):
+        room[some] = i
+        some += (weights[i] != 0.0) | (book[QUANTITY, i] != 0.0)
+    count, grow = 0, 0
+    for i in room[:some]:
+        weight, held, price = weights[i], book[QUANTITY, i], opens[i]
+        if not price > 0.0:
+            continue
+        target = 0.0 if np.isnan(weight) else weight * money / price
+        order = target - held
+        if order == 0.0:
+            continue
+        if abs(target) <= abs(held) and held * target >= 0.0:
+            columns[count], wanted[count] = i, order
+            count += 1
+        else:
+            room[grow], later[grow] = i, order
+            grow += 1
+    for at in range(grow):
+        columns[count + at], wanted[count + at] = room[at], later[at]
+    return count + grow
+
+
+@compiled
+def step(
+    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
+    curve: Floats, before: Floats,
+) -> int:  # fmt: skip
+    """`run_bar`, and its row of the curve."""
+    filled = ends[FILLS]
+    missing = run_bar(
+        book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns, wanted, notes, room
+    )
+    if missing >= 0:
+        return missing
+    curve[t, 0] = sums[EQUITY]
+    curve[t, 1] = book[CASH, ALL]
+    curve[t, 2] = sums[GROSS]
+    curve[t, 3] = sums[EQUITY] - book[CASH, ALL]
+    traded = 0.0
+    for at in range(filled, ends[FILLS]):
+        traded += abs(fills[at, 2]) * fills[at, 3]
+    curve[t, 4] = traded
+    for cause in range(5):
+        now = book[PRICE + cause, ALL]
+        curve[t, 5 + cause] = now - before[cause]
+        before[cause] = now
+    return -1
+
+
+@compiled
+def run(
+    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, weights: Floats, rebalance: NDArray[np.bool_], first: int, stop: int,
+    curve: Floats, before: Floats, refused: Ints, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
+) -> tuple[int, int]:  # fmt: skip
+    """Bars [first, stop): the bar that was not done, and the column whose funding is missing there, or -1."""
+    n = book.shape[1] - 1
+    for t in range(first, stop):
+        if ends[FILLS] + 4 * n > len(fills):
+            return t, -1
+        count = 0
+        if rebalance[t]:
+            count = _orders_to(
+                book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted, room, desk[LATER]
+            )
+        notes[:count] = 0
+        missing = step(
+            book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count], wanted[:count],
+            notes[:count], room, curve, before,
+        )  # fmt: skip
+        if missing >= 0:
+            return t, missing
+        for at in range(count):
+            refused[notes[at]] += 1
+    return stop, -1
+
+
+@compiled
+def run_dropout(  # noqa: C901 - one loop, as `market_orders`
+    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, scores: Floats, rules: Dropout, first: int, stop: int, curve: Floats,
+    before: Floats, refused: Ints, columns: Ints, wanted: Floats, notes: Ints, room: Ints, choice: Ints, copy: Floats,
+    tried: Floats, tried_ends: Ints, tried_wanted: Floats,
+) -> tuple[int, int]:  # fmt: skip
+    """As `run`, for the orders of Qlib's TopkDropout; `copy` to `tried_wanted` are for what its sales would bring."""
+    n, cash_at = book.shape[1] - 1, book.shape[1] - 1
+    for t in range(first, stop):
+        if ends[FILLS] + 4 * n > len(fills):
+            return t, -1
+        count, row, opens, closes = 0, scores[t], market.prices[OPEN, t], market.prices[CLOSE, t]
+        scored = False
+        for i in range(n):
+            scored = scored or not np.isnan(row[i])
+        if scored:
+            buys = choose(book, row, rules, choice)
+            count = sells_of(book, closes, rules, choice, columns, wanted)
+            cash = book[CASH, cash_at]
+            if count:
+                for part in range(book.shape[0]):
+                    for i in range(n + 1):
+                        copy[part, i] = book[part, i]
+                for at in range(count):
+                    tried_wanted[at] = wanted[at]
+                notes[:count] = 0
+                tried_ends[:] = 0
+                try_orders(
+                    copy, market, terms, fees, desk, sums, tried, tried_ends, t, columns[:count], tried_wanted[:count],
+                    notes[:count], room,
+                )  # fmt: skip
+                for at in range(tried_ends[FILLS]):
+                    cash += abs(tried[at, 2]) * tried[at, 3] - tried[at, FEE_OF_FILL]
+            if buys:
+                count = buys_of(opens, closes, cash, buys, rules, choice, columns, wanted, count)
+        notes[:count] = 0
+        missing = step(
+            book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count], wanted[:count],
+            notes[:count], room, curve, before,
+        )  # fmt: skip
+        if missing >= 0:
+            return t, missing
+        for at in range(count):
+            refused[notes[at]] += 1
+        age(book, choice)
+    return stop, -1
+
+
+@compiled
+def try_orders(
+    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats, ends: Ints,
+    t: int, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
+) -> None:  # fmt: skip
+    """Market orders at the open of bar t on an account that is changed by them, and by nothing else of the bar."""
+    tiers_at, opens = dated(market.tiers_since, t), market.prices[OPEN, t]
+    tiers, by_quantity = market.tiers[tiers_at], market.by_quantity[tiers_at]
+    rules = market.rules[dated(market.rules_since, t)]
+    desk[VOID] = 0.0
+    take_stock(book, room[: positions(book, room)], tiers, by_quantity, terms, desk, sums, opens)
+    market_orders(
+        book, tiers, by_quantity, rules, terms, fees[TAKER, t] if terms[AS_TAKER] != 0.0 else fees[MAKER, t], desk,
+        sums, fills, ends, t, columns, wanted, notes, opens, market.prices[VOLUME, t], market.unknown[t],
+    )  # fmt: skip
