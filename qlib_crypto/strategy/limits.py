@@ -117,10 +117,11 @@ class Limits:
             return capped
         move = np.where(known.tradable[t], capped - last, 0.0)
         turnover = float(np.abs(move).sum())
-        if turnover > self.max_turnover * (1 + _ROUNDING):
-            notes["more than max_turnover to trade: part of the way"] += 1
-            move *= self.max_turnover / turnover
-        return last + move
+        if turnover <= self.max_turnover * (1 + _ROUNDING):
+            return np.where(known.tradable[t], capped, last)
+        notes["more than max_turnover to trade: part of the way"] += 1
+        row = last + move * (self.max_turnover / turnover)
+        return np.where(np.abs(row) > _ROUNDING * np.abs(row).sum(), row, 0.0)  # what rounding leaves of 0 is not held
 
     def _capped(self, known: Known, t: int, target: Floats, notes: Counter[str], beta: Floats | None) -> Floats:
         size = np.abs(target)

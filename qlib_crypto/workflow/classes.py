@@ -11,6 +11,7 @@ from typing import Any
 from lightgbm.basic import _ConfigAliases
 from qlib.model.base import BaseModel
 
+from qlib_crypto.backtest.qlib_targets import makes_targets, split
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.workflow.template import hint
 
@@ -61,7 +62,7 @@ def check_classes(where: str, config: Any) -> None:
         if not isinstance(kwargs, Mapping):
             raise ConfigError(f"{place}.kwargs must be a mapping, not {kwargs!r}")
         accepted = accepted_keys(kind)
-        for key in kwargs:
+        for key in split(kwargs)[0] if makes_targets(kind) else kwargs:
             if accepted is not None and key not in accepted:
                 raise ConfigError(f"{place}.kwargs.{key} is unknown to {kind.__name__}{hint(str(key), accepted)}")
 

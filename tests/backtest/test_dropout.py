@@ -123,12 +123,9 @@ def test_agrees_with_stock_qlib_orders_included(tmp_path, seed, kwargs):
 
 
 @settings(
-    max_examples=20,
-    deadline=None,
-    phases=[Phase.generate],
-    derandomize=True,
+    max_examples=20, deadline=None, phases=[Phase.generate], derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+)  # fmt: skip
 @given(
     seed=st.integers(0, 2**31), topk=st.integers(1, 8), n_drop=st.integers(0, 4), hold=st.integers(1, 5),
     mode=st.sampled_from(["none", "cross", "isolated"]), participation=st.sampled_from([None, 0.3]),

@@ -148,7 +148,7 @@ def test_what_is_wrong_is_named(hourly, where, value, message, tmp_path):
         (f"{STRATEGY}.kwargs.gross_exposure", "1", "gross_exposure '1' must be positive"),
         (f"{STRATEGY}.kwargs.gross_exposure", float("nan"), "gross_exposure nan must be positive"),
         (f"{STRATEGY}.kwargs.gross_exposure", 4, "gross_exposure 4 is above the exchange's max_gross_leverage 3.0"),
-        (f"{STRATEGY}.kwargs.risk_degree", 0.5, "risk_degree has no effect here; remove it and set gross_exposure"),
+        (f"{STRATEGY}.kwargs.risk_degree", 0.5, "risk_degree is unknown to LongShortTopk"),
         (f"{STRATEGY}.kwargs.signal", DELETE, "strategy.kwargs.signal is missing; write <PRED>"),
         (STRATEGY, None, "config.strategy must be a mapping with class, module_path and kwargs"),
         (f"{EXECUTOR}.kwargs.time_per_step", DELETE, "executor.kwargs needs time_per_step"),
