@@ -6,6 +6,7 @@ restores the venue's exact decimal; settlements are float64 in their own files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,9 +83,13 @@ class Loaded:
         """The column of each name."""
         return {name: at for at, name in enumerate(self.names)}
 
+    @cached_property
+    def _first_ms(self) -> int:
+        return int(self.opens_ms[0])
+
     def row(self, open_ms: int) -> int | None:
         """The row of the bar that opens then, None when it was not loaded."""
-        at, off = divmod(open_ms - int(self.opens_ms[0]), self.interval.ms)
+        at, off = divmod(open_ms - self._first_ms, self.interval.ms)
         return None if off or not 0 <= at < len(self.opens_ms) else at
 
     @property
@@ -106,11 +111,13 @@ def load(
     *,
     rules: Mapping[str, OrderRules],
     tables: Mapping[str, Tables] | None = None,
+    margined: bool = True,
 ) -> Loaded:
     """Bars that open in `span_ms` (first and last, both inclusive) of the named instruments.
 
     `rules` are those of `load_specs`; an instrument without has none. `tables` are margin tiers of the venue and since
-    when (Unix milliseconds), the first also before; where there are none they are assumed by turnover.
+    when (Unix milliseconds), the first also before; where there are none they are assumed by turnover, unless nothing
+    is `margined`.
 
     Raises
     ------
@@ -145,7 +152,7 @@ def load(
     settled, series, unknown = _funding(histories, interval, opens)
     given = [(tables or {}).get(name, ()) for name in ordered]
     if not all(given):
-        turnover = _turnover(prices, interval)
+        turnover = _turnover(prices, interval) if margined else np.full(len(ordered), np.nan)
         given = [own or ((0, assumed_table(each)),) for own, each in zip(given, turnover, strict=True)]
     tiers_since, tiers, by_quantity = _dated_tiers(given, opens)
     since = np.zeros(1, np.int64)
@@ -178,30 +185,38 @@ class _Files:
     def __init__(
         self, folder: Path, manifest: Manifest, interval: Interval, names: tuple[str, ...], first: int, length: int
     ) -> None:
-        self._folder, self._interval, self._names = folder, interval, names
-        self._manifest, self._first, self._length = manifest, first, length
+        self._rows, self._length = len(names), length
+        self._parts: list[tuple[int, str, frozenset[str], int, int, int]] = []
+        for row, name in enumerate(names):
+            span = manifest.instruments.get(name, {}).get(interval.qlib)
+            if span is None:
+                continue
+            begin, stop = max(span[0], first), min(span[0] + span[1], first + length)
+            if begin < stop:
+                path = str(folder / feature_name(Instrument.parse(name), "{}", interval))
+                fields = frozenset(manifest.fields_of(name))
+                self._parts.append((row, path, fields, begin - first, stop - first, begin - span[0]))
 
     def read(self, field: str) -> NDArray[np.float32]:
         """Shape (n, bars), NaN where an instrument has no file of the field or no such slot."""
-        out = np.full((len(self._names), self._length), np.nan, dtype=np.float32)
-        for row, name in zip(out, self._names, strict=True):
-            span = self._manifest.instruments.get(name, {}).get(self._interval.qlib)
-            if span is None or field not in self._manifest.fields_of(name):
-                continue
-            begin, stop = max(span[0], self._first), min(span[0] + span[1], self._first + self._length)
-            if begin < stop:
-                row[begin - self._first : stop - self._first] = self._part(name, field, begin - span[0], stop - begin)
+        out = np.full((self._rows, self._length), np.nan, dtype=FLOAT)
+        for row, path, fields, begin, stop, at in self._parts:
+            if field in fields:
+                _read_into(path.format(field), FLOAT.itemsize * (1 + at), out[row, begin:stop])
         return out
 
-    def _part(self, name: str, field: str, at: int, count: int) -> NDArray[np.float32]:
-        path = self._folder / feature_name(Instrument.parse(name), field, self._interval)
+
+def _read_into(path: str, offset: int, out: NDArray[np.float32]) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
         try:
-            values = np.fromfile(path, FLOAT, count, offset=FLOAT.itemsize * (1 + at))
-        except OSError as error:
-            raise SchemaError(f"{path} cannot be read ({error.strerror}); see qlib-crypto verify") from None
-        if len(values) < count:
-            raise SchemaError(f"{path} ends {count - len(values)} values early; see qlib-crypto verify")
-        return values
+            read = os.preadv(handle, [out.data.cast("B")], offset)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise SchemaError(f"{path} cannot be read ({error.strerror}); see qlib-crypto verify") from None
+    if read < out.nbytes:
+        raise SchemaError(f"{path} ends {(out.nbytes - read) // FLOAT.itemsize} values early; see qlib-crypto verify")
 
 
 @compiled
@@ -258,7 +273,7 @@ def _funding(
         columns.append(np.full(len(own), i))
     unknown[:, -1] = unknown[:, :-1].any(axis=1)
     series, column = np.concatenate(parts), np.concatenate(columns)
-    order = np.lexsort((column, series["time_ms"]))
+    order = np.argsort(series["time_ms"], kind="stable")  # of one time by column, as they come
     series, column = series[order], column[order]
     bar, off = np.divmod(series["time_ms"] - first, step)
     return np.column_stack([bar, column, off == 0]).astype(np.int64), series, unknown

@@ -20,7 +20,7 @@ from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Executed, try_order
 from qlib_crypto.backtest.load import Loaded, Tables, load
-from qlib_crypto.backtest.market import CLOSE, OPEN
+from qlib_crypto.backtest.market import OPEN
 from qlib_crypto.backtest.notes import NO_PRICE, WORDS
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
@@ -150,7 +150,10 @@ class PerpExchange(Exchange):
         names = names_of(codes, interval.qlib, start_time, end_time, self.spans)
         span = (unix_ms(pd.Timestamp(start_time)), unix_ms(pd.Timestamp(end_time)))
         self._load = partial(load, folder, interval, rules=load_specs(Path(specs) if specs else folder / "specs.json"))
-        self.loaded: Loaded = self._load(names, span, tables=tables_of(margin_tiers, folder, names))
+        self.loaded: Loaded = self._load(
+            names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
+        )
+        self._has_bar = self.loaded.has_bar
         self._terms, self._fees = self.terms.array(), self.terms.fees(self.loaded.opens_ms)
         super().__init__(
             freq=interval.qlib,
@@ -199,10 +202,10 @@ class PerpExchange(Exchange):
 
     def check_stock_suspended(self, stock_id: str, start_time: pd.Timestamp, end_time: pd.Timestamp) -> bool:
         """True when no bar with a price lies in [start_time, end_time]."""
-        if self.quote.row(start_time) is not None and end_time - start_time < pd.Timedelta(
-            self.loaded.interval.ms, "ms"
-        ):
-            return not self.quote.at(CLOSE, stock_id, start_time) > 0.0
+        if end_time.value - start_time.value < self.loaded.interval.ms * 1_000_000:
+            row, column = self.quote.row(start_time), self.loaded.column.get(stock_id)
+            if row is not None:
+                return column is None or not self._has_bar[row, column]
         return self.quote.get_data(stock_id, start_time, end_time, "$close", "ts_data_last") is None
 
     def check_stock_limit(
