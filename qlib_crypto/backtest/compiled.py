@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -39,6 +40,11 @@ def _cached_in(folder: Path) -> Iterator[None]:
         _config.CACHE_DIR = before
 
 
+def is_compiled() -> bool:
+    """Whether some of it is in the cache already: otherwise what is called first compiles for half a minute."""
+    return any(_folder().glob("*/*.nbi"))
+
+
 @cache
 def _folder() -> Path:
     sources = hashlib.blake2b(digest_size=8)
@@ -46,4 +52,10 @@ def _folder() -> Path:
         sources.update(path.read_bytes())
     given = _config.CACHE_DIR
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(given) if given else user / "qlib-crypto" / "numba") / sources.hexdigest()
+    folder = (Path(given) if given else user / "qlib-crypto" / "numba") / sources.hexdigest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a home that cannot be written to
+        folder = Path(tempfile.gettempdir()) / f"qlib-crypto-{os.getuid()}" / sources.hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 from qlib.backtest import get_strategy_executor
 from qlib.backtest.backtest import backtest_loop
+from qlib.log import get_module_logger
 from qlib.utils import init_instance_by_config
 
 from qlib_crypto.backtest.benchmarks import bitcoin, equal_weight
+from qlib_crypto.backtest.compiled import is_compiled
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import OPEN
@@ -160,6 +162,8 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
         raise ConfigError(f"exchange class {exchange_config['class']!r} is no PerpExchange")
     one_of("engine", config.get("engine", ENGINES[0]), ENGINES)
     strategy = in_qlib(strategy)
+    if not is_compiled():
+        get_module_logger("perp backtest").info("compiling the account, once for this version: about half a minute")
     btc, equal = bitcoin(exchange), equal_weight(exchange)
     if config.get("engine") == "array":
         engine = _by_arrays(executor_config, backtest, exchange, strategy)
