@@ -29,13 +29,13 @@ from qlib_crypto.backtest.market import (
 )
 from qlib_crypto.backtest.orders import OrderRules
 from qlib_crypto.clock import DAY_MS, iso
-from qlib_crypto.errors import DataError, SchemaError
+from qlib_crypto.errors import ConfigError, DataError, SchemaError
 from qlib_crypto.market.margin import MarginTable, assumed_table
 from qlib_crypto.provider.funding import SERIES, Settled
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.settlements import read_series
 from qlib_crypto.provider.write import FLOAT, feature_name
-from qlib_crypto.symbols import Instrument, Interval
+from qlib_crypto.symbols import QUOTES, Instrument, Interval
 
 BARS = ("open", "high", "low", "close", "volume")
 MARKS = ("mark_open", "mark_high", "mark_low", "mark")
@@ -121,6 +121,8 @@ def load(
 
     Raises
     ------
+    ConfigError
+        When an instrument is no linear contract.
     DataError
         When the provider has not one bar of them then.
     SchemaError
@@ -131,6 +133,9 @@ def load(
     if manifest is None:
         raise SchemaError(f"{folder} has no manifest.json; convert into an empty folder")
     ordered = tuple(sorted(names))
+    inverse = next((name for name in ordered if Instrument.parse(name).quote not in QUOTES), None)
+    if inverse is not None:
+        raise ConfigError(f"{inverse} is not quoted in {' or '.join(QUOTES)}: the account knows linear contracts only")
     grid = manifest.grid(interval.qlib)
     first = max(-((grid.origin_ms - span_ms[0]) // interval.ms), 0)
     stop = min((span_ms[1] - grid.origin_ms) // interval.ms + 1, grid.length)

@@ -190,3 +190,12 @@ def test_target_weights_without_a_signal_are_refused():
 def test_an_executor_that_cannot_be_right_is_refused(kwargs):
     with pytest.raises(ConfigError, match=rf"^executor\.{next(iter(kwargs))} "):
         PerpExecutor("60min", **kwargs)
+
+
+def test_an_inverse_contract_is_refused(tmp_path):
+    market = random_market(bars=3, names=1, gaps=False)
+    market.bars = {"BTC_USD.OKX": next(iter(market.bars.values()))}
+    market.specs.clear()
+    market.open(tmp_path)
+    with pytest.raises(ConfigError, match=r"BTC_USD\.OKX is not quoted in USDT or USDC: .* linear contracts only"):
+        run(market, Scripted({}))
