@@ -260,8 +260,9 @@ class Replay:
                 self.on_the_way(fill.price, self.mark[name], worst[name])
                 near = 1e-9 * abs(self.held[name]) * fill.price
                 start = self.left(name, self.mark[name]) <= 0
-                before = fill.price + 1e-9 * (self.mark[name] - fill.price)  # a tier may begin just there
-                assert self.left(name, fill.price) <= near
+                # a tier may begin just there
+                before, after = (fill.price + 1e-9 * (to - fill.price) for to in (self.mark[name], worst[name]))
+                assert min(self.left(name, fill.price), self.left(name, after)) <= near
                 assert self.left(name, before) >= -near or (start and fill.price == self.mark[name])
                 behind = self.aside[name] + self.held[name] * (fill.price - self.entry[name])
                 self.take(fill, min(behind, self.margin.asked(name, self.held[name], fill.price)))
@@ -272,9 +273,11 @@ class Replay:
         for name, price in prices.items():
             self.on_the_way(price, self.mark[name], worst[name])
         near = 1e-9 * sum(abs(q) * prices[n] for n, q in self.held.items())
-        before = {name: price + 1e-9 * (self.mark[name] - price) for name, price in prices.items()}
+        before, after = (
+            {name: price + 1e-9 * (to[name] - price) for name, price in prices.items()} for to in (self.mark, worst)
+        )
         start = self.surplus(self.mark) <= 0
-        assert self.surplus(prices) <= near
+        assert min(self.surplus(prices), self.surplus(after)) <= near
         assert self.surplus(before) >= -near or (start and prices == self.mark_of_held())
         left = self.cash + sum(q * prices[n] for n, q in self.held.items())
         asked = {n: self.margin.asked(n, q, prices[n]) for n, q in self.held.items()}
