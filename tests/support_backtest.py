@@ -265,7 +265,8 @@ class Replay:
                 assert min(self.left(name, fill.price), self.left(name, after)) <= near
                 assert self.left(name, before) >= -near or (start and fill.price == self.mark[name])
                 behind = self.aside[name] + self.held[name] * (fill.price - self.entry[name])
-                self.take(fill, min(behind, self.margin.asked(name, self.held[name], fill.price)))
+                asked = (self.margin.asked(name, self.held[name], price) for price in (before, fill.price, after))
+                self.take(fill, [min(behind, each) for each in asked])
 
     def take_all(self, worst, fills):
         prices = {fill.instrument: fill.price for fill in fills}
@@ -280,11 +281,13 @@ class Replay:
         assert min(self.surplus(prices), self.surplus(after)) <= near
         assert self.surplus(before) >= -near or (start and prices == self.mark_of_held())
         left = self.cash + sum(q * prices[n] for n, q in self.held.items())
-        asked = {n: self.margin.asked(n, q, prices[n]) for n, q in self.held.items()}
-        kept = min(left, sum(asked.values()))
+        kept = []
+        for at in (before, prices, after):
+            asked = {n: self.margin.asked(n, q, at[n]) for n, q in self.held.items()}
+            part = min(left, sum(asked.values())) / sum(asked.values()) if sum(asked.values()) > 0 else 0.0
+            kept.append({name: part * own for name, own in asked.items()})
         for fill in fills:
-            own = kept * asked[fill.instrument] / sum(asked.values()) if sum(asked.values()) > 0 else 0.0
-            self.take(fill, own)
+            self.take(fill, [each[fill.instrument] for each in kept])
 
     def mark_of_held(self):
         return {name: self.mark[name] for name in self.held}
@@ -294,7 +297,8 @@ class Replay:
         assert min(start, end) * (1 - 1e-12) <= price <= max(start, end) * (1 + 1e-12)
 
     def take(self, fill, kept):
-        assert np.isclose(fill.fee, kept, rtol=1e-9, atol=1e-6)
+        """`kept` is what it may have cost, here and on either side: just there a tier may begin."""
+        assert any(np.isclose(fill.fee, each, rtol=1e-8, atol=1e-6) for each in kept)
         self.cash -= fill.quantity * fill.price + fill.fee
         self.liquidated -= fill.fee
         self.turnover += abs(fill.quantity) * fill.price
