@@ -8,7 +8,8 @@ first run. Imports are not counted.
   at every step and equal fees and turnover, so equal orders. `array_s` is ours, `qlib_s` stock Qlib.
 - `qlib_engine_vs_qlib`: the same over Qlib's own loop on our account.
 - `array_vs_vectorbt`: target weights at every bar, vectorbt 1.0.0 (orders and value, without funding) over the array
-  engine with fees, funding, cross margin of one tier, both warm, in turn.
+  engine with fees, funding, cross margin of one tier, both warm, in turn; a turn is the median of five runs, after one
+  that takes back the memory which the other gave away.
 - `minute_year_s`, `minute_year_gb`: a year of minutes, rebalanced each hour, loading included.
 - `sweep_scaling`, `backtests_per_s`: 1,000 parameter sets of TopkDropout over a year of hours, two processes over one.
 

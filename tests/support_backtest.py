@@ -182,6 +182,11 @@ def run(
     return run_backtest(config, strategy)
 
 
+def nearer(price: float, to: float) -> float:
+    """A billionth of the price nearer to another one, but not beyond it."""
+    return price + float(np.clip(to - price, -1e-9 * price, 1e-9 * price))
+
+
 class Replay:
     """A second account: fills at true prices, true settlements, fees by the rate, marks at true closes."""
 
@@ -261,7 +266,7 @@ class Replay:
                 near = 1e-9 * abs(self.held[name]) * fill.price
                 start = self.left(name, self.mark[name]) <= 0
                 # a tier may begin just there
-                before, after = (fill.price + 1e-9 * (to - fill.price) for to in (self.mark[name], worst[name]))
+                before, after = (nearer(fill.price, to) for to in (self.mark[name], worst[name]))
                 assert min(self.left(name, fill.price), self.left(name, after)) <= near
                 assert self.left(name, before) >= -near or (start and fill.price == self.mark[name])
                 behind = self.aside[name] + self.held[name] * (fill.price - self.entry[name])
@@ -274,9 +279,7 @@ class Replay:
         for name, price in prices.items():
             self.on_the_way(price, self.mark[name], worst[name])
         near = 1e-9 * sum(abs(q) * prices[n] for n, q in self.held.items())
-        before, after = (
-            {name: price + 1e-9 * (to[name] - price) for name, price in prices.items()} for to in (self.mark, worst)
-        )
+        before, after = ({name: nearer(price, to[name]) for name, price in prices.items()} for to in (self.mark, worst))
         start = self.surplus(self.mark) <= 0
         assert min(self.surplus(prices), self.surplus(after)) <= near
         assert self.surplus(before) >= -near or (start and prices == self.mark_of_held())

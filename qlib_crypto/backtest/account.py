@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.compiled import compiled, inlined
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,14 +36,14 @@ def new_book(cash: float, instruments: int) -> Floats:
     return book
 
 
-@compiled
+@inlined
 def change(book: Floats, i: int, cause: int, amount: float) -> None:
     """Note why equity changed."""
     book[cause, i] += amount
     book[cause, ALL] += amount
 
 
-@compiled
+@inlined
 def trade(
     book: Floats, i: int, quantity: float, price: float, reference: float, fee_rate: float, leverage: float
 ) -> tuple[float, float]:
@@ -62,28 +62,22 @@ def trade(
     change(book, i, PRICE, quantity * (book[MARK, i] - reference))
     change(book, i, SLIPPAGE, quantity * (reference - price))
     change(book, i, FEE, -fee)
-    after = held + quantity
-    closed = realised = 0.0
-    if held * quantity < 0.0:
-        closed = min(abs(quantity), abs(held))
-        realised = np.copysign(closed, held) * (price - entry)
+    after, opposite = held + quantity, held * quantity < 0.0
+    closed = min(abs(quantity), abs(held)) * opposite
+    realised = np.copysign(closed, held) * (price - entry) + 0.0  # never -0.0
     if abs(after) <= DUST * max(abs(held), abs(quantity)):
         clear(book, i)
         return fee, realised
-    opened = abs(quantity) - closed
-    if held * quantity >= 0.0:
-        entry += (price - entry) * (quantity / after)
-    elif held * after < 0.0:
-        entry = price
     if leverage > 0.0:
         kept = 0.0 if held == 0.0 else book[MARGIN, i] * (1.0 - closed / abs(held))
-        book[MARGIN, i] = kept + opened * price / leverage
+        book[MARGIN, i] = kept + (abs(quantity) - closed) * price / leverage
+    entry += (price - entry) * (quantity / after) * (not opposite)
     book[QUANTITY, i] = after
-    book[ENTRY, i] = entry
+    book[ENTRY, i] = price if held * after < 0.0 else entry
     return fee, realised
 
 
-@compiled
+@inlined
 def clear(book: Floats, i: int) -> None:
     """Nothing is held any more."""
     book[QUANTITY, i] = 0.0
@@ -92,7 +86,7 @@ def clear(book: Floats, i: int) -> None:
     book[MARGIN, i] = 0.0
 
 
-@compiled
+@inlined
 def settle(book: Floats, i: int, cash_per_base: float) -> float:
     """The funding of the position held now: a long pays a positive rate x mark (`cash_per_base`).
 
@@ -106,7 +100,7 @@ def settle(book: Floats, i: int, cash_per_base: float) -> float:
     return amount
 
 
-@compiled
+@inlined
 def positions(book: Floats, room: Ints) -> int:
     """In how many columns something is held; which ones is in `room`, shape (n,)."""
     count = 0
@@ -116,7 +110,7 @@ def positions(book: Floats, room: Ints) -> int:
     return count
 
 
-@compiled
+@inlined
 def mark_all(book: Floats, held: Ints, prices: Floats) -> tuple[float, float, int]:
     """Every position at its price, without one at its last mark: equity, gross notional, and how many had none."""
     money, gross, changed, without = book[CASH, ALL], 0.0, 0.0, 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.compiled import inlined
 from qlib_crypto.backtest.notes import BELOW_LOT, BELOW_MINIMUM, BELOW_NOTIONAL
 
 #: How far from a tick, relative to the price, one is that was computed to lie on it.
 _ON_TICK = 1e-9
 
 
-@compiled
+@inlined
 def towards(held: float, wanted: float, most: float) -> float:
     """The part of `wanted` that keeps |held + part| within `most`, or lets it shrink when it is already beyond."""
     after = held + wanted
@@ -25,7 +25,7 @@ def towards(held: float, wanted: float, most: float) -> float:
     return np.copysign(most, after) - held
 
 
-@compiled
+@inlined
 def sized(
     quantity: float, note: int, held: float, price: float, lot: float, min_base: float, min_notional: float
 ) -> tuple[float, int]:
@@ -43,7 +43,7 @@ def sized(
     return quantity, note
 
 
-@compiled
+@inlined
 def worse_tick(price: float, tick: float, quantity: float) -> float:
     """The price on its tick, for who buys (`quantity` > 0) the next higher, for who sells the next lower.
 

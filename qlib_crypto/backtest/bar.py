@@ -28,7 +28,7 @@ from qlib_crypto.backtest.account import (
     settle,
     trade,
 )
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.liquidation import (
     cross_trigger,
     isolated_trigger,
@@ -40,6 +40,8 @@ from qlib_crypto.backtest.liquidation import (
 from qlib_crypto.backtest.market import (
     CLOSE,
     HIGH,
+    LARGEST_RATE,
+    LEAST_LEVERAGE,
     LOW,
     OPEN,
     SETTLED_AT_OPEN,
@@ -65,16 +67,19 @@ from qlib_crypto.backtest.notes import (
 )
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
+    DESK_GROSS,
     EQUITY,
     ERROR,
     EXTREME,
     FEE_OF_FILL,
     FILLS,
     GROSS,
+    HELD,
     ISOLATED,
     MAKER,
     MAX_LEVERAGE,
     MISSING_FUNDING,
+    MONEY,
     PAYMENTS,
     PENALTY_RATE,
     SETTLED,
@@ -91,7 +96,7 @@ from qlib_crypto.backtest.trading import (
 )
 
 
-@compiled
+@inlined
 def settle_part(  # noqa: C901 - one loop, as `market_orders`
     book: Floats, held: Ints, settled: Ints, settlements: Floats, unknown: Bits, last: Ints, policy: float,
     payments: Floats, ends: Ints, counts: Ints, told: Floats, t: int, at_open: bool,
@@ -164,6 +169,19 @@ def forced_closes(
         desk[VOID, i] = 1.0
 
 
+@inlined
+def surely_sound(book: Floats, held: Ints, rate: float, low: Floats, high: Floats) -> bool:
+    """Whether the account is sound at these marks even if every position needed `rate`: no look at their tiers."""
+    left, gross = book[CASH, ALL], 0.0
+    for i in held:
+        quantity, price = book[QUANTITY, i], book[MARK, i]
+        lower, higher = min(price, low[i]), max(price, high[i])  # NaN leaves the price
+        worst = lower if quantity > 0.0 else higher
+        left += quantity * worst
+        gross += abs(quantity) * worst
+    return left > gross * rate
+
+
 @compiled
 def on_the_way(
     book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, isolated: bool, taker: float, low: Floats,
@@ -214,7 +232,7 @@ def margin_call(
             fills[first + at, FEE_OF_FILL] -= book[LIQUIDATION, held[at]]
 
 
-@compiled
+@inlined
 def dated(since: Ints, t: int) -> int:
     """The place of the state that holds in a bar; the first one also before its time."""
     at = 0
@@ -223,7 +241,7 @@ def dated(since: Ints, t: int) -> int:
     return at
 
 
-@compiled
+@inlined
 def run_bar(
     book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
     payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
@@ -231,75 +249,63 @@ def run_bar(
     """Everything that happens in a bar: -1, or the column whose funding is missing.
 
     `columns` and `wanted` are the orders (signed base coins), in order; `notes` gets why each is not whole. `room`,
-    shape (n,), holds the columns of positions.
+    shape (n,), holds the columns of positions, as many as `ends` says, from bar to bar.
     """
     unknown, last, taker = market.unknown[t], market.last, fees[TAKER, t]
     prices, marks, first = market.prices, market.marks, dated(market.tiers_since, t)
     tiers, by_quantity, policy = market.tiers[first], market.by_quantity[first], terms[MISSING_FUNDING]
     margined, isolated, extremes = terms[MAX_LEVERAGE] > 0.0, terms[ISOLATED] != 0.0, desk[EXTREME]
-    held = room[: positions(book, room)]
+    held, bounds = room[: ends[HELD]], market.bounds[first]
     missing = settle_part(
-        book,
-        held,
-        market.settled,
-        market.settlements,
-        unknown,
-        last,
-        policy,
-        payments,
-        ends,
-        counts,
-        desk[TOLD],
-        t,
+        book, held, market.settled, market.settlements, unknown, last, policy, payments, ends, counts, desk[TOLD], t,
         True,
-    )
+    )  # fmt: skip
     if missing >= 0:
         return missing
-    rules = market.rules[dated(market.rules_since, t)]
+    rules, opens = market.rules[dated(market.rules_since, t)], prices[OPEN, t]
     at = prices[marks + OPEN, t]
     sums[EQUITY], sums[GROSS], _ = mark_all(book, held, at)
-    if unknown[ALL]:
-        forced_closes(book, held, prices[OPEN, t], unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
+    touched = unknown[ALL] != 0
+    if touched:
+        forced_closes(book, held, opens, unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
         held = room[: positions(book, room)]
+    # sound even if every position needed most: no look at the tiers
+    sound = not (isolated or touched) and sums[EQUITY] > sums[GROSS] * (bounds[LARGEST_RATE] + taker)
     # they are marked at the open: neither end of this way is worse
-    if margined and on_the_way(book, held, tiers, by_quantity, isolated, taker, at, at, extremes):
+    if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, at, at, extremes):
         margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
-        held = room[: positions(book, room)]
+        held, touched = room[: positions(book, room)], True
     if len(columns):
-        take_stock(book, held, tiers, by_quantity, terms, desk, sums, prices[OPEN, t])
-        market_orders(
+        if touched or marks != OPEN:
+            take_stock(book, held, sums, opens)
+        else:
+            sums[MONEY], sums[DESK_GROSS] = sums[EQUITY], sums[GROSS]
+        if market_orders(
             book, tiers, by_quantity, rules, terms, taker if terms[AS_TAKER] != 0.0 else fees[MAKER, t], desk, sums,
-            fills, ends, t, columns, wanted, notes, prices[OPEN, t], prices[VOLUME, t], unknown,
-        )  # fmt: skip
-        held = room[: positions(book, room)]
+            fills, ends, t, columns, wanted, notes, opens, prices[VOLUME, t], unknown, bounds[LEAST_LEVERAGE],
+        ):  # fmt: skip
+            held = room[: positions(book, room)]
     low, high = prices[marks + LOW, t], prices[marks + HIGH, t]
-    if margined and on_the_way(book, held, tiers, by_quantity, isolated, taker, low, high, extremes):
+    sound = not (margined and isolated) and surely_sound(book, held, bounds[LARGEST_RATE] + taker, low, high)
+    if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, low, high, extremes):
         margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
         held = room[: positions(book, room)]
     paid = ends[PAYMENTS]
     missing = settle_part(
-        book,
-        held,
-        market.settled,
-        market.settlements,
-        unknown,
-        last,
-        policy,
-        payments,
-        ends,
-        counts,
-        desk[TOLD],
-        t,
+        book, held, market.settled, market.settlements, unknown, last, policy, payments, ends, counts, desk[TOLD], t,
         False,
-    )
+    )  # fmt: skip
     if missing >= 0:
         return missing
     at = prices[marks + CLOSE, t]
     sums[EQUITY], sums[GROSS], without = mark_all(book, held, at)
     counts[STALE_MARKS] += without
-    if margined and ends[PAYMENTS] > paid and on_the_way(
+    sound = not isolated and sums[EQUITY] > sums[GROSS] * (bounds[LARGEST_RATE] + taker)
+    if margined and ends[PAYMENTS] > paid and not sound and on_the_way(
         book, held, tiers, by_quantity, isolated, taker, at, at, extremes
     ):  # fmt: skip
         margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
-        sums[EQUITY], sums[GROSS], _ = mark_all(book, room[: positions(book, room)], at)
+        held = room[: positions(book, room)]
+        sums[EQUITY], sums[GROSS], _ = mark_all(book, held, at)
+    ends[HELD] = len(held)
     return -1

@@ -40,6 +40,15 @@ def _cached_in(folder: Path) -> Iterator[None]:
         _config.CACHE_DIR = before
 
 
+def inlined[F: Callable[..., Any]](function: F) -> F:
+    """As `compiled`, and put into each compiled function that calls it.
+
+    Handing a few arrays on takes as long as an order: of the bars, all that is done most of the time is one function.
+    """
+    with _cached_in(_folder()):
+        return cast("F", _njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)(function))
+
+
 def is_compiled() -> bool:
     """Whether some of it is in the cache already: otherwise what is called first compiles for half a minute."""
     return any(_folder().glob("*/*.nbi"))

@@ -64,12 +64,12 @@ class Engine:
         self.loaded, self.start_equity = loaded, account
         self.book, self.curve = new_book(account, n), np.full((bars, len(CURVE)), np.nan)
         self._terms, self._fees = terms.array(), terms.fees(loaded.opens_ms)
-        self._desk, self._sums, self._before = np.zeros((6, n)), np.zeros(5), np.zeros(5)
+        self._desk, self._sums, self._before = np.zeros((5, n)), np.zeros(4), np.zeros(5)
         self._sums[EQUITY] = account
         # memory that is never written to is never taken
         self._fills = np.empty((min(4 * n + bars * n, _ROWS), len(FILL)))
         self._payments = np.empty((len(loaded.market.settled), len(PAYMENT)))
-        self._ends, self._counts = np.zeros(3, np.int64), np.zeros(len(COUNTED), np.int64)
+        self._ends, self._counts = np.zeros(4, np.int64), np.zeros(len(COUNTED), np.int64)
         self._refused, self._room = np.zeros(len(WORDS), np.int64), np.empty(n, np.int64)
 
     @property
@@ -143,7 +143,7 @@ class Engine:
         columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
         choice, copy = np.zeros((6, n), np.int64), np.empty_like(self.book)
         choice[BY_SCORE] = np.arange(n)
-        tried, tried_ends, tried_wanted = np.empty((n, len(FILL))), np.zeros(3, np.int64), np.empty(n)
+        tried, tried_ends, tried_wanted = np.empty((n, len(FILL))), np.zeros(4, np.int64), np.empty(n)
         while first < end:
             first, missing = run_dropout(
                 self.book, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
@@ -201,9 +201,9 @@ def try_order(
 ) -> Executed:
     """One market order at the open of bar t on an account that is changed by it."""
     n, quantity, notes = len(loaded.names), np.array([wanted]), np.zeros(1, np.int64)
-    fills, ends = np.empty((1, len(FILL))), np.zeros(3, np.int64)
+    fills, ends = np.empty((1, len(FILL))), np.zeros(4, np.int64)
     try_orders(
-        book, loaded.market, terms, fees, np.zeros((6, n)), np.zeros(5), fills, ends, t, np.array([column]), quantity,
+        book, loaded.market, terms, fees, np.zeros((5, n)), np.zeros(4), fills, ends, t, np.array([column]), quantity,
         notes, np.empty(n, np.int64),
     )  # fmt: skip
     note = WORDS[int(notes[0])]

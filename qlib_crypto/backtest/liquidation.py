@@ -23,7 +23,7 @@ from qlib_crypto.backtest.account import (
     change,
     clear,
 )
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.market import CAP, DEDUCTION, LEVERAGE, RATE, Flags
 
 #: More halvings than a double has bits to tell two prices apart.
@@ -32,7 +32,7 @@ _HALVINGS = 200
 _AT_CAP = 1.0 - 1e-12
 
 
-@compiled
+@inlined
 def tier_at(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: float) -> int:
     """The place of a position's tier; the last one for what is too large."""
     size = abs(quantity) * _AT_CAP
@@ -44,20 +44,20 @@ def tier_at(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: f
     return at
 
 
-@compiled
+@inlined
 def largest_leverage(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: float) -> float:
     """Notional over initial margin, at most, of a position."""
     return tiers[LEVERAGE, i, tier_at(tiers, by_quantity, i, quantity, price)]
 
 
-@compiled
+@inlined
 def needed(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: float, closing_fee: float) -> float:
     """Maintenance margin and the fee of closing, of a position at a mark."""
     at = tier_at(tiers, by_quantity, i, quantity, price)
     return abs(quantity) * price * (tiers[RATE, i, at] + closing_fee) - tiers[DEDUCTION, i, at]
 
 
-@compiled
+@inlined
 def pocket(book: Floats, i: int, price: float) -> float:
     """What is behind an isolated position at a price: its margin and its profit."""
     return book[MARGIN, i] + book[QUANTITY, i] * (price - book[ENTRY, i])

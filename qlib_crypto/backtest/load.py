@@ -24,6 +24,7 @@ from qlib_crypto.backtest.market import (
     UNKNOWN_LATER,
     VOLUME,
     Market,
+    bounds_of,
     rules_of,
     tiers_of,
 )
@@ -164,7 +165,7 @@ def load(
     market = Market(
         prices, len(BARS) if marked else OPEN, settled, np.column_stack([series["rate"], series["price"]]), unknown,
         last, since, rules_of([rules.get(name, OrderRules()) for name in ordered])[None], tiers_since,
-        tiers, by_quantity,
+        tiers, by_quantity, bounds_of(tiers),
     )  # fmt: skip
     sources = tuple(rules[name].spec_source if name in rules else "assumed" for name in ordered)
     tier_sources = tuple(own[0][1].source for own in given)

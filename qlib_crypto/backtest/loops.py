@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Ints, positions
 from qlib_crypto.backtest.bar import dated, run_bar
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.dropout import Dropout, age, buys_of, choose, sells_of
-from qlib_crypto.backtest.market import CLOSE, OPEN, VOLUME, Market
+from qlib_crypto.backtest.market import CLOSE, LEAST_LEVERAGE, OPEN, VOLUME, Market
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
     EQUITY,
@@ -25,7 +25,7 @@ from qlib_crypto.backtest.trading import (
 )
 
 
-@compiled
+@inlined
 def _orders_to(
     book: Floats, opens: Floats, weights: Floats, money: float, columns: Ints, wanted: Floats, room: Ints, later: Floats
 ) -> int:
@@ -44,20 +44,17 @@ def _orders_to(
             continue
         target = 0.0 if np.isnan(weight) else weight * money / price
         order = target - held
-        if order == 0.0:
-            continue
-        if abs(target) <= abs(held) and held * target >= 0.0:
-            columns[count], wanted[count] = i, order
-            count += 1
-        else:
-            room[grow], later[grow] = i, order
-            grow += 1
+        shrinks = (abs(target) <= abs(held)) & (held * target >= 0.0)
+        columns[count], wanted[count] = i, order
+        room[grow], later[grow] = i, order
+        count += (order != 0.0) & shrinks
+        grow += (order != 0.0) & (not shrinks)
     for at in range(grow):
         columns[count + at], wanted[count + at] = room[at], later[at]
     return count + grow
 
 
-@compiled
+@inlined
 def step(
     book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
     payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
@@ -99,7 +96,7 @@ def run(
         count = 0
         if rebalance[t]:
             count = _orders_to(
-                book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted, room, desk[LATER]
+                book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted, notes, desk[LATER]
             )
         notes[:count] = 0
         missing = step(
@@ -172,8 +169,9 @@ def try_orders(
     tiers, by_quantity = market.tiers[tiers_at], market.by_quantity[tiers_at]
     rules = market.rules[dated(market.rules_since, t)]
     desk[VOID] = 0.0
-    take_stock(book, room[: positions(book, room)], tiers, by_quantity, terms, desk, sums, opens)
+    take_stock(book, room[: positions(book, room)], sums, opens)
     market_orders(
         book, tiers, by_quantity, rules, terms, fees[TAKER, t] if terms[AS_TAKER] != 0.0 else fees[MAKER, t], desk,
         sums, fills, ends, t, columns, wanted, notes, opens, market.prices[VOLUME, t], market.unknown[t],
+        market.bounds[tiers_at, LEAST_LEVERAGE],
     )  # fmt: skip

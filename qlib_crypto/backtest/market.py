@@ -20,6 +20,8 @@ OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
 LOT, MIN_BASE, MIN_NOTIONAL, TICK = range(4)
 #: Rows of `Market.tiers`.
 CAP, RATE, DEDUCTION, LEVERAGE = range(4)
+#: Columns of `Market.bounds`.
+LARGEST_RATE, LEAST_LEVERAGE = range(2)
 #: Columns of `Market.settled`, and of `Market.settlements`.
 SETTLED_BAR, SETTLED_COLUMN, SETTLED_AT_OPEN = range(3)
 SETTLED_RATE, SETTLED_PRICE = range(2)
@@ -51,6 +53,8 @@ class Market(NamedTuple):
     tiers_since, tiers, by_quantity
         First bar of each state of the margin tiers; shape (dates, 4, n, most tiers): cap, maintenance rate, deduction,
         largest leverage, a table's last tier repeated; shape (dates, n): sizes are base coins, not notional.
+    bounds
+        Shape (dates, 2): the largest maintenance rate and the smallest leverage of any tier; see `bounds_of`.
 
     """
 
@@ -65,6 +69,7 @@ class Market(NamedTuple):
     tiers_since: Ints
     tiers: Floats
     by_quantity: NDArray[np.bool_]
+    bounds: Floats
 
 
 def tiers_of(tables: Sequence[MarginTable]) -> tuple[Floats, Flags]:
@@ -74,6 +79,11 @@ def tiers_of(tables: Sequence[MarginTable]) -> tuple[Floats, Flags]:
     names = ("cap", "maintenance_rate", "deduction", "max_leverage")
     tiers = np.array([[[getattr(tier, name) for tier in row] for row in rows] for name in names], dtype=np.float64)
     return tiers, np.array([table.by_quantity for table in tables])
+
+
+def bounds_of(tiers: Floats) -> Floats:
+    """`Market.bounds` of `Market.tiers`: an account that is sound even by these needs no look at its tiers."""
+    return np.column_stack([tiers[:, RATE].max(axis=(1, 2)), tiers[:, LEVERAGE].min(axis=(1, 2))])
 
 
 def rules_of(rules: Sequence[OrderRules]) -> Floats:

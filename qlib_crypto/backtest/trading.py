@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qlib_crypto.backtest import notes as why
 from qlib_crypto.backtest.account import ALL, CASH, MARK, QUANTITY, Floats, Ints, trade
 from qlib_crypto.backtest.admission import sized, towards, worse_tick
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.liquidation import largest_leverage, pocket
 from qlib_crypto.backtest.market import CAP, LEVERAGE, LOT, MIN_BASE, MIN_NOTIONAL, TICK, Flags
 
@@ -37,18 +37,17 @@ FEE_OF_FILL = FILL.index("fee")
 #: Columns of the payments, shape (most, 6): `settlement` is a row of `Market.settled`; `guessed` 1 where the price was
 #: a position's last known one.
 PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
-#: Places in the ends: rows of fills and payments so far, settlements looked at.
-FILLS, PAYMENTS, SETTLED = range(3)
-#: Rows of a desk, shape (6, n), room to work in: margin reserved behind each position at the bar's open; what was
-#: traded of its volume; extremes of marks; 1 where orders are void; orders that come after the others; 1 where unknown
-#: funding was counted.
-RESERVED, USED, EXTREME, VOID, LATER, TOLD = range(6)
-#: Places in the sums of a desk, shape (5,): money, gross notional and reserved margin at the bar's opens; equity and
-#: gross notional at the last marks.
-MONEY, DESK_GROSS, ALL_RESERVED, EQUITY, GROSS = range(5)
+#: Places in the ends: rows of fills and payments so far, settlements looked at, positions.
+FILLS, PAYMENTS, SETTLED, HELD = range(4)
+#: Rows of a desk, shape (5, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where orders
+#: are void; orders that come after the others; 1 where unknown funding was counted.
+USED, EXTREME, VOID, LATER, TOLD = range(5)
+#: Places in the sums of a desk, shape (4,): money and gross notional at the bar's opens; equity and gross notional at
+#: the last marks.
+MONEY, DESK_GROSS, EQUITY, GROSS = range(4)
 
 
-@compiled
+@inlined
 def log(
     fills: Floats, ends: Ints, t: int, i: int, quantity: float, price: float, reference: float, fee: float,
     realised: float, note: int, after: float,
@@ -67,7 +66,7 @@ def log(
     ends[FILLS] += 1
 
 
-@compiled
+@inlined
 def slipped(reference: float, quantity: float, slippage: float, tick: float) -> float:
     """What is paid for a signed quantity while the market is at `reference`."""
     if slippage == 0.0:
@@ -76,73 +75,83 @@ def slipped(reference: float, quantity: float, slippage: float, tick: float) -> 
 
 
 @compiled
-def _reserved(
-    book: Floats, tiers: Floats, by_quantity: Flags, leverage: float, isolated: bool, i: int, price: float
-) -> float:
-    """The margin behind one position at a price."""
-    if isolated:
-        return pocket(book, i, price)
-    held = book[QUANTITY, i]
-    return abs(held) * price / min(leverage, largest_leverage(tiers, by_quantity, i, held, price))
-
-
-@compiled
-def take_stock(
-    book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, terms: Floats, desk: Floats, sums: Floats,
-    opens: Floats,
-) -> None:  # fmt: skip
+def take_stock(book: Floats, held: Ints, sums: Floats, opens: Floats) -> None:
     """What there is when the orders come, at the bar's opens."""
-    money, gross, reserved = book[CASH, ALL], 0.0, 0.0
-    leverage, isolated = terms[MAX_LEVERAGE], terms[ISOLATED] != 0.0
-    desk[RESERVED] = 0.0
-    desk[USED] = 0.0
+    money, gross = book[CASH, ALL], 0.0
     for i in held:
-        price = opens[i] if opens[i] > 0.0 else book[MARK, i]
-        value = book[QUANTITY, i] * price
+        value = book[QUANTITY, i] * (opens[i] if opens[i] > 0.0 else book[MARK, i])
         money += value
         gross += abs(value)
-        if leverage > 0.0:
-            own = _reserved(book, tiers, by_quantity, leverage, isolated, i, price)
-            desk[RESERVED, i] = own
-            reserved += own
-    sums[MONEY], sums[DESK_GROSS], sums[ALL_RESERVED] = money, gross, reserved
+    sums[MONEY], sums[DESK_GROSS] = money, gross
 
 
 @compiled
-def market_orders(  # noqa: C901, PLR0912 - see below: one function
+def _reserved_by_others(
+    book: Floats, tiers: Floats, by_quantity: Flags, leverage: float, isolated: bool, opens: Floats, own: int
+) -> float:
+    """The initial margin of all positions but one, or what is set aside for them, at the bar's opens."""
+    reserved = 0.0
+    for i in range(len(opens)):
+        held = book[QUANTITY, i]
+        if held == 0.0 or i == own:
+            continue
+        price = opens[i] if opens[i] > 0.0 else book[MARK, i]
+        if isolated:
+            reserved += pocket(book, i, price)
+        else:
+            reserved += abs(held) * price / min(leverage, largest_leverage(tiers, by_quantity, i, held, price))
+    return reserved
+
+
+@inlined
+def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, each in one piece
     book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, desk: Floats,
     sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, opens: Floats,
-    volumes: Floats, unknown: Bits,
-) -> None:  # fmt: skip
+    volumes: Floats, unknown: Bits, least_leverage: float,
+) -> bool:  # fmt: skip
     """Execute what can be of each order at the open, at fee `rate`: `wanted` becomes that, `notes` say why not all.
 
-    One function for all of a bar: handing so many arrays to a function costs more than what is done with them.
+    Whether a position was opened or closed. `least_leverage` is what the venue lends to any position at least.
     """
     untradable, slip, isolated = terms[MISSING_FUNDING] == UNTRADABLE, terms[SLIP], terms[ISOLATED] != 0.0
     leverage, most_of_bar, most_gross = terms[MAX_LEVERAGE], terms[PARTICIPATION], terms[MAX_GROSS]
-    some_unknown = unknown[ALL] != 0
-    money, gross, reserved = sums[MONEY], sums[DESK_GROSS], sums[ALL_RESERVED]
+    some_unknown, capped, cost = unknown[ALL] != 0, most_of_bar < np.inf, rate + slip
+    least = min(leverage, least_leverage)
+    money, gross, changed = sums[MONEY], sums[DESK_GROSS], False
+    if capped:
+        desk[USED] = 0.0
     for at in range(len(columns)):
         i = columns[at]
-        reference, held, own = opens[i], book[QUANTITY, i], desk[RESERVED, i]
-        quantity, note = wanted[at], why.WHOLE
+        reference, held = opens[i], book[QUANTITY, i]
+        asked = wanted[at]
+        quantity, note = asked, why.WHOLE
         wanted[at] = 0.0
         if some_unknown and desk[VOID, i] != 0.0:
             continue
         if not reference > 0.0:
             notes[at] = why.NO_PRICE
             continue
-        asked = quantity
         if quantity != -held:
             if untradable and unknown[i] != 0:
                 quantity = towards(held, quantity, 0.0)
                 note = why.FUNDING_UNKNOWN if quantity != asked else why.WHOLE
             else:
-                quantity, note = _within(
-                    tiers, by_quantity, i, held, quantity, reference, money, gross, reserved - own, leverage,
-                    most_gross, rate + slip,
-                )  # fmt: skip
-        if most_of_bar < np.inf:
+                after = abs(held + quantity)
+                then = gross + (after - abs(held)) * reference
+                sound = money > 0.0 and then <= most_gross * money
+                if sound and leverage > 0.0:
+                    # even if the venue lent least to every position
+                    sound = not isolated and then <= (money - abs(quantity) * reference * cost) * least
+                    sound = sound and (after if by_quantity[i] else after * reference) <= tiers[CAP, i, -1]
+                if not sound:
+                    reserved = 0.0
+                    if leverage > 0.0:
+                        reserved = _reserved_by_others(book, tiers, by_quantity, leverage, isolated, opens, i)
+                    quantity, note = _within(
+                        tiers, by_quantity, i, held, quantity, reference, money, gross, reserved, leverage,
+                        most_gross, cost,
+                    )  # fmt: skip
+        if capped:
             left = max(most_of_bar * volumes[i] - desk[USED, i], 0.0)
             if not abs(quantity) <= left:
                 quantity, note = np.copysign(left, asked), why.CLIPPED_VOLUME if left > 0.0 else why.VOLUME
@@ -160,18 +169,15 @@ def market_orders(  # noqa: C901, PLR0912 - see below: one function
         if isolated:
             lever = min(leverage, largest_leverage(tiers, by_quantity, i, held + quantity, reference))
         fee, realised = trade(book, i, quantity, price, reference, rate, lever)
-        after = book[QUANTITY, i]
-        log(fills, ends, t, i, quantity, price, reference, fee, realised, note, after)
-        desk[USED, i] += abs(quantity)
+        now = book[QUANTITY, i]
+        log(fills, ends, t, i, quantity, price, reference, fee, realised, note, now)
+        if capped:
+            desk[USED, i] += abs(quantity)
         money -= fee + quantity * (price - reference)
-        gross += (abs(after) - abs(held)) * reference
-        if leverage > 0.0:
-            renewed = 0.0
-            if after != 0.0:
-                renewed = _reserved(book, tiers, by_quantity, leverage, isolated, i, reference)
-            desk[RESERVED, i] = renewed
-            reserved += renewed - own
-    sums[MONEY], sums[DESK_GROSS], sums[ALL_RESERVED] = money, gross, reserved
+        gross += (abs(now) - abs(held)) * reference
+        changed = changed or held == 0.0 or now == 0.0
+    sums[MONEY], sums[DESK_GROSS] = money, gross
+    return changed
 
 
 @compiled
