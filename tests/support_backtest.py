@@ -22,6 +22,8 @@ from support_provider import write_provider
 from qlib_crypto.backtest.run import PerpRun, run_backtest
 from qlib_crypto.market.margin import MarginTable
 
+#: Orders that rest and fill as a maker's, and those that become market orders.
+MADE, STOPPED = ("limit", "take profit"), ("stop", "stop loss", "trailing stop")
 FORCED = ("funding unknown: closed", "no more prices or funding: settled at the last mark")
 POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
 
@@ -198,13 +200,16 @@ class Replay:
         forced_rate: float,
         slippage: float,
         margin: Margin | None,
+        maker_rate: float | None = None,
     ) -> None:
+        self.maker_rate = fee_rate if maker_rate is None else maker_rate
         self.margin, self.liquidated = margin, 0.0
         self.entry: dict[str, float] = {}
         self.aside: dict[str, float] = {}  # of an isolated position
         self.market, self.start, self.cash, self.fee_rate = market, account, account, fee_rate
         self.forced_rate, self.slippage, self.slipped = forced_rate, slippage, 0.0
         self.held: dict[str, float] = {}
+        self.begun: set[str] = set()  # opened inside this bar
         self.mark: dict[str, float] = {}
         self.funding = self.fee = self.turnover = 0.0
         self.due: dict[tuple[str, pd.Timestamp], list[tuple[pd.Timestamp, float, float]]] = {}
@@ -299,6 +304,20 @@ class Replay:
     def on_the_way(price, start, end):
         assert min(start, end) * (1 - 1e-12) <= price <= max(start, end) * (1 + 1e-12)
 
+    def go_through(self, fills):
+        """A bar in which something that rested was reached, in the order of its fills; what was taken over is booked.
+
+        When it had to be taken over is for other tests: stops end the way to it.
+        """
+        for fill in fills:
+            if fill.note != "liquidated":
+                self.trade(fill)
+                continue
+            self.cash -= fill.quantity * fill.price + fill.fee
+            self.liquidated -= fill.fee
+            self.turnover += abs(fill.quantity) * fill.price
+            self.forget(fill.instrument)
+
     def take(self, fill, kept):
         """`kept` is what it may have cost, here and on either side: just there a tier may begin."""
         assert any(np.isclose(fill.fee, each, rtol=1e-8, atol=1e-6) for each in kept)
@@ -313,22 +332,33 @@ class Replay:
 
     def last_price(self, name, step, *, before_open) -> float:
         bars = self.market.bars[name]
-        return self.mark[name] if before_open or step not in bars.index else bars["open"][step]
+        if before_open or step not in bars.index or name in self.begun:
+            return self.mark[name]
+        return bars["open"][step]
 
     def trade(self, fill):
         delisted = fill.note.startswith("no more prices")
+        rested = fill.order not in ("market", "venue")
         price = self.mark[fill.instrument] if delisted else self.market.bars[fill.instrument]["open"][fill.datetime]
+        if rested:  # where inside the bar is another test's
+            bar = self.market.bars[fill.instrument].loc[fill.datetime]
+            low, high = (bar["low"], bar["high"]) if fill.order in STOPPED else (0.0, np.inf)
+            assert low * (1 - 1e-9) <= fill.reference <= high * (1 + 1e-9)
+            price = fill.reference
         assert np.isclose(fill.reference, price, rtol=1e-12, atol=0)
-        if self.slippage and not delisted:
+        if self.slippage and not delisted and fill.order not in MADE:
             price = self.slipped_price(fill, price)
         assert np.isclose(fill.price, price, rtol=1e-12, atol=0)
         self.slipped -= fill.quantity * (price - fill.reference)
         forced = delisted or fill.note == "funding unknown: closed"
-        fee = abs(fill.quantity) * price * (self.forced_rate if forced else self.fee_rate)
+        rate = self.forced_rate if forced or fill.order in STOPPED else self.fee_rate
+        fee = abs(fill.quantity) * price * (self.maker_rate if fill.order in MADE else rate)
         assert np.isclose(fill.fee, fee, rtol=1e-12, atol=0)
         self.cash -= fill.quantity * price + fee
         self.fee -= fee
         self.turnover += abs(fill.quantity) * price
+        if rested and fill.instrument not in self.held:
+            self.begun.add(fill.instrument)
         self.hold(fill.instrument, fill.quantity, price, fill.reference)
 
     def hold(self, name, quantity, price, reference):
@@ -379,25 +409,30 @@ class Replay:
 
 def replay(
     market: Market, result: PerpRun, *, account: float, fee_rate: float, forced_rate: float | None = None,
-    slippage: float = 0.0, margin: Margin | None = None,
+    slippage: float = 0.0, margin: Margin | None = None, maker_rate: float | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Equity, its causes since the start and the exposure at each step's close, and the step's turnover."""
     forced_rate = fee_rate if forced_rate is None else forced_rate
-    second, rows = Replay(market, account, fee_rate, forced_rate, slippage, margin), []
+    second, rows = Replay(market, account, fee_rate, forced_rate, slippage, margin, maker_rate), []
     fills = dict(iter(result.fills.groupby("datetime")))
     for step in result.steps.index:
         mine = list(fills[step].itertuples()) if step in fills else []
         taken = [fill for fill in mine if fill.note == "liquidated"]
         asked = [fill for fill in mine if fill.note in FORCED]
+        second.begun.clear()
         second.settle(step, at_open=True)
         second.open(step)
         for fill in asked:
             second.trade(fill)
-        second.call(second.mark_of_held(), taken)
-        for fill in mine:
-            if fill.note != "liquidated" and fill.note not in FORCED:
-                second.trade(fill)
-        second.call(second.worst(step), taken)
+        if any(fill.order in MADE + STOPPED for fill in mine):
+            second.go_through([fill for fill in mine if fill.note not in FORCED])
+            taken.clear()
+        else:
+            second.call(second.mark_of_held(), taken)
+            for fill in mine:
+                if fill.note != "liquidated" and fill.note not in FORCED:
+                    second.trade(fill)
+            second.call(second.worst(step), taken)
         paid = second.funding
         second.settle(step, at_open=False)
         row = second.close(step)
@@ -419,11 +454,13 @@ def assert_replayed(
     forced_rate: float | None = None,
     slippage: float = 0.0,
     margin: Margin | None = None,
+    maker_rate: float | None = None,
 ) -> None:
     """Recorded equity, each of its causes, exposure and turnover equal the replay to 1e-9 of equity at every step."""
     truth = replay(
-        market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate, slippage=slippage, margin=margin
-    )
+        market, result, account=account, fee_rate=fee_rate, forced_rate=forced_rate, slippage=slippage, margin=margin,
+        maker_rate=maker_rate,
+    )  # fmt: skip
     exact = 1e-9 * truth["equity"].abs().clip(lower=account)
     assert ((result.steps["equity"] - truth["equity"]).abs() <= exact).all()
     for cause in ("price", "funding", "fee", "slippage", "liquidation"):

@@ -4,8 +4,8 @@
 2. marks at the open; without one a position keeps its last;
 3. a position whose instrument ended is settled at its last mark; under `untradable` one over unknown funding is closed;
 4. the margin call at the open: a gap may have gone through the liquidation price;
-5. the orders, at the open, in their order;
-6. the way through the bar: liquidation at the marks that harm most;
+5. what rests and is reached by the open (see `resting`), then the orders, at the open, in their order;
+6. the way through the bar: what is reached in it, and liquidation at the marks that harm most;
 7. settlements later in the bar, on what is held then;
 8. marks at the close, and the margin call on what the settlements left.
 """
@@ -14,29 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qlib_crypto.backtest.account import (
-    ALL,
-    CASH,
-    ENTRY,
-    LIQUIDATION,
-    MARK,
-    QUANTITY,
-    Floats,
-    Ints,
-    mark_all,
-    positions,
-    settle,
-    trade,
-)
+from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, mark_all, positions, settle, trade
 from qlib_crypto.backtest.compiled import compiled, inlined
-from qlib_crypto.backtest.liquidation import (
-    cross_trigger,
-    isolated_trigger,
-    liquidate_cross,
-    liquidate_isolated,
-    needed,
-    pocket,
-)
+from qlib_crypto.backtest.margin_calls import margin_call, on_the_way, surely_sound
 from qlib_crypto.backtest.market import (
     CLOSE,
     HIGH,
@@ -53,26 +33,26 @@ from qlib_crypto.backtest.market import (
     UNKNOWN_AT_OPEN,
     UNKNOWN_LATER,
     VOLUME,
-    Flags,
     Market,
 )
 from qlib_crypto.backtest.notes import (
     CLOSED_DELISTED,
     CLOSED_UNKNOWN,
     FUNDING_AS_NONE,
-    LIQUIDATED,
+    MARKET,
+    OF_WORDS,
     PAID_AT_LAST_PRICE,
     STALE_MARKS,
     UNKNOWN_WITHOUT_PRICE,
+    VENUE,
 )
+from qlib_crypto.backtest.resting import place, protect_opened, reached_at_open, through, tidy
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
     DESK_GROSS,
     EQUITY,
     ERROR,
     EXTREME,
-    FEE_OF_FILL,
-    FILLS,
     GROSS,
     HELD,
     ISOLATED,
@@ -80,13 +60,15 @@ from qlib_crypto.backtest.trading import (
     MAX_LEVERAGE,
     MISSING_FUNDING,
     MONEY,
+    PARTICIPATION,
     PAYMENTS,
-    PENALTY_RATE,
+    RESTS,
     SETTLED,
     SLIP,
     TAKER,
     TOLD,
     UNTRADABLE,
+    USED,
     VOID,
     Bits,
     log,
@@ -165,71 +147,8 @@ def forced_closes(
                 continue
             price = slipped(reference, -quantity, terms[SLIP], rules[TICK, i])
         fee, realised = trade(book, i, -quantity, price, reference, taker, 0.0)
-        log(fills, ends, t, i, -quantity, price, reference, fee, realised, note, 0.0)
+        log(fills, ends, t, i, -quantity, price, reference, fee, realised, note, 0.0, VENUE)
         desk[VOID, i] = 1.0
-
-
-@inlined
-def surely_sound(book: Floats, held: Ints, rate: float, low: Floats, high: Floats) -> bool:
-    """Whether the account is sound at these marks even if every position needed `rate`: no look at their tiers."""
-    left, gross = book[CASH, ALL], 0.0
-    for i in held:
-        quantity, price = book[QUANTITY, i], book[MARK, i]
-        lower, higher = min(price, low[i]), max(price, high[i])  # NaN leaves the price
-        worst = lower if quantity > 0.0 else higher
-        left += quantity * worst
-        gross += abs(quantity) * worst
-    return left > gross * rate
-
-
-@compiled
-def on_the_way(
-    book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, isolated: bool, taker: float, low: Floats,
-    high: Floats, extremes: Floats,
-) -> bool:  # fmt: skip
-    """Whether the marks of a bar that harm each position most break anything; `extremes` become these marks.
-
-    A position without such a mark, or with none that is worse, stands where it is.
-    """
-    surplus, broken = book[CASH, ALL], False
-    for i in held:
-        quantity, price = book[QUANTITY, i], book[MARK, i]
-        if quantity > 0.0:
-            price = min(price, low[i])
-        elif high[i] > price:
-            price = high[i]
-        extremes[i] = price
-        need = needed(tiers, by_quantity, i, quantity, price, taker)
-        if isolated:
-            broken = broken or pocket(book, i, price) <= need
-        surplus += quantity * price - need
-    return broken if isolated else surplus <= 0.0
-
-
-@compiled
-def margin_call(
-    book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, terms: Floats, taker: float, fills: Floats,
-    ends: Ints, extremes: Floats, t: int,
-) -> None:  # fmt: skip
-    """Liquidate what the way from the marks to the extremes breaks."""
-    if terms[ISOLATED] != 0.0:
-        for i in held:
-            quantity, entry = book[QUANTITY, i], book[ENTRY, i]
-            price = isolated_trigger(book, tiers, by_quantity, i, extremes[i], taker)
-            if price > 0.0:
-                penalty = liquidate_isolated(book, tiers, by_quantity, i, price, taker, terms[PENALTY_RATE])
-                log(fills, ends, t, i, -quantity, price, price, penalty, quantity * (price - entry), LIQUIDATED, 0.0)
-        return
-    way = cross_trigger(book, held, tiers, by_quantity, extremes, taker)
-    if way >= 0.0:
-        first = ends[FILLS]
-        for i in held:
-            quantity, price = book[QUANTITY, i], book[MARK, i] + way * (extremes[i] - book[MARK, i])
-            before, profit = book[LIQUIDATION, i], quantity * (price - book[ENTRY, i])
-            log(fills, ends, t, i, -quantity, price, price, before, profit, LIQUIDATED, 0.0)
-        liquidate_cross(book, held, tiers, by_quantity, extremes, way, taker, terms[PENALTY_RATE])
-        for at in range(len(held)):
-            fills[first + at, FEE_OF_FILL] -= book[LIQUIDATION, held[at]]
 
 
 @inlined
@@ -242,16 +161,18 @@ def dated(since: Ints, t: int) -> int:
 
 
 @inlined
-def run_bar(
-    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
+def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
+    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
+    room: Ints,
 ) -> int:  # fmt: skip
     """Everything that happens in a bar: -1, or the column whose funding is missing.
 
-    `columns` and `wanted` are the orders (signed base coins), in order; `notes` gets why each is not whole. `room`,
-    shape (n,), holds the columns of positions, as many as `ends` says, from bar to bar.
+    `columns` and `wanted` are the orders (signed base coins), in order, `orders` what else they say (see `resting`), of
+    length 0 when all are market orders; `notes` gets why each is not whole. `room`, shape (n,), holds the columns of
+    positions, as many as `ends` says, from bar to bar.
     """
-    unknown, last, taker = market.unknown[t], market.last, fees[TAKER, t]
+    unknown, last, taker, maker = market.unknown[t], market.last, fees[TAKER, t], fees[MAKER, t]
     prices, marks, first = market.prices, market.marks, dated(market.tiers_since, t)
     tiers, by_quantity, policy = market.tiers[first], market.by_quantity[first], terms[MISSING_FUNDING]
     margined, isolated, extremes = terms[MAX_LEVERAGE] > 0.0, terms[ISOLATED] != 0.0, desk[EXTREME]
@@ -275,21 +196,44 @@ def run_bar(
     if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, at, at, extremes):
         margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
         held, touched = room[: positions(book, room)], True
+    if terms[PARTICIPATION] < np.inf:
+        desk[USED] = 0.0
+    if ends[RESTS]:
+        reached_at_open(
+            book, rest, tiers, by_quantity, bounds, rules, terms, maker, taker, desk, sums, fills, ends, counts, t,
+            opens, prices[VOLUME, t], unknown, room,
+        )  # fmt: skip
+        held, touched = room[: positions(book, room)], True
     if len(columns):
+        if ends[RESTS] or len(orders):
+            place(book, rest, orders, columns, wanted, notes, opens, rules, unknown[ALL] != 0, desk, ends)
         if touched or marks != OPEN:
             take_stock(book, held, sums, opens)
         else:
             sums[MONEY], sums[DESK_GROSS] = sums[EQUITY], sums[GROSS]
         if market_orders(
-            book, tiers, by_quantity, rules, terms, taker if terms[AS_TAKER] != 0.0 else fees[MAKER, t], desk, sums,
-            fills, ends, t, columns, wanted, notes, opens, prices[VOLUME, t], unknown, bounds[LEAST_LEVERAGE],
+            book, tiers, by_quantity, rules, terms, taker if terms[AS_TAKER] != 0.0 else maker, terms[SLIP], MARKET,
+            desk, sums, fills, ends, t, columns, wanted, notes, opens, prices[VOLUME, t], unknown,
+            bounds[LEAST_LEVERAGE],
         ):  # fmt: skip
             held = room[: positions(book, room)]
+        if len(orders):
+            protect_opened(book, rest, orders, columns, desk, opens, ends)
+        for order in range(len(columns)):
+            counts[OF_WORDS + notes[order]] += 1
     low, high = prices[marks + LOW, t], prices[marks + HIGH, t]
-    sound = not (margined and isolated) and surely_sound(book, held, bounds[LARGEST_RATE] + taker, low, high)
-    if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, low, high, extremes):
-        margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+    if ends[RESTS]:
+        through(
+            book, rest, tiers, by_quantity, bounds, rules, terms, maker, taker, desk, sums, fills, ends, counts, t,
+            opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high, prices[VOLUME, t], unknown, room,
+        )  # fmt: skip
         held = room[: positions(book, room)]
+        tidy(book, rest, last, ends, counts, t)
+    else:
+        sound = not (margined and isolated) and surely_sound(book, held, bounds[LARGEST_RATE] + taker, low, high)
+        if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, low, high, extremes):
+            margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
+            held = room[: positions(book, room)]
     paid = ends[PAYMENTS]
     missing = settle_part(
         book, held, market.settled, market.settlements, unknown, last, policy, payments, ends, counts, desk[TOLD], t,

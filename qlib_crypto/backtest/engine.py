@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, new_book
 from qlib_crypto.backtest.dropout import BY_SCORE, Dropout
+from qlib_crypto.backtest.entries import PLAN
 from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.loops import run, run_dropout, step, try_orders
 from qlib_crypto.backtest.market import SETTLED_BAR, SETTLED_COLUMN
-from qlib_crypto.backtest.notes import COUNTED, WORDS
+from qlib_crypto.backtest.notes import COUNTED, OF_WORDS, WORDS
+from qlib_crypto.backtest.resting import ORDER_COLUMNS, RESTING_ROWS
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.backtest.trading import (
+    DESK_ROWS,
+    ENDS,
     EQUITY,
     FILL,
     FILLS,
@@ -26,6 +30,8 @@ from qlib_crypto.errors import GapError
 
 #: Columns of `Engine.curve`: at each close; the last six are the bar's own.
 CURVE = ("equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "liquidation")
+#: What `entries.PLAN` and `resting.KIND` call none.
+_NO_PLAN, _NO_BARS, _MARKET_ORDERS = np.zeros((len(PLAN), 0, 0)), np.zeros(0, np.int64), np.zeros((0, ORDER_COLUMNS))
 #: Rows of fills to begin with, at most.
 _ROWS = 1 << 22
 
@@ -64,13 +70,14 @@ class Engine:
         self.loaded, self.start_equity = loaded, account
         self.book, self.curve = new_book(account, n), np.full((bars, len(CURVE)), np.nan)
         self._terms, self._fees = terms.array(), terms.fees(loaded.opens_ms)
-        self._desk, self._sums, self._before = np.zeros((5, n)), np.zeros(4), np.zeros(5)
+        self._desk, self._sums, self._before = np.zeros((DESK_ROWS, n)), np.zeros(4), np.zeros(5)
+        self._rest = np.zeros((RESTING_ROWS, n))
         self._sums[EQUITY] = account
         # memory that is never written to is never taken
-        self._fills = np.empty((min(4 * n + bars * n, _ROWS), len(FILL)))
+        self._fills = np.empty((min(8 * n + bars * n, _ROWS), len(FILL)))
         self._payments = np.empty((len(loaded.market.settled), len(PAYMENT)))
-        self._ends, self._counts = np.zeros(4, np.int64), np.zeros(len(COUNTED), np.int64)
-        self._refused, self._room = np.zeros(len(WORDS), np.int64), np.empty(n, np.int64)
+        self._ends, self._counts = np.zeros(ENDS, np.int64), np.zeros(OF_WORDS + len(WORDS), np.int64)
+        self._room = np.empty(n, np.int64)
 
     @property
     def fills(self) -> Floats:
@@ -85,11 +92,19 @@ class Engine:
     @property
     def notes(self) -> dict[str, int]:
         """How many orders were cut or refused and why, and what else a reader should know of."""
-        refused = dict(zip(WORDS, self._refused.tolist(), strict=True))
-        counted = dict(zip(COUNTED, self._counts.tolist(), strict=True))
-        return {note: count for note, count in {**refused, **counted}.items() if note and count}
+        counted = dict(zip((*COUNTED, *WORDS), self._counts.tolist(), strict=True))
+        return {note: count for note, count in counted.items() if note and count}
 
-    def run(self, weights: Floats, rebalance: NDArray[np.bool_], first: int = 0, stop: int | None = None) -> None:
+    def run(
+        self,
+        weights: Floats,
+        rebalance: NDArray[np.bool_],
+        first: int = 0,
+        stop: int | None = None,
+        *,
+        plan: Floats = _NO_PLAN,
+        until: Ints = _NO_BARS,
+    ) -> None:
         """Bars [first, stop) with target weights.
 
         Parameters
@@ -100,6 +115,9 @@ class Engine:
             Shape (bars,): whether anything is traded at the bar's open; elsewhere weights do not count.
         first, stop
             Which bars.
+        plan, until
+            How positions are entered and protected, see `entries.PLAN`, and shape (bars,): the last bar in which the
+            entries of each bar rest. Market orders alone without.
 
         Raises
         ------
@@ -109,11 +127,12 @@ class Engine:
         """
         end, n = len(self.curve) if stop is None else stop, len(self._room)
         columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
+        orders = np.zeros((n if len(until) else 0, ORDER_COLUMNS))
         while first < end:
             first, missing = run(
-                self.book, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
-                self._payments, self._ends, self._counts, weights, rebalance, first, end, self.curve, self._before,
-                self._refused, columns, wanted, notes, self._room,
+                self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums,
+                self._fills, self._payments, self._ends, self._counts, weights, rebalance, plan, until, first, end,
+                self.curve, self._before, columns, wanted, orders, notes, self._room,
             )  # fmt: skip
             if missing >= 0:
                 raise self._gap(first, missing)
@@ -143,22 +162,24 @@ class Engine:
         columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
         choice, copy = np.zeros((6, n), np.int64), np.empty_like(self.book)
         choice[BY_SCORE] = np.arange(n)
-        tried, tried_ends, tried_wanted = np.empty((n, len(FILL))), np.zeros(4, np.int64), np.empty(n)
+        tried, tried_ends, tried_wanted = np.empty((n, len(FILL))), np.zeros(ENDS, np.int64), np.empty(n)
         while first < end:
             first, missing = run_dropout(
-                self.book, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
-                self._payments, self._ends, self._counts, scores, rules, first, end, self.curve, self._before,
-                self._refused, columns, wanted, notes, self._room, choice, copy, tried, tried_ends, tried_wanted,
+                self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums,
+                self._fills, self._payments, self._ends, self._counts, scores, rules, first, end, self.curve,
+                self._before, columns, wanted, _MARKET_ORDERS, notes, self._room, choice, copy, tried, tried_ends,
+                tried_wanted,
             )  # fmt: skip
             if missing >= 0:
                 raise self._gap(first, missing)
             if first < end:
                 self._more_room()
 
-    def step(self, t: int, columns: Ints, wanted: Floats) -> tuple[Floats, list[str]]:
+    def step(self, t: int, columns: Ints, wanted: Floats, orders: Floats = _MARKET_ORDERS) -> tuple[Floats, list[str]]:
         """Bar t with these orders (signed base coins) in their order: the fills of the bar, and why each is not whole.
 
-        `wanted` becomes what was executed.
+        `wanted` becomes what was executed at the open. `orders`, shape (k, 6), is what they say besides, see
+        `resting.KIND`; all are market orders without.
 
         Raises
         ------
@@ -167,15 +188,15 @@ class Engine:
 
         """
         notes, filled = np.zeros(len(columns), np.int64), self._ends[FILLS]
-        while len(self._fills) < filled + len(columns) + 3 * len(self._room):
+        while len(self._fills) < filled + len(columns) + 6 * len(self._room):
             self._more_room()
         missing = step(
-            self.book, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
-            self._payments, self._ends, self._counts, t, columns, wanted, notes, self._room, self.curve, self._before,
+            self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
+            self._payments, self._ends, self._counts, t, columns, wanted, orders, notes, self._room, self.curve,
+            self._before,
         )  # fmt: skip
         if missing >= 0:
             raise self._gap(t, missing)
-        np.add.at(self._refused, notes, 1)
         return self._fills[filled : self._ends[FILLS]], [WORDS[note] for note in notes]
 
     def _more_room(self) -> None:
@@ -201,10 +222,10 @@ def try_order(
 ) -> Executed:
     """One market order at the open of bar t on an account that is changed by it."""
     n, quantity, notes = len(loaded.names), np.array([wanted]), np.zeros(1, np.int64)
-    fills, ends = np.empty((1, len(FILL))), np.zeros(4, np.int64)
+    fills, ends = np.empty((1, len(FILL))), np.zeros(ENDS, np.int64)
     try_orders(
-        book, loaded.market, terms, fees, np.zeros((5, n)), np.zeros(4), fills, ends, t, np.array([column]), quantity,
-        notes, np.empty(n, np.int64),
+        book, loaded.market, terms, fees, np.zeros((DESK_ROWS, n)), np.zeros(4), fills, ends, t, np.array([column]),
+        quantity, notes, np.empty(n, np.int64),
     )  # fmt: skip
     note = WORDS[int(notes[0])]
     if not ends[FILLS]:

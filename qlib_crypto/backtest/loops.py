@@ -9,7 +9,10 @@ from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Int
 from qlib_crypto.backtest.bar import dated, run_bar
 from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.dropout import Dropout, age, buys_of, choose, sells_of
+from qlib_crypto.backtest.entries import PLAN_LIMIT, PLAN_LOSS, PLAN_PROFIT, PLAN_STOP, PLAN_TRAIL
 from qlib_crypto.backtest.market import CLOSE, LEAST_LEVERAGE, OPEN, VOLUME, Market
+from qlib_crypto.backtest.notes import LIMIT, MARKET, STOP
+from qlib_crypto.backtest.resting import KIND, LEVEL, LOSS, PROFIT, TRAIL, UNTIL
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
     EQUITY,
@@ -18,7 +21,9 @@ from qlib_crypto.backtest.trading import (
     GROSS,
     LATER,
     MAKER,
+    SLIP,
     TAKER,
+    USED,
     VOID,
     market_orders,
     take_stock,
@@ -28,8 +33,8 @@ from qlib_crypto.backtest.trading import (
 @inlined
 def _orders_to(
     book: Floats, opens: Floats, weights: Floats, money: float, columns: Ints, wanted: Floats, room: Ints, later: Floats
-) -> int:
-    """From what is held to the weights of `money`, those that shrink a position first: how many orders.
+) -> tuple[int, int]:
+    """From what is held to the weights of `money`: how many orders shrink a position, and how many others follow.
 
     `room` and `later` have the shape of the columns.
     """
@@ -51,20 +56,52 @@ def _orders_to(
         grow += (order != 0.0) & (not shrinks)
     for at in range(grow):
         columns[count + at], wanted[count + at] = room[at], later[at]
-    return count + grow
+    return count, grow
+
+
+@compiled
+def _as_planned(
+    plan: Floats, until: int, t: int, opens: Floats, columns: Ints, wanted: Floats, first: int, orders: Floats
+) -> None:
+    """What orders say beside their quantity: the first ones nothing, those from `first` on what the plan says.
+
+    `plan` has the rows of `PLAN`, shape (5, bars, n).
+    """
+    for at in range(len(columns)):
+        for part in range(orders.shape[1]):
+            orders[at, part] = 0.0
+        orders[at, KIND] = MARKET
+        if at < first:
+            continue
+        i, side = columns[at], np.sign(wanted[at])
+        price = opens[i]
+        if plan[PLAN_LIMIT, t, i] > 0.0:
+            price *= 1.0 - side * plan[PLAN_LIMIT, t, i]
+            orders[at, KIND] = LIMIT
+        elif plan[PLAN_STOP, t, i] > 0.0:
+            price *= 1.0 + side * plan[PLAN_STOP, t, i]
+            orders[at, KIND] = STOP
+        orders[at, LEVEL], orders[at, UNTIL] = price, until
+        if plan[PLAN_LOSS, t, i] > 0.0:
+            orders[at, LOSS] = price * (1.0 - side * plan[PLAN_LOSS, t, i])
+        if plan[PLAN_PROFIT, t, i] > 0.0:
+            orders[at, PROFIT] = price * (1.0 + side * plan[PLAN_PROFIT, t, i])
+        if plan[PLAN_TRAIL, t, i] > 0.0:
+            orders[at, TRAIL] = price * plan[PLAN_TRAIL, t, i]
 
 
 @inlined
 def step(
-    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
-    curve: Floats, before: Floats,
+    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
+    room: Ints, curve: Floats, before: Floats,
 ) -> int:  # fmt: skip
     """`run_bar`, and its row of the curve."""
     filled = ends[FILLS]
     missing = run_bar(
-        book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns, wanted, notes, room
-    )
+        book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns, wanted, orders, notes,
+        room,
+    )  # fmt: skip
     if missing >= 0:
         return missing
     curve[t, 0] = sums[EQUITY]
@@ -84,43 +121,49 @@ def step(
 
 @compiled
 def run(
-    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, weights: Floats, rebalance: NDArray[np.bool_], first: int, stop: int,
-    curve: Floats, before: Floats, refused: Ints, columns: Ints, wanted: Floats, notes: Ints, room: Ints,
+    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, weights: Floats, rebalance: NDArray[np.bool_], plan: Floats,
+    until: Ints, first: int, stop: int, curve: Floats, before: Floats, columns: Ints, wanted: Floats, orders: Floats,
+    notes: Ints, room: Ints,
 ) -> tuple[int, int]:  # fmt: skip
-    """Bars [first, stop): the bar that was not done, and the column whose funding is missing there, or -1."""
-    n = book.shape[1] - 1
+    """Bars [first, stop): the bar that was not done, and the column whose funding is missing there, or -1.
+
+    `plan` and `until`, the last bar in which the entries of a bar rest, are empty when all orders are market orders.
+    """
+    n, planned = book.shape[1] - 1, len(until) > 0
     for t in range(first, stop):
-        if ends[FILLS] + 4 * n > len(fills):
+        if ends[FILLS] + 8 * n > len(fills):
             return t, -1
         count = 0
         if rebalance[t]:
-            count = _orders_to(
-                book, market.prices[OPEN, t], weights[t], max(sums[EQUITY], 0.0), columns, wanted, notes, desk[LATER]
+            opens = market.prices[OPEN, t]
+            shrink, grow = _orders_to(
+                book, opens, weights[t], max(sums[EQUITY], 0.0), columns, wanted, notes, desk[LATER]
             )
+            count = shrink + grow
+            if planned:
+                _as_planned(plan, until[t], t, opens, columns[:count], wanted, shrink, orders)
         notes[:count] = 0
         missing = step(
-            book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count], wanted[:count],
-            notes[:count], room, curve, before,
+            book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count],
+            wanted[:count], orders[: count if planned else 0], notes[:count], room, curve, before,
         )  # fmt: skip
         if missing >= 0:
             return t, missing
-        for at in range(count):
-            refused[notes[at]] += 1
     return stop, -1
 
 
 @compiled
 def run_dropout(  # noqa: C901 - one loop, as `market_orders`
-    book: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
     payments: Floats, ends: Ints, counts: Ints, scores: Floats, rules: Dropout, first: int, stop: int, curve: Floats,
-    before: Floats, refused: Ints, columns: Ints, wanted: Floats, notes: Ints, room: Ints, choice: Ints, copy: Floats,
+    before: Floats, columns: Ints, wanted: Floats, orders: Floats, notes: Ints, room: Ints, choice: Ints, copy: Floats,
     tried: Floats, tried_ends: Ints, tried_wanted: Floats,
 ) -> tuple[int, int]:  # fmt: skip
     """As `run`, for the orders of Qlib's TopkDropout; `copy` to `tried_wanted` are for what its sales would bring."""
     n, cash_at = book.shape[1] - 1, book.shape[1] - 1
     for t in range(first, stop):
-        if ends[FILLS] + 4 * n > len(fills):
+        if ends[FILLS] + 8 * n > len(fills):
             return t, -1
         count, row, opens, closes = 0, scores[t], market.prices[OPEN, t], market.prices[CLOSE, t]
         scored = False
@@ -148,13 +191,11 @@ def run_dropout(  # noqa: C901 - one loop, as `market_orders`
                 count = buys_of(opens, closes, cash, buys, rules, choice, columns, wanted, count)
         notes[:count] = 0
         missing = step(
-            book, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count], wanted[:count],
-            notes[:count], room, curve, before,
+            book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count],
+            wanted[:count], orders, notes[:count], room, curve, before,
         )  # fmt: skip
         if missing >= 0:
             return t, missing
-        for at in range(count):
-            refused[notes[at]] += 1
         age(book, choice)
     return stop, -1
 
@@ -169,9 +210,10 @@ def try_orders(
     tiers, by_quantity = market.tiers[tiers_at], market.by_quantity[tiers_at]
     rules = market.rules[dated(market.rules_since, t)]
     desk[VOID] = 0.0
+    desk[USED] = 0.0
     take_stock(book, room[: positions(book, room)], sums, opens)
     market_orders(
-        book, tiers, by_quantity, rules, terms, fees[TAKER, t] if terms[AS_TAKER] != 0.0 else fees[MAKER, t], desk,
-        sums, fills, ends, t, columns, wanted, notes, opens, market.prices[VOLUME, t], market.unknown[t],
-        market.bounds[tiers_at, LEAST_LEVERAGE],
+        book, tiers, by_quantity, rules, terms, fees[TAKER, t] if terms[AS_TAKER] != 0.0 else fees[MAKER, t],
+        terms[SLIP], MARKET, desk, sums, fills, ends, t, columns, wanted, notes, opens, market.prices[VOLUME, t],
+        market.unknown[t], market.bounds[tiers_at, LEAST_LEVERAGE],
     )  # fmt: skip

@@ -21,13 +21,16 @@ WORDS = (
     "funding unknown: closed",
     "no more prices or funding: settled at the last mark",
     "liquidated",
+    "rests until its price is reached",
 )
 (
     WHOLE, NO_PRICE, FUNDING_UNKNOWN, BELOW_LOT, BELOW_MINIMUM, BELOW_NOTIONAL, LEVERAGE, CLIPPED_LEVERAGE,
     MARGIN, CLIPPED_MARGIN, VOLUME, CLIPPED_VOLUME, TIER, CLIPPED_TIER, CLOSED_UNKNOWN, CLOSED_DELISTED, LIQUIDATED,
+    RESTING,
 ) = range(len(WORDS))  # fmt: skip
-#: The first of those that nobody ordered.
-FORCED = CLOSED_UNKNOWN
+#: What kind of order a fill is of; the last is what nobody ordered.
+KINDS = ("market", "limit", "stop", "stop loss", "take profit", "trailing stop", "venue")
+MARKET, LIMIT, STOP, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP, VENUE = range(len(KINDS))
 
 #: What is counted because a reader should know of it.
 COUNTED = (
@@ -35,5 +38,8 @@ COUNTED = (
     "funding unknown, taken as none",
     "settlement without a price: paid at the last known one",
     "funding unknown without a price to close at",
+    "resting orders whose price was never reached",
 )
-STALE_MARKS, FUNDING_AS_NONE, PAID_AT_LAST_PRICE, UNKNOWN_WITHOUT_PRICE = range(len(COUNTED))
+STALE_MARKS, FUNDING_AS_NONE, PAID_AT_LAST_PRICE, UNKNOWN_WITHOUT_PRICE, EXPIRED = range(len(COUNTED))
+#: Where the counts of `WORDS` begin, after these.
+OF_WORDS = len(COUNTED)

@@ -19,8 +19,9 @@ from qlib.backtest.utils import CommonInfrastructure
 from qlib.data import D
 
 from qlib_crypto.backtest.engine import Engine
-from qlib_crypto.backtest.notes import FORCED, NO_PRICE, WORDS
+from qlib_crypto.backtest.notes import MARKET, NO_PRICE, WORDS
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.backtest.qlib_orders import order_rows
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.trading import FILL
 from qlib_crypto.backtest.values import no_others, one_of
@@ -115,7 +116,9 @@ class PerpExecutor(SimulatorExecutor):
         column = self.exchange.loaded.column
         known = [order for order in asked if order.stock_id in column]
         wanted = np.array([order.amount_delta for order in known], dtype=np.float64)
-        fills, notes = self.engine.step(row, np.array([column[o.stock_id] for o in known], dtype=np.int64), wanted)
+        columns = np.array([column[order.stock_id] for order in known], dtype=np.int64)
+        orders = order_rows(known, row, self.exchange.quote.bar_of)
+        fills, notes = self.engine.step(row, columns, wanted, orders)
         for order in asked:
             order.factor, order.deal_amount, order.note = 1.0, 0.0, WORDS[NO_PRICE]
         for order, quantity, note in zip(known, wanted.tolist(), notes, strict=True):
@@ -124,12 +127,12 @@ class PerpExecutor(SimulatorExecutor):
         ordered = iter([order for order in known if order.deal_amount])
         for fill in fills:
             of = dict(zip(FILL, fill.tolist(), strict=True))
-            forced = of["note"] >= FORCED
-            order = self._unasked(of, start, end) if forced else next(ordered)
+            unasked = of["order"] != MARKET
+            order = self._unasked(of, start, end) if unasked else next(ordered)
             value = order.deal_amount * of["price"]
             self.position.quote(order.stock_id, of["price"])
             self.trade_account._update_state_from_order(order, value, of["fee"], of["price"])  # noqa: SLF001 - the part of `update_order` that is not the position's
-            if not forced:
+            if not unasked:
                 results[id(order)] = (order, value, of["fee"], of["price"])
         self.position.mirror()
         return list(results.values()), {"trade_info": list(results.values())}

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
+from qlib.backtest.decision import OrderDir, TradeDecisionWO
 from qlib.contrib.strategy.signal_strategy import TopkDropoutStrategy
 from qlib.strategy.base import BaseStrategy
 from qlib.utils import get_callable_kwargs, init_instance_by_config
 
 from qlib_crypto.backtest.dropout import Dropout
+from qlib_crypto.backtest.entries import PLAN, Entries
 from qlib_crypto.backtest.known import Strategy, Targets
+from qlib_crypto.backtest.market import CLOSE
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.backtest.qlib_orders import PerpOrder
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import unix_ms
 from qlib_crypto.backtest.view import known_of
@@ -32,12 +35,17 @@ class TargetStrategy(BaseStrategy):
         Makes the weights.
     signal
         Scores by (datetime, instrument), `<PRED>` in YAML; NaN is no score. The first column counts.
+    orders
+        How positions are entered and protected, see `Entries`; market orders alone when None.
 
     """
 
-    def __init__(self, *, strategy: Strategy, signal: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *, strategy: Strategy, signal: Any, orders: Entries | Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.strategy, self.signal = strategy, signal
+        self.strategy, self.signal, self.orders = strategy, signal, Entries.of(orders)
+        self.plan, self.until = np.zeros((len(PLAN), 0, 0)), np.zeros(0, np.int64)
         self._targets: Targets | None = None
 
     @property
@@ -45,10 +53,21 @@ class TargetStrategy(BaseStrategy):
         """What the strategy tells its reader."""
         return {} if self._targets is None else self._targets.notes
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """For the assumptions of a run."""
+        return {} if self.orders is None else self.orders.told()
+
     def targets(self, exchange: PerpExchange, first: int) -> Targets:
-        """The weights of the exchange's bars; the strategy looks at nothing before row `first`."""
+        """The weights of the exchange's bars; the strategy looks at nothing before row `first`.
+
+        With `orders` also `plan` and `until` of these bars, see `Entries.planned`.
+        """
         known = known_of(exchange.loaded, self.signal, exchange.terms.missing_funding)
         self._targets = self.strategy.targets(known.since(first))
+        if self.orders is not None:
+            prices = exchange.loaded.market.prices[: CLOSE + 1, first:]
+            self._targets, self.plan, self.until = self.orders.planned(prices, self._targets)
         return self._targets
 
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:  # noqa: ARG002 - Qlib's signature
@@ -73,8 +92,28 @@ class TargetStrategy(BaseStrategy):
                 continue
             grows = abs(target) > abs(held) or held * target < 0
             side = OrderDir.BUY if target > held else OrderDir.SELL
-            orders.append((grows, Order(name, abs(target - held), side, start, end)))
+            more = self._entry(row - first, exchange, name, price, side) if grows and self.orders else {}
+            orders.append((grows, PerpOrder(name, abs(target - held), side, start, end, **more)))
         return TradeDecisionWO([order for _, order in sorted(orders, key=lambda item: item[0])], self)
+
+    def _entry(self, row: int, exchange: PerpExchange, name: str, price: float, side: OrderDir) -> dict[str, Any]:
+        """What the plan says of an entry, as keyword arguments of `PerpOrder`."""
+        limit, stop, loss, profit, trail = self.plan[:, row, exchange.loaded.column[name]].tolist()
+        sign = 1.0 if side == OrderDir.BUY else -1.0
+        said: dict[str, Any] = {}
+        if limit > 0:
+            price = said["limit"] = price * (1.0 - sign * limit)
+        elif stop > 0:
+            price = said["stop"] = price * (1.0 + sign * stop)
+        rows = len(exchange.loaded.opens_ms) - len(self.until)
+        said["until"] = exchange.quote.times[rows + self.until[row]]
+        if loss > 0:
+            said["stop_loss"] = price * (1.0 - sign * loss)
+        if profit > 0 and price * (1.0 + sign * profit) > 0:
+            said["take_profit"] = price * (1.0 + sign * profit)
+        if trail > 0:
+            said["trailing_stop"] = price * trail
+        return said
 
 
 def in_qlib(strategy: Any) -> Any:
@@ -92,12 +131,13 @@ def in_qlib(strategy: Any) -> Any:
         kind, kwargs = get_callable_kwargs(dict(strategy))
         if not makes_targets(kind):
             return strategy
-        own, signal = split(dict(kwargs))
+        own, signal, orders = split(dict(kwargs))
         if signal is None:
             raise ConfigError("strategy.kwargs.signal is missing; write <PRED>, the prediction")
         if hasattr(kind, "check_values"):
             kind.check_values("strategy", own)
-        return TargetStrategy(strategy=kind(**own), signal=signal)
+        Entries.check("strategy.orders", orders)
+        return TargetStrategy(strategy=kind(**own), signal=signal, orders=orders)
     return strategy
 
 
@@ -106,9 +146,10 @@ def makes_targets(kind: Any) -> bool:
     return isinstance(kind, type) and hasattr(kind, "targets") and not issubclass(kind, BaseStrategy)
 
 
-def split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """A strategy's own keyword arguments, and the signal that stands among them in YAML."""
-    return {key: value for key, value in kwargs.items() if key != "signal"}, kwargs.get("signal")
+def split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """A strategy's own keyword arguments, and what stands among them in YAML for all: `signal` and `orders`."""
+    own = {key: value for key, value in kwargs.items() if key not in ("signal", "orders")}
+    return own, kwargs.get("signal"), kwargs.get("orders")
 
 
 def dropout_of(strategy: Any) -> tuple[Dropout, Any]:

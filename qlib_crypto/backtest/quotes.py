@@ -34,6 +34,11 @@ class Quotes(BaseQuote):
         """The row of the bar that opens at `time`, None when nothing was loaded for it."""
         return self.loaded.row(unix_ms(time))
 
+    def bar_of(self, time: pd.Timestamp) -> int:
+        """The row of the bar that `time` lies in; the first or last one outside of what was loaded."""
+        opens = self.loaded.opens_ms
+        return min(max((unix_ms(pd.Timestamp(time)) - int(opens[0])) // self.loaded.interval.ms, 0), len(opens) - 1)
+
     def at(self, field: int, name: str, time: pd.Timestamp) -> float:
         """One value of the bar that opens at `time`, NaN where bar, instrument or value is missing."""
         row, column = self.row(time), self.loaded.column.get(name)

@@ -177,7 +177,7 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
         fills=fills_table(engine),
         funding=funding_table(engine),
         positions=positions_table(engine),
-        assumptions=_assumptions(exchange, steps, engine.start_equity, notes),
+        assumptions=_assumptions(exchange, steps, engine.start_equity, notes, getattr(strategy, "told", {})),
     )
 
 
@@ -199,7 +199,11 @@ def _by_arrays(
         shape = len(exchange.loaded.opens_ms), len(exchange.loaded.names)
         weights, rebalance = np.zeros(shape), np.zeros(shape[0], np.bool_)
         weights[first:], rebalance[first:] = targets.weights, targets.rebalance
-        engine.run(weights, rebalance, first, last + 1)
+        if strategy.orders is None:
+            engine.run(weights, rebalance, first, last + 1)
+        else:
+            plan = np.pad(strategy.plan, ((0, 0), (first, 0), (0, 0)))
+            engine.run(weights, rebalance, first, last + 1, plan=plan, until=np.pad(strategy.until, (first, 0)) + first)
     else:
         rules, signal = dropout_of(strategy)
         engine.run_dropout(known_of(exchange.loaded, signal, "zero").signal, rules, first, last + 1)
@@ -266,7 +270,11 @@ def innermost(executor: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _assumptions(
-    exchange: PerpExchange, steps: pd.DataFrame, start_equity: float, notes: Mapping[str, int]
+    exchange: PerpExchange,
+    steps: pd.DataFrame,
+    start_equity: float,
+    notes: Mapping[str, int],
+    told: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything a reader must know to judge the numbers, in plain types."""
     loaded = exchange.loaded
@@ -282,6 +290,7 @@ def _assumptions(
         "instruments_with_bars": int(has_bar.any(axis=0).sum()),
         "bars": bars,
         "deal_price": "open of the bar after the signal's; every admitted order fills completely",
+        **told,
         "sizing": "weight x equity at the last marks / open",
         **exchange.terms.told(Counter(loaded.tier_sources)),
         "mark": f"{_marks(loaded)}: open before the orders, close after them; without a bar the last one stays",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.engine import CURVE, Engine
 from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN
-from qlib_crypto.backtest.notes import WORDS
+from qlib_crypto.backtest.notes import KINDS, WORDS
 from qlib_crypto.backtest.trading import FILL, PAYMENT
 from qlib_crypto.provider.funding import PRICE_SOURCES
 
@@ -29,7 +29,8 @@ def steps_table(engine: Engine) -> pd.DataFrame:
 def fills_table(engine: Engine) -> pd.DataFrame:
     """One row a fill: signed base quantity, price, the market's price then (`reference`), fee (> 0 paid by us).
 
-    `realised` is the profit of the part that closed a position, before the fee; `position` what was held then.
+    `realised` is the profit of the part that closed a position, before the fee; `position` what was held then; `order`
+    one of `notes.KINDS`.
     """
     of = _columns(engine.fills, FILL)
     return pd.DataFrame(
@@ -42,6 +43,7 @@ def fills_table(engine: Engine) -> pd.DataFrame:
             "fee": of["fee"],
             "realised": of["realised"],
             "position": of["after"],
+            "order": _words(KINDS, of["order"]),
             "note": _words(WORDS, of["note"]),
         }
     )

@@ -30,18 +30,23 @@ AS_TAKER, SLIP, PARTICIPATION, MAX_GROSS, MAX_LEVERAGE, ISOLATED, PENALTY_RATE, 
 #: Rows of fees by bar, shape (2, bars).
 TAKER, MAKER = range(2)
 
-#: Columns of the fills, shape (most, 9); `after` is what is held then. The fee
-#: of a liquidation is what the venue kept.
-FILL = ("bar", "column", "quantity", "price", "reference", "fee", "realised", "note", "after")
+#: Columns of the fills, shape (most, 10); `after` is what is held then, `order` one of `notes.KINDS`. The fee of a
+#: liquidation is what the venue kept.
+FILL = ("bar", "column", "quantity", "price", "reference", "fee", "realised", "note", "after", "order")
 FEE_OF_FILL = FILL.index("fee")
 #: Columns of the payments, shape (most, 6): `settlement` is a row of `Market.settled`; `guessed` 1 where the price was
 #: a position's last known one.
 PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
-#: Places in the ends: rows of fills and payments so far, settlements looked at, positions.
-FILLS, PAYMENTS, SETTLED, HELD = range(4)
-#: Rows of a desk, shape (5, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where orders
-#: are void; orders that come after the others; 1 where unknown funding was counted.
-USED, EXTREME, VOID, LATER, TOLD = range(5)
+#: Places in the ends, shape (7,): rows of fills and payments so far, settlements looked at, positions; whether anything
+#: rests (see `resting`); the column and the note of an order that was reached.
+FILLS, PAYMENTS, SETTLED, HELD, RESTS, REACHED, REACHED_NOTE = range(7)
+ENDS = REACHED_NOTE + 1
+#: Rows of a desk, shape (10, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where
+#: orders are void; orders that come after the others; 1 where unknown funding was counted; what was held before the
+#: orders; the prices at which a reached order finds the market; lows and highs that stops leave; where a position was
+#: opened within the bar.
+USED, EXTREME, VOID, LATER, TOLD, BEFORE, AT, LOWS, HIGHS, BEGUN = range(10)
+DESK_ROWS = BEGUN + 1
 #: Places in the sums of a desk, shape (4,): money and gross notional at the bar's opens; equity and gross notional at
 #: the last marks.
 MONEY, DESK_GROSS, EQUITY, GROSS = range(4)
@@ -50,7 +55,7 @@ MONEY, DESK_GROSS, EQUITY, GROSS = range(4)
 @inlined
 def log(
     fills: Floats, ends: Ints, t: int, i: int, quantity: float, price: float, reference: float, fee: float,
-    realised: float, note: int, after: float,
+    realised: float, note: int, after: float, order: int,
 ) -> None:  # fmt: skip
     """Write a fill down."""
     row = fills[ends[FILLS]]
@@ -63,6 +68,7 @@ def log(
     row[6] = realised
     row[7] = note
     row[8] = after
+    row[9] = order
     ends[FILLS] += 1
 
 
@@ -105,25 +111,26 @@ def _reserved_by_others(
 
 @inlined
 def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, each in one piece
-    book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, desk: Floats,
-    sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints, wanted: Floats, notes: Ints, opens: Floats,
-    volumes: Floats, unknown: Bits, least_leverage: float,
+    book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, slip: float,
+    order: int, desk: Floats, sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints, wanted: Floats,
+    notes: Ints, opens: Floats, volumes: Floats, unknown: Bits, least_leverage: float,
 ) -> bool:  # fmt: skip
-    """Execute what can be of each order at the open, at fee `rate`: `wanted` becomes that, `notes` say why not all.
+    """Execute what can be of each order at the open: `wanted` becomes that, `notes` say why not all.
 
-    Whether a position was opened or closed. `least_leverage` is what the venue lends to any position at least.
+    `rate` is the fee, `slip` how much worse than the open they fill, both fractions; `order` is their kind;
+    `least_leverage` is what the venue lends to any position at least. Whether a position was opened or closed.
     """
-    untradable, slip, isolated = terms[MISSING_FUNDING] == UNTRADABLE, terms[SLIP], terms[ISOLATED] != 0.0
+    untradable, isolated = terms[MISSING_FUNDING] == UNTRADABLE, terms[ISOLATED] != 0.0
     leverage, most_of_bar, most_gross = terms[MAX_LEVERAGE], terms[PARTICIPATION], terms[MAX_GROSS]
     some_unknown, capped, cost = unknown[ALL] != 0, most_of_bar < np.inf, rate + slip
     least = min(leverage, least_leverage)
     money, gross, changed = sums[MONEY], sums[DESK_GROSS], False
-    if capped:
-        desk[USED] = 0.0
     for at in range(len(columns)):
         i = columns[at]
         reference, held = opens[i], book[QUANTITY, i]
         asked = wanted[at]
+        if asked == 0.0:
+            continue
         quantity, note = asked, why.WHOLE
         wanted[at] = 0.0
         if some_unknown and desk[VOID, i] != 0.0:
@@ -170,7 +177,7 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
             lever = min(leverage, largest_leverage(tiers, by_quantity, i, held + quantity, reference))
         fee, realised = trade(book, i, quantity, price, reference, rate, lever)
         now = book[QUANTITY, i]
-        log(fills, ends, t, i, quantity, price, reference, fee, realised, note, now)
+        log(fills, ends, t, i, quantity, price, reference, fee, realised, note, now, order)
         if capped:
             desk[USED, i] += abs(quantity)
         money -= fee + quantity * (price - reference)

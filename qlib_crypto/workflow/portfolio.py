@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from qlib_crypto.backtest.entries import Entries
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.qlib_targets import makes_targets, split
 from qlib_crypto.backtest.run import BACKTEST_KEYS, ENGINES, POSITION, completed, innermost
@@ -70,9 +71,10 @@ def check_portfolio(where: str, config: Any, test: tuple[int, int], market: str)
         kind = load_class(f"{where}.{place}", part)
         kwargs = mapping(f"{where}.{place}.kwargs", part.get("kwargs") or {})
         if makes_targets(kind):
-            kwargs, signal = split(kwargs)
+            kwargs, signal, orders = split(kwargs)
             if signal is None:
                 raise ConfigError(f"{where}.{place}.kwargs.signal is missing; write <PRED>, the prediction")
+            Entries.check(f"{where}.{place}.kwargs.orders", orders)
         if hasattr(kind, "check_values"):
             kind.check_values(f"{where}.{place}.kwargs", kwargs)
     yield from _legs(f"{where}.strategy.kwargs", strategy, named["kwargs"], market)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import load
 from qlib_crypto.backtest.orders import load_specs
+from qlib_crypto.backtest.qlib_orders import PerpOrder
 from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.market.margin import assumed_table
@@ -28,9 +29,9 @@ from qlib_crypto.symbols import Interval
 class Weighted(BaseStrategy):
     """Orders from what is held to given weights of equity at each step, written without any of the engine's code."""
 
-    def __init__(self, weights: np.ndarray, rebalance: np.ndarray, **kwargs) -> None:
+    def __init__(self, weights: np.ndarray, rebalance: np.ndarray, plan=None, until=None, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.weights, self.rebalance = weights, rebalance
+        self.weights, self.rebalance, self.plan, self.until = weights, rebalance, plan, until
 
     def generate_trade_decision(self, execute_result=None):  # noqa: ARG002 - the signature is Qlib's
         step = self.trade_calendar.get_trade_step()
@@ -49,8 +50,26 @@ class Weighted(BaseStrategy):
                 continue
             smaller = abs(target) <= abs(held) and held * target >= 0
             side = OrderDir.BUY if target > held else OrderDir.SELL
-            (shrink if smaller else grow).append(Order(name, abs(target - held), side, start, end))
+            if smaller or self.plan is None:
+                (shrink if smaller else grow).append(Order(name, abs(target - held), side, start, end))
+            else:
+                said = self.said(price, 1 if target > held else -1, *self.plan[:, step, i])
+                until = self.trade_calendar.get_step_time(self.until[step])[0]
+                grow.append(PerpOrder(name, abs(target - held), side, start, end, until=until, **said))
         return TradeDecisionWO(shrink + grow, self)
+
+    @staticmethod
+    def said(price, side, limit, stop, loss, profit, trail) -> dict:
+        prices = {}
+        if limit:
+            prices["limit"] = price = price - side * price * limit
+        elif stop:
+            prices["stop"] = price = price + side * price * stop
+        levels = {
+            "stop_loss": (price - side * price * loss) * (loss > 0), "trailing_stop": price * trail,
+            "take_profit": (price + side * price * profit) * (profit > 0),
+        }  # fmt: skip
+        return {**prices, **{name: level for name, level in levels.items() if level > 0}}
 
 
 @dataclass
@@ -59,6 +78,8 @@ class Case:
     weights: np.ndarray
     rebalance: np.ndarray
     exchange: dict
+    plan: np.ndarray | None = None
+    until: np.ndarray | None = None
 
 
 def case_of(seed: int) -> Case:
@@ -95,7 +116,19 @@ def case_of(seed: int) -> Case:
         "liquidation_fee": one_of(None, 0.01),
         "participation": one_of(None, None, 0.5),
     }
-    return Case(market, weights, rng.random(bars) < one_of(1.0, 0.3), exchange)
+    case = Case(market, weights, rng.random(bars) < one_of(1.0, 0.3), exchange)
+    return planned(case, rng) if rng.random() < 0.6 else case
+
+
+def planned(case: Case, rng) -> Case:
+    """The same with entries and protection, each in some bars and of any distance."""
+    bars, names = case.weights.shape
+    some = rng.random((5, bars, names)) < rng.choice([0.0, 0.3, 1.0], size=(5, 1, 1))
+    plan = np.where(some, rng.choice([0.002, 0.02, 0.2], size=(5, 1, 1)) * rng.random((5, bars, names)), 0.0)
+    upcoming = np.append(np.flatnonzero(case.rebalance), bars)
+    until = upcoming[np.searchsorted(upcoming, np.arange(bars), side="right")] - 1
+    shortest = int(rng.choice([1, 2, 100]))
+    return replace(case, plan=plan, until=np.minimum(until, np.arange(bars) + shortest - 1))
 
 
 def opened(folder: Path) -> None:
@@ -115,7 +148,8 @@ def by_arrays(case: Case, folder: Path) -> Engine:
         None, given_.pop("taker_fee"), given_.pop("maker_fee"), given_.pop("liquidity"), given_.pop("slippage")
     )
     engine = Engine(loaded, Terms(costs, **given_), 100_000.0)
-    engine.run(case.weights, case.rebalance)
+    more = {} if case.plan is None else {"plan": case.plan, "until": case.until}
+    engine.run(case.weights, case.rebalance, **more)
     return engine
 
 
@@ -143,7 +177,7 @@ def assert_same(case: Case, folder: Path) -> dict[str, int]:
     """Both engines on one case; what was met."""
     case.market.write(folder)
     opened(folder)
-    one = run(case.market, Weighted(case.weights, case.rebalance), **case.exchange)
+    one = run(case.market, Weighted(case.weights, case.rebalance, case.plan, case.until), **case.exchange)
     engine = by_arrays(case, folder)
     other = steps_table(engine)
     columns = list(other.columns)
@@ -154,6 +188,7 @@ def assert_same(case: Case, folder: Path) -> dict[str, int]:
     assert_replayed(
         case.market, one, fee_rate=case.exchange[f"{case.exchange['liquidity']}_fee"],
         forced_rate=case.exchange["taker_fee"], slippage=case.exchange["slippage"], margin=margin_of(case),
+        maker_rate=case.exchange["maker_fee"],
     )  # fmt: skip
     change = np.diff(np.concatenate([[100_000.0], other["equity"]]))
     causes = other[["price", "funding", "fee", "slippage", "liquidation"]].sum(axis=1).to_numpy()

@@ -22,10 +22,17 @@ MODULES = {
 }
 
 
-def configured(name, signal):
+ORDERS = {
+    "limits": {"entry": {"limit": 0.002, "bars": 2}},
+    "stops": {"entry": {"stop": {"atr": 0.2}}, "stop_loss": 0.02, "take_profit": {"atr": 2.0}, "atr_bars": 5},
+    "trailing": {"trailing_stop": {"atr": 1.5}, "atr_bars": 5, "risk_per_trade": 0.005},
+}
+
+
+def configured(name, signal, **more):
     module, kwargs = MODULES[name]
     return {
-        "class": name, "module_path": f"qlib_crypto.strategy.{module}", "kwargs": {"signal": signal, **kwargs},
+        "class": name, "module_path": f"qlib_crypto.strategy.{module}", "kwargs": {"signal": signal, **kwargs, **more},
     }  # fmt: skip
 
 
@@ -58,6 +65,27 @@ def test_runs_on_both_engines_alike(market, signal, name):
     for table in ("fills", "funding", "positions"):
         pd.testing.assert_frame_equal(getattr(one, table), getattr(two, table), rtol=1e-9, atol=1e-12)
     assert_replayed(market, two)
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_orders_run_on_both_engines_alike(market, signal, kind):
+    config = configured("LongShortTopk", signal, orders=ORDERS[kind])
+    one, two = (
+        run(market, config, engine=engine, missing_funding="zero", start=market.times[5])
+        for engine in ("qlib", "array")
+    )
+    for table in ("steps", "fills", "funding", "positions"):
+        pd.testing.assert_frame_equal(getattr(one, table), getattr(two, table), rtol=1e-9, atol=1e-9)
+    seen = set(one.fills["order"])
+    expected = {"limits": {"limit"}, "stops": {"stop", "stop loss", "take profit"}, "trailing": {"trailing stop"}}
+    assert seen >= expected[kind]
+    assert one.assumptions["notes"] == two.assumptions["notes"]
+    assert_replayed(market, two, maker_rate=0.0002)
+
+
+def test_orders_that_make_no_sense_are_refused(market, signal):
+    with pytest.raises(ConfigError, match=r"strategy\.orders\.stop_loss -1 must be a fraction"):
+        run(market, configured("RankWeighted", signal, orders={"stop_loss": -1}))
 
 
 def test_an_engine_that_is_none_is_refused(market, signal):
