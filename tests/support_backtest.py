@@ -22,8 +22,8 @@ from support_provider import write_provider
 from qlib_crypto.backtest.run import PerpRun, run_backtest
 from qlib_crypto.market.margin import MarginTable
 
-#: Orders that rest and fill as a maker's, and those that become market orders.
-MADE, STOPPED = ("limit", "take profit"), ("stop", "stop loss", "trailing stop")
+#: Orders that rest and fill as a maker's, and those that become market orders, whatever the others pay.
+MADE, STOPPED = ("limit", "take profit"), ("stop", "stop loss", "trailing stop", "risk limit")
 FORCED = ("funding unknown: closed", "no more prices or funding: settled at the last mark")
 POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
 

@@ -4,7 +4,7 @@
 2. marks at the open; without one a position keeps its last;
 3. a position whose instrument ended is settled at its last mark; under `untradable` one over unknown funding is closed;
 4. the margin call at the open: a gap may have gone through the liquidation price;
-5. what rests and is reached by the open (see `resting`), then the orders, at the open, in their order;
+5. what rests and is reached by the open (see `resting`), what a risk limit closes, then the orders, in their order;
 6. the way through the bar: what is reached in it, and liquidation at the marks that harm most;
 7. settlements later in the bar, on what is held then;
 8. marks at the close, and the margin call on what the settlements left.
@@ -46,16 +46,20 @@ from qlib_crypto.backtest.notes import (
     UNKNOWN_WITHOUT_PRICE,
     VENUE,
 )
-from qlib_crypto.backtest.resting import place, protect_opened, reached_at_open, through, tidy
+from qlib_crypto.backtest.resting import ENTRY, place, protect_opened, reached_at_open, through, tidy
+from qlib_crypto.backtest.risk_limits import close_all, new_day, watch
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
+    CLOSING,
     DESK_GROSS,
     EQUITY,
     ERROR,
     EXTREME,
+    FILLS,
     GROSS,
     HELD,
     ISOLATED,
+    LIMITED,
     MAKER,
     MAX_LEVERAGE,
     MISSING_FUNDING,
@@ -173,6 +177,9 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
     positions, as many as `ends` says, from bar to bar.
     """
     unknown, last, taker, maker = market.unknown[t], market.last, fees[TAKER, t], fees[MAKER, t]
+    limited, filled = terms[LIMITED] != 0.0, ends[FILLS]
+    if limited:
+        new_day(sums, market.days[t])
     prices, marks, first = market.prices, market.marks, dated(market.tiers_since, t)
     tiers, by_quantity, policy = market.tiers[first], market.by_quantity[first], terms[MISSING_FUNDING]
     margined, isolated, extremes = terms[MAX_LEVERAGE] > 0.0, terms[ISOLATED] != 0.0, desk[EXTREME]
@@ -203,6 +210,9 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
             book, rest, tiers, by_quantity, bounds, rules, terms, maker, taker, desk, sums, fills, ends, counts, t,
             opens, prices[VOLUME, t], unknown, room,
         )  # fmt: skip
+        held, touched = room[: positions(book, room)], True
+    if limited and sums[CLOSING] != 0.0:
+        close_all(book, rest[ENTRY], held, opens, rules, terms, taker, fills, ends, sums, t)
         held, touched = room[: positions(book, room)], True
     if len(columns):
         if ends[RESTS] or len(orders):
@@ -252,4 +262,6 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         held = room[: positions(book, room)]
         sums[EQUITY], sums[GROSS], _ = mark_all(book, held, at)
     ends[HELD] = len(held)
+    if limited:
+        watch(fills, filled, ends, terms, desk, sums, t)
     return -1

@@ -14,6 +14,7 @@ from qlib.config import C
 from qlib.data import D
 from qlib.utils import code_to_fname
 
+from qlib_crypto.backtest.terms import RiskLimits
 from qlib_crypto.backtest.values import number, one_of
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.market.fees import LARGEST, fee_rate, fee_schedule
@@ -62,6 +63,8 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
             number(at, value, lambda v: v >= 1, "must be notional over initial margin, 1 or more, such as 5.0")
         elif key in ("liquidation_fee", "participation") and value is not None:
             number(at, value, lambda v: 0 <= v <= 1, "must be a fraction from 0 to 1, or null")
+        elif key == "limits":
+            RiskLimits.check_values(at, value)
         elif key == "deal_price" and value is not None:
             deal_at_open(at, value)
         elif key == "codes" and not (isinstance(value, str) or is_names(value)):

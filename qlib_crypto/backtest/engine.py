@@ -17,13 +17,17 @@ from qlib_crypto.backtest.notes import COUNTED, OF_WORDS, WORDS
 from qlib_crypto.backtest.resting import ORDER_COLUMNS, RESTING_ROWS
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.backtest.trading import (
+    DAY,
     DESK_ROWS,
     ENDS,
     EQUITY,
     FILL,
     FILLS,
+    HALTED_DAY,
+    HIGHEST,
     PAYMENT,
     PAYMENTS,
+    SUMS,
 )
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import GapError
@@ -69,10 +73,9 @@ class Engine:
         bars, n = loaded.market.prices.shape[1:]
         self.loaded, self.start_equity = loaded, account
         self.book, self.curve = new_book(account, n), np.full((bars, len(CURVE)), np.nan)
-        self._terms, self._fees = terms.array(), terms.fees(loaded.opens_ms)
-        self._desk, self._sums, self._before = np.zeros((DESK_ROWS, n)), np.zeros(4), np.zeros(5)
+        self._terms, self._fees = terms.array(loaded.interval.ms), terms.fees(loaded.opens_ms)
+        self._desk, self._sums, self._before = np.zeros((DESK_ROWS, n)), _sums(account), np.zeros(5)
         self._rest = np.zeros((RESTING_ROWS, n))
-        self._sums[EQUITY] = account
         # memory that is never written to is never taken
         self._fills = np.empty((min(8 * n + bars * n, _ROWS), len(FILL)))
         self._payments = np.empty((len(loaded.market.settled), len(PAYMENT)))
@@ -217,6 +220,13 @@ class Engine:
         )
 
 
+def _sums(equity: float) -> Floats:
+    """As `trading.MONEY` and so on, before the first bar: no day is halted."""
+    sums = np.zeros(SUMS)
+    sums[[EQUITY, HIGHEST]], sums[DAY], sums[HALTED_DAY] = equity, -1, -2
+    return sums
+
+
 def try_order(
     loaded: Loaded, terms: Floats, fees: Floats, book: Floats, t: int, column: int, wanted: float
 ) -> Executed:
@@ -224,7 +234,7 @@ def try_order(
     n, quantity, notes = len(loaded.names), np.array([wanted]), np.zeros(1, np.int64)
     fills, ends = np.empty((1, len(FILL))), np.zeros(ENDS, np.int64)
     try_orders(
-        book, loaded.market, terms, fees, np.zeros((DESK_ROWS, n)), np.zeros(4), fills, ends, t, np.array([column]),
+        book, loaded.market, terms, fees, np.zeros((DESK_ROWS, n)), _sums(0.0), fills, ends, t, np.array([column]),
         quantity, notes, np.empty(n, np.int64),
     )  # fmt: skip
     note = WORDS[int(notes[0])]

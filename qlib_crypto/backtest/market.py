@@ -55,6 +55,8 @@ class Market(NamedTuple):
         largest leverage, a table's last tier repeated; shape (dates, n): sizes are base coins, not notional.
     bounds
         Shape (dates, 2): the largest maintenance rate and the smallest leverage of any tier; see `bounds_of`.
+    days
+        Shape (bars,): the UTC day in which each bar opens, a number.
 
     """
 
@@ -70,6 +72,7 @@ class Market(NamedTuple):
     tiers: Floats
     by_quantity: NDArray[np.bool_]
     bounds: Floats
+    days: Ints
 
 
 def tiers_of(tables: Sequence[MarginTable]) -> tuple[Floats, Flags]:

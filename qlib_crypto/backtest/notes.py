@@ -22,15 +22,23 @@ WORDS = (
     "no more prices or funding: settled at the last mark",
     "liquidated",
     "rests until its price is reached",
+    "position limit",
+    "scaled to the position limit",
+    "net limit",
+    "scaled to the net limit",
+    "halted by a risk limit: not opened or added to",
+    "cool-down after a stop: not opened or added to",
+    "daily loss limit: closed",
+    "drawdown limit: closed",
 )
 (
     WHOLE, NO_PRICE, FUNDING_UNKNOWN, BELOW_LOT, BELOW_MINIMUM, BELOW_NOTIONAL, LEVERAGE, CLIPPED_LEVERAGE,
     MARGIN, CLIPPED_MARGIN, VOLUME, CLIPPED_VOLUME, TIER, CLIPPED_TIER, CLOSED_UNKNOWN, CLOSED_DELISTED, LIQUIDATED,
-    RESTING,
+    RESTING, POSITION, CLIPPED_POSITION, NET, CLIPPED_NET, HALTED, COOLING, CLOSED_DAY, CLOSED_DRAWDOWN,
 ) = range(len(WORDS))  # fmt: skip
 #: What kind of order a fill is of; the last is what nobody ordered.
-KINDS = ("market", "limit", "stop", "stop loss", "take profit", "trailing stop", "venue")
-MARKET, LIMIT, STOP, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP, VENUE = range(len(KINDS))
+KINDS = ("market", "limit", "stop", "stop loss", "take profit", "trailing stop", "risk limit", "venue")
+MARKET, LIMIT, STOP, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP, RISK_LIMIT, VENUE = range(len(KINDS))
 
 #: What is counted because a reader should know of it.
 COUNTED = (

@@ -25,7 +25,7 @@ from qlib_crypto.backtest.notes import NO_PRICE, WORDS
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import Quotes, unix_ms
-from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, Terms
+from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, RiskLimits, Terms
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.market.margin import ccxt_tables, dated_tables
 from qlib_crypto.symbols import Instrument, Interval
@@ -96,6 +96,9 @@ class PerpExchange(Exchange):
         margin and closing fee.
     participation
         Fraction of a bar's volume that orders may be of it, None for no cap.
+    limits
+        What the account forbids itself besides: `{position, net, daily_loss, drawdown, pause, cool_down}`, see
+        `RiskLimits`.
     specs
         File of order rules (see `load_specs`); the provider's `specs.json` when None.
 
@@ -129,6 +132,7 @@ class PerpExchange(Exchange):
         margin_tiers: str | None = None,
         liquidation_fee: float | None = None,
         participation: float | None = None,
+        limits: RiskLimits | Mapping[str, Any] | None = None,
         specs: str | None = None,
         **unknown: Any,
     ) -> None:
@@ -137,13 +141,14 @@ class PerpExchange(Exchange):
             "taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs,
             "missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage, "slippage": slippage,
             "margin_mode": margin_mode, "leverage": leverage, "margin_tiers": margin_tiers, "fees": fees,
-            "liquidation_fee": liquidation_fee, "participation": participation,
+            "liquidation_fee": liquidation_fee, "participation": participation, "limits": limits,
         }  # fmt: skip
         self.check_values("exchange", given)
         costs = Costs.of(fees, taker_fee, maker_fee, liquidity, slippage)
         self.terms = Terms(
-            costs, missing_funding, max_gross_leverage, margin_mode, float(leverage), liquidation_fee, participation
-        )
+            costs, missing_funding, max_gross_leverage, margin_mode, float(leverage), liquidation_fee, participation,
+            RiskLimits.of(limits),
+        )  # fmt: skip
         self.market = codes if isinstance(codes, str) else "list"
         folder, interval = stored(freq), Interval.parse(freq)
         self.spans: dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] = {}
@@ -154,7 +159,7 @@ class PerpExchange(Exchange):
             names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )
         self._has_bar = self.loaded.has_bar
-        self._terms, self._fees = self.terms.array(), self.terms.fees(self.loaded.opens_ms)
+        self._terms, self._fees = self.terms.array(self.loaded.interval.ms), self.terms.fees(self.loaded.opens_ms)
         super().__init__(
             freq=interval.qlib,
             start_time=start_time,

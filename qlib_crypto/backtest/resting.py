@@ -246,6 +246,8 @@ def through(  # noqa: C901, PLR0912, PLR0915 - one way through one bar
     for i in range(len(opens)):
         side = rest[SIDE, i]
         if book[QUANTITY, i] * side > 0.0 and opens[i] > 0.0:
+            if desk[BEGUN, i] == 0.0 and side * opens[i] > side * rest[BEST, i]:
+                rest[BEST, i] = opens[i]
             stop, _ = _stop(rest, i)
             # marks go no further where the position is closed on the way
             if side > 0.0 and lows[i] <= stop:

@@ -16,7 +16,7 @@ Bits = NDArray[np.uint8]
 
 #: What to do where funding is unknown.
 ERROR, UNTRADABLE, ZERO = range(3)
-#: Places in the terms that an account and its venue agreed on, shape (8,):
+#: Places in the terms that an account and its venue agreed on, shape (15,):
 #:
 #: - whether orders at the open pay the taker's fee (1) or the maker's (0);
 #: - fraction of the price by which they fill worse;
@@ -25,8 +25,15 @@ ERROR, UNTRADABLE, ZERO = range(3)
 #: - notional over initial margin, at most that of the tier; 0 asks for no margin and never liquidates;
 #: - whether each position has its own margin (1) or all share the account's (0);
 #: - share of notional that the venue keeps of what it liquidates, see `liquidation.liquidate_isolated`;
-#: - `ERROR`, `UNTRADABLE` or `ZERO`.
-AS_TAKER, SLIP, PARTICIPATION, MAX_GROSS, MAX_LEVERAGE, ISOLATED, PENALTY_RATE, MISSING_FUNDING = range(8)
+#: - `ERROR`, `UNTRADABLE` or `ZERO`;
+#: - whether any of the following risk limits is set (1);
+#: - notional over equity of one position, and |longs - shorts| over equity, that no order may go beyond, inf for none;
+#: - part of equity that may be lost in a UTC day, and since its highest, inf for none;
+#: - bars in which nothing is opened after a stop (of that instrument), and after the drawdown limit (inf for good).
+(
+    AS_TAKER, SLIP, PARTICIPATION, MAX_GROSS, MAX_LEVERAGE, ISOLATED, PENALTY_RATE, MISSING_FUNDING,
+    LIMITED, MAX_POSITION, MAX_NET, DAILY_LOSS, DRAWDOWN, COOL_DOWN, PAUSE,
+) = range(15)  # fmt: skip
 #: Rows of fees by bar, shape (2, bars).
 TAKER, MAKER = range(2)
 
@@ -41,15 +48,17 @@ PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
 #: rests (see `resting`); the column and the note of an order that was reached.
 FILLS, PAYMENTS, SETTLED, HELD, RESTS, REACHED, REACHED_NOTE = range(7)
 ENDS = REACHED_NOTE + 1
-#: Rows of a desk, shape (10, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where
+#: Rows of a desk, shape (11, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where
 #: orders are void; orders that come after the others; 1 where unknown funding was counted; what was held before the
 #: orders; the prices at which a reached order finds the market; lows and highs that stops leave; where a position was
-#: opened within the bar.
-USED, EXTREME, VOID, LATER, TOLD, BEFORE, AT, LOWS, HIGHS, BEGUN = range(10)
-DESK_ROWS = BEGUN + 1
-#: Places in the sums of a desk, shape (4,): money and gross notional at the bar's opens; equity and gross notional at
-#: the last marks.
-MONEY, DESK_GROSS, EQUITY, GROSS = range(4)
+#: opened within the bar. The last one stays from bar to bar: the first bar in which it may be opened again.
+USED, EXTREME, VOID, LATER, TOLD, BEFORE, AT, LOWS, HIGHS, BEGUN, OPENS_AGAIN = range(11)
+DESK_ROWS = OPENS_AGAIN + 1
+#: Places in the sums of a desk, shape (10,): money and gross notional at the bar's opens; equity and gross notional at
+#: the last marks; then what risk limits remember: the highest equity, that at the start of the UTC day, the day's
+#: number; the day and the first bar in which anything may be opened again; the note of what closes everything, or 0.
+MONEY, DESK_GROSS, EQUITY, GROSS, HIGHEST, DAY_EQUITY, DAY, HALTED_DAY, GOES_ON, CLOSING = range(10)
+SUMS = CLOSING + 1
 
 
 @inlined
@@ -121,7 +130,10 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
     `least_leverage` is what the venue lends to any position at least. Whether a position was opened or closed.
     """
     untradable, isolated = terms[MISSING_FUNDING] == UNTRADABLE, terms[ISOLATED] != 0.0
+    limited = terms[LIMITED] != 0.0
     leverage, most_of_bar, most_gross = terms[MAX_LEVERAGE], terms[PARTICIPATION], terms[MAX_GROSS]
+    # with risk limits no order is sound before they were asked
+    soundest = -1.0 if limited else most_gross
     some_unknown, capped, cost = unknown[ALL] != 0, most_of_bar < np.inf, rate + slip
     least = min(leverage, least_leverage)
     money, gross, changed = sums[MONEY], sums[DESK_GROSS], False
@@ -145,19 +157,24 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
             else:
                 after = abs(held + quantity)
                 then = gross + (after - abs(held)) * reference
-                sound = money > 0.0 and then <= most_gross * money
+                sound = money > 0.0 and then <= soundest * money
                 if sound and leverage > 0.0:
                     # even if the venue lent least to every position
                     sound = not isolated and then <= (money - abs(quantity) * reference * cost) * least
                     sound = sound and (after if by_quantity[i] else after * reference) <= tiers[CAP, i, -1]
                 if not sound:
-                    reserved = 0.0
+                    reserved, said = 0.0, why.WHOLE
+                    if limited:
+                        quantity, said = _within_limits(
+                            book, terms, desk, sums, i, held, quantity, reference, money, opens, t
+                        )
                     if leverage > 0.0:
                         reserved = _reserved_by_others(book, tiers, by_quantity, leverage, isolated, opens, i)
                     quantity, note = _within(
                         tiers, by_quantity, i, held, quantity, reference, money, gross, reserved, leverage,
                         most_gross, cost,
                     )  # fmt: skip
+                    note = said if note == why.WHOLE else note
         if capped:
             left = max(most_of_bar * volumes[i] - desk[USED, i], 0.0)
             if not abs(quantity) <= left:
@@ -185,6 +202,35 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
         changed = changed or held == 0.0 or now == 0.0
     sums[MONEY], sums[DESK_GROSS] = money, gross
     return changed
+
+
+@compiled
+def _within_limits(
+    book: Floats, terms: Floats, desk: Floats, sums: Floats, i: int, held: float, wanted: float, price: float,
+    money: float, opens: Floats, t: int,
+) -> tuple[float, int]:  # fmt: skip
+    """What the risk limits leave of an order, at the bar's opens."""
+    halted = t < sums[GOES_ON] or sums[DAY] == sums[HALTED_DAY] or sums[CLOSING] != 0.0
+    if halted or t < desk[OPENS_AGAIN, i]:
+        part = towards(held, wanted, 0.0)
+        if part != wanted:
+            return part, why.HALTED if halted else why.COOLING
+        return wanted, why.WHOLE
+    quantity, note, base = wanted, why.WHOLE, max(money, 0.0) / price
+    part = towards(held, quantity, terms[MAX_POSITION] * base)
+    if part != quantity:
+        quantity, note = part, why.POSITION if part == 0.0 else why.CLIPPED_POSITION
+    if terms[MAX_NET] < np.inf:
+        net = 0.0
+        for other in range(len(opens)):
+            if book[QUANTITY, other] != 0.0:
+                net += book[QUANTITY, other] * (opens[other] if opens[other] > 0.0 else book[MARK, other])
+        part = towards(net / price, quantity, terms[MAX_NET] * base)
+        if part != quantity:
+            # turning the whole account around is not what a cut order is for
+            part = part if part * quantity > 0.0 else 0.0
+            quantity, note = part, why.NET if part == 0.0 else why.CLIPPED_NET
+    return quantity, note
 
 
 @compiled

@@ -21,7 +21,7 @@ from qlib_crypto.backtest.load import load
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_orders import PerpOrder
 from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
-from qlib_crypto.backtest.terms import Terms
+from qlib_crypto.backtest.terms import RiskLimits, Terms
 from qlib_crypto.market.margin import assumed_table
 from qlib_crypto.symbols import Interval
 
@@ -115,6 +115,14 @@ def case_of(seed: int) -> Case:
         "leverage": one_of(1.0, 5.0, 20.0),
         "liquidation_fee": one_of(None, 0.01),
         "participation": one_of(None, None, 0.5),
+        "limits": one_of(
+            None,
+            None,
+            {"position": 0.3, "net": 0.2},
+            {"daily_loss": 0.03, "cool_down": "7h"},
+            {"drawdown": 0.05, "pause": "3d"},
+            {"position": 0.5, "drawdown": 0.1},
+        ),
     }
     case = Case(market, weights, rng.random(bars) < one_of(1.0, 0.3), exchange)
     return planned(case, rng) if rng.random() < 0.6 else case
@@ -147,7 +155,8 @@ def by_arrays(case: Case, folder: Path) -> Engine:
     costs = Costs.of(
         None, given_.pop("taker_fee"), given_.pop("maker_fee"), given_.pop("liquidity"), given_.pop("slippage")
     )
-    engine = Engine(loaded, Terms(costs, **given_), 100_000.0)
+    limits = RiskLimits.of(given_.pop("limits"))
+    engine = Engine(loaded, Terms(costs, **given_, limits=limits), 100_000.0)
     more = {} if case.plan is None else {"plan": case.plan, "until": case.until}
     engine.run(case.weights, case.rebalance, **more)
     return engine

@@ -1,0 +1,81 @@
+"""The risk limits that close an account: a day's loss, a drawdown. Compiled.
+
+Both are seen at a bar's close and closed at the next open. After a day's loss nothing is opened until the next UTC day,
+after a drawdown for as long as was agreed; then the highest equity counts from there. A stop keeps its instrument
+closed for the cool-down.
+"""
+
+from __future__ import annotations
+
+from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, trade
+from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.market import TICK
+from qlib_crypto.backtest.notes import CLOSED_DAY, CLOSED_DRAWDOWN, RISK_LIMIT, STOP_LOSS, TRAILING_STOP
+from qlib_crypto.backtest.trading import (
+    CLOSING,
+    COOL_DOWN,
+    DAILY_LOSS,
+    DAY,
+    DAY_EQUITY,
+    DRAWDOWN,
+    EQUITY,
+    FILL,
+    FILLS,
+    GOES_ON,
+    HALTED_DAY,
+    HIGHEST,
+    OPENS_AGAIN,
+    PAUSE,
+    SLIP,
+    log,
+    slipped,
+)
+
+_COLUMN, _ORDER = FILL.index("column"), FILL.index("order")
+
+
+@compiled
+def close_all(
+    book: Floats, entries: Floats, held: Ints, opens: Floats, rules: Floats, terms: Floats, taker: float,
+    fills: Floats, ends: Ints, sums: Floats, t: int,
+) -> None:  # fmt: skip
+    """Everything that has a price is closed at the open, `entries` rest no more; without one it is tried again."""
+    left = 0
+    for i in range(len(entries)):
+        entries[i] = 0.0
+    for i in held:
+        quantity, reference = book[QUANTITY, i], opens[i]
+        if quantity == 0.0:
+            continue
+        if not reference > 0.0:
+            left += 1
+            continue
+        price = slipped(reference, -quantity, terms[SLIP], rules[TICK, i])
+        fee, realised = trade(book, i, -quantity, price, reference, taker, 0.0)
+        log(fills, ends, t, i, -quantity, price, reference, fee, realised, int(sums[CLOSING]), 0.0, RISK_LIMIT)
+    if left == 0:
+        sums[CLOSING] = 0.0
+
+
+@compiled
+def new_day(sums: Floats, day: int) -> None:
+    """At the open of a bar: what was there at the last marks is what a new UTC day begins with."""
+    if sums[DAY] != day:
+        sums[DAY], sums[DAY_EQUITY] = day, sums[EQUITY]
+
+
+@compiled
+def watch(fills: Floats, first: int, ends: Ints, terms: Floats, desk: Floats, sums: Floats, t: int) -> None:
+    """After a bar: what its close and its fills, from `first` on, mean for the next ones."""
+    if terms[COOL_DOWN] > 0.0:
+        for at in range(first, ends[FILLS]):
+            if fills[at, _ORDER] == STOP_LOSS or fills[at, _ORDER] == TRAILING_STOP:
+                desk[OPENS_AGAIN, int(fills[at, _COLUMN])] = t + 1 + terms[COOL_DOWN]
+    if sums[EQUITY] > sums[HIGHEST] or t + 1 == sums[GOES_ON]:
+        sums[HIGHEST] = sums[EQUITY]
+    if sums[CLOSING] != 0.0 or t + 1 < sums[GOES_ON]:
+        return
+    if sums[HIGHEST] - sums[EQUITY] > terms[DRAWDOWN] * sums[HIGHEST]:
+        sums[CLOSING], sums[GOES_ON] = CLOSED_DRAWDOWN, t + 2 + terms[PAUSE]
+    elif sums[DAY] != sums[HALTED_DAY] and sums[DAY_EQUITY] - sums[EQUITY] > terms[DAILY_LOSS] * sums[DAY_EQUITY]:
+        sums[CLOSING], sums[HALTED_DAY] = CLOSED_DAY, sums[DAY]
