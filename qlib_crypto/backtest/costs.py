@@ -50,9 +50,11 @@ class Costs:
 
     def rates(self, times_ms: NDArray[np.int64]) -> NDArray[np.float64]:
         """The taker's and the maker's fee at ascending times, shape (2, n)."""
-        since = np.array([time for time, _ in self.fees.changes], dtype=np.int64)
-        own = np.array([[rates.taker, rates.maker] for _, rates in self.fees.changes], dtype=np.float64)
-        return np.ascontiguousarray(own[np.maximum(np.searchsorted(since, times_ms, side="right") - 1, 0)].T)
+        out = np.empty((2, len(times_ms)))
+        for number, (since, rates) in enumerate(self.fees.changes):
+            first = np.searchsorted(times_ms, since) if number else 0
+            out[0, first:], out[1, first:] = rates.taker, rates.maker
+        return out
 
     def told(self) -> dict[str, float | str]:
         """For the assumptions of a run."""
