@@ -27,7 +27,7 @@ def loaded(bars, *, tick: float = 0.0, table: MarginTable = TABLE) -> Loaded:
         prices, 0, np.empty((0, 3), np.int64), np.empty((0, 2)), np.zeros((length, n + 1), np.uint8),
         np.array([np.flatnonzero(own)[-1] for own in there.T]), np.zeros(1, np.int64),
         rules_of([OrderRules(tick_size=tick)] * n)[None], np.zeros(1, np.int64), tiers[None], by_quantity[None],
-        bounds_of(tiers[None]), np.arange(length) // 24,
+        bounds_of(tiers[None]), np.empty((0, 2, n)), np.arange(length) // 24,
     )  # fmt: skip
     names = tuple(f"A{i}_USDT.OKX" for i in range(n))
     opens = np.arange(length) * 3_600_000

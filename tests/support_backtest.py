@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +199,7 @@ class Replay:
         account: float,
         fee_rate: float,
         forced_rate: float,
-        slippage: float,
+        slippage: float | Mapping[str, float],
         margin: Margin | None,
         maker_rate: float | None = None,
     ) -> None:
@@ -384,13 +385,32 @@ class Replay:
     def slipped_price(self, fill, price) -> float:
         """The next tick that is worse by the slippage at least, in exact decimals."""
         tick = Decimal(repr(self.market.specs[fill.instrument]["tick_size"]))
+        slip = self.slippage
+        if not isinstance(slip, float):
+            volatility, volume = self.scales(fill.instrument)
+            law = volatility[fill.datetime] * (abs(fill.quantity) * price / volume[fill.datetime]) ** 0.5
+            law = 0.0 if np.isnan(law) else law
+            slip = slip.get("fixed", 0.0) + slip.get("spread", 0.0) / 2 + slip.get("impact", 0.0) * law
+            slip = min(slip, 0.5)
         worse = (
             Decimal(repr(round(price / float(tick))))
             * tick
-            * (1 + Decimal(repr(self.slippage)) * (1 if fill.quantity > 0 else -1))
+            * (1 + Decimal(repr(round(float(slip), 13))) * (1 if fill.quantity > 0 else -1))
         )
         side = ROUND_CEILING if fill.quantity > 0 else ROUND_FLOOR
-        return float((worse / tick).quantize(Decimal(1), side) * tick)
+        return max(float((worse / tick).quantize(Decimal(1), side) * tick), float(tick))
+
+    @cache  # noqa: B019 - a replay is short
+    def scales(self, name):
+        """Volatility of a bar and quote coins traded in one, as known at each open: over a day's bars, at least 20."""
+        bars = self.market.bars[name].reindex(self.market.times)
+        traded = bars["close"] * bars.get("volume", 1000.0)
+        window = max(pd.Timedelta(1, "D") // self.market.step, 20)
+
+        def mean(values):
+            return values.rolling(window, min_periods=-(-window // 2)).mean().shift(1)
+
+        return mean(bars["close"].pct_change(fill_method=None) ** 2) ** 0.5, mean(traded)
 
     def close(self, step) -> dict[str, float]:
         for name in self.held:
@@ -409,7 +429,7 @@ class Replay:
 
 def replay(
     market: Market, result: PerpRun, *, account: float, fee_rate: float, forced_rate: float | None = None,
-    slippage: float = 0.0, margin: Margin | None = None, maker_rate: float | None = None,
+    slippage: float | Mapping[str, float] = 0.0, margin: Margin | None = None, maker_rate: float | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Equity, its causes since the start and the exposure at each step's close, and the step's turnover."""
     forced_rate = fee_rate if forced_rate is None else forced_rate
@@ -452,7 +472,7 @@ def assert_replayed(
     account: float = 100_000.0,
     fee_rate: float = 0.0005,
     forced_rate: float | None = None,
-    slippage: float = 0.0,
+    slippage: float | Mapping[str, float] = 0.0,
     margin: Margin | None = None,
     maker_rate: float | None = None,
 ) -> None:

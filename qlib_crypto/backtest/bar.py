@@ -68,7 +68,6 @@ from qlib_crypto.backtest.trading import (
     PAYMENTS,
     RESTS,
     SETTLED,
-    SLIP,
     TAKER,
     TOLD,
     UNTRADABLE,
@@ -77,6 +76,7 @@ from qlib_crypto.backtest.trading import (
     Bits,
     log,
     market_orders,
+    slip_of,
     slipped,
     take_stock,
 )
@@ -131,8 +131,8 @@ def settle_part(  # noqa: C901 - one loop, as `market_orders`
 
 @compiled
 def forced_closes(
-    book: Floats, held: Ints, opens: Floats, unknown: Bits, last: Ints, rules: Floats, terms: Floats, taker: float,
-    fills: Floats, ends: Ints, counts: Ints, desk: Floats, t: int,
+    book: Floats, held: Ints, opens: Floats, unknown: Bits, last: Ints, rules: Floats, terms: Floats, slips: Floats,
+    taker: float, fills: Floats, ends: Ints, counts: Ints, desk: Floats, t: int,
 ) -> None:  # fmt: skip
     """Close what ended, and under `UNTRADABLE` what funding is unknown of; orders for these are void in this bar."""
     desk[VOID] = 0.0
@@ -149,7 +149,7 @@ def forced_closes(
             if not reference > 0.0:
                 counts[UNKNOWN_WITHOUT_PRICE] += 1
                 continue
-            price = slipped(reference, -quantity, terms[SLIP], rules[TICK, i])
+            price = slipped(reference, -quantity, slip_of(terms, slips, t, i, quantity, reference), rules[TICK, i])
         fee, realised = trade(book, i, -quantity, price, reference, taker, 0.0)
         log(fills, ends, t, i, -quantity, price, reference, fee, realised, note, 0.0, VENUE)
         desk[VOID, i] = 1.0
@@ -191,11 +191,12 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
     if missing >= 0:
         return missing
     rules, opens = market.rules[dated(market.rules_since, t)], prices[OPEN, t]
+    slips = market.slips
     at = prices[marks + OPEN, t]
     sums[EQUITY], sums[GROSS], _ = mark_all(book, held, at)
     touched = unknown[ALL] != 0
     if touched:
-        forced_closes(book, held, opens, unknown, last, rules, terms, taker, fills, ends, counts, desk, t)
+        forced_closes(book, held, opens, unknown, last, rules, terms, slips, taker, fills, ends, counts, desk, t)
         held = room[: positions(book, room)]
     # sound even if every position needed most: no look at the tiers
     sound = not (isolated or touched) and sums[EQUITY] > sums[GROSS] * (bounds[LARGEST_RATE] + taker)
@@ -207,12 +208,12 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         desk[USED] = 0.0
     if ends[RESTS]:
         reached_at_open(
-            book, rest, tiers, by_quantity, bounds, rules, terms, maker, taker, desk, sums, fills, ends, counts, t,
-            opens, prices[VOLUME, t], unknown, room,
+            book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
+            t, opens, prices[VOLUME, t], unknown, room,
         )  # fmt: skip
         held, touched = room[: positions(book, room)], True
     if limited and sums[CLOSING] != 0.0:
-        close_all(book, rest[ENTRY], held, opens, rules, terms, taker, fills, ends, sums, t)
+        close_all(book, rest[ENTRY], held, opens, rules, terms, slips, taker, fills, ends, sums, t)
         held, touched = room[: positions(book, room)], True
     if len(columns):
         if ends[RESTS] or len(orders):
@@ -222,7 +223,7 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         else:
             sums[MONEY], sums[DESK_GROSS] = sums[EQUITY], sums[GROSS]
         if market_orders(
-            book, tiers, by_quantity, rules, terms, taker if terms[AS_TAKER] != 0.0 else maker, terms[SLIP], MARKET,
+            book, tiers, by_quantity, rules, terms, taker if terms[AS_TAKER] != 0.0 else maker, slips, MARKET,
             desk, sums, fills, ends, t, columns, wanted, notes, opens, prices[VOLUME, t], unknown,
             bounds[LEAST_LEVERAGE],
         ):  # fmt: skip
@@ -234,8 +235,8 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
     low, high = prices[marks + LOW, t], prices[marks + HIGH, t]
     if ends[RESTS]:
         through(
-            book, rest, tiers, by_quantity, bounds, rules, terms, maker, taker, desk, sums, fills, ends, counts, t,
-            opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high, prices[VOLUME, t], unknown, room,
+            book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
+            t, opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high, prices[VOLUME, t], unknown, room,
         )  # fmt: skip
         held = room[: positions(book, room)]
         tidy(book, rest, last, ends, counts, t)

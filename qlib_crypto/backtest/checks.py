@@ -14,10 +14,11 @@ from qlib.config import C
 from qlib.data import D
 from qlib.utils import code_to_fname
 
+from qlib_crypto.backtest.slippage import Slippage
 from qlib_crypto.backtest.terms import RiskLimits
 from qlib_crypto.backtest.values import number, one_of
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.market.fees import LARGEST, fee_rate, fee_schedule
+from qlib_crypto.market.fees import fee_rate, fee_schedule
 from qlib_crypto.symbols import Interval
 
 _CHOICES = {
@@ -87,8 +88,7 @@ def _cost_values(where: str, kwargs: Mapping[str, Any]) -> None:
     if "fees" in given:
         fee_schedule(given["fees"], f"{where}.fees")
     if "slippage" in given:
-        what = "is no fraction of the price up to 2 %; write 0.0005 for 0.05 %"
-        number(f"{where}.slippage", given["slippage"], lambda v: 0 <= v <= LARGEST, what)
+        Slippage.check_values(f"{where}.slippage", given["slippage"])
 
 
 def is_names(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qlib_crypto.backtest.slippage import Slippage
 from qlib_crypto.clock import iso
 from qlib_crypto.market.fees import PRESETS, SIMPLE_SLIPPAGE, FeeRates, FeeSchedule, fee_schedule
 
@@ -18,11 +19,11 @@ USUAL = PRESETS["okx_vip0"]
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Fees by time, `taker` or `maker` as what orders pay, slippage as a fraction of the price."""
+    """Fees by time, `taker` or `maker` as what orders pay, and how much worse they fill."""
 
     fees: FeeSchedule
     liquidity: str
-    slippage: float
+    slippage: Slippage
 
     @classmethod
     def of(
@@ -31,7 +32,7 @@ class Costs:
         taker_fee: float | None,
         maker_fee: float | None,
         liquidity: str,
-        slippage: float | None,
+        slippage: Slippage | float | Mapping[str, Any] | None,
     ) -> Costs:
         """From the keyword arguments of `PerpExchange`."""
         if fees is not None:
@@ -41,7 +42,7 @@ class Costs:
             schedule = FeeSchedule(((0, FeeRates(maker, USUAL.taker if taker_fee is None else float(taker_fee))),))
         if slippage is None:
             slippage = SIMPLE_SLIPPAGE if fees == "simple" else 0.0
-        return cls(schedule, liquidity, float(slippage))
+        return cls(schedule, liquidity, Slippage.of(slippage))
 
     def rate(self, time_ms: int, *, liquidity: str | None = None) -> float:
         """The fee of a trade at a time, as a fraction of its notional."""
@@ -62,7 +63,7 @@ class Costs:
             "taker_fee": self._dated("taker"),
             "maker_fee": self._dated("maker"),
             "fee_paid": self.liquidity,
-            "slippage": self.slippage or "none",
+            "slippage": self.slippage.told(),
         }
 
     def _dated(self, side: str) -> float | str:

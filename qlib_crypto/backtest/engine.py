@@ -15,6 +15,7 @@ from qlib_crypto.backtest.loops import run, run_dropout, step, try_orders
 from qlib_crypto.backtest.market import SETTLED_BAR, SETTLED_COLUMN
 from qlib_crypto.backtest.notes import COUNTED, OF_WORDS, WORDS
 from qlib_crypto.backtest.resting import ORDER_COLUMNS, RESTING_ROWS
+from qlib_crypto.backtest.slippage import slipping
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.backtest.trading import (
     DAY,
@@ -72,6 +73,8 @@ class Engine:
 
     def __init__(self, loaded: Loaded, terms: Terms, account: float) -> None:
         bars, n = loaded.market.prices.shape[1:]
+        if not len(loaded.market.slips) and terms.costs.slippage.of_all is None:
+            loaded, _ = slipping(loaded, terms.costs.slippage)
         self.loaded, self.start_equity = loaded, account
         self.book, self.curve = new_book(account, n), np.full((bars, len(CURVE)), np.nan)
         self._terms, self._fees = terms.array(loaded.interval.ms), terms.fees(loaded.opens_ms)

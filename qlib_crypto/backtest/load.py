@@ -165,7 +165,7 @@ def load(
     market = Market(
         prices, len(BARS) if marked else OPEN, settled, np.column_stack([series["rate"], series["price"]]), unknown,
         last, since, rules_of([rules.get(name, OrderRules()) for name in ordered])[None], tiers_since,
-        tiers, by_quantity, bounds_of(tiers), opens // DAY_MS,
+        tiers, by_quantity, bounds_of(tiers), np.empty((0, 2, len(ordered))), opens // DAY_MS,
     )  # fmt: skip
     sources = tuple(rules[name].spec_source if name in rules else "assumed" for name in ordered)
     tier_sources = tuple(own[0][1].source for own in given)

@@ -21,7 +21,6 @@ from qlib_crypto.backtest.trading import (
     GROSS,
     LATER,
     MAKER,
-    SLIP,
     TAKER,
     USED,
     VOID,
@@ -214,6 +213,6 @@ def try_orders(
     take_stock(book, room[: positions(book, room)], sums, opens)
     market_orders(
         book, tiers, by_quantity, rules, terms, fees[TAKER, t] if terms[AS_TAKER] != 0.0 else fees[MAKER, t],
-        terms[SLIP], MARKET, desk, sums, fills, ends, t, columns, wanted, notes, opens, market.prices[VOLUME, t],
+        market.slips, MARKET, desk, sums, fills, ends, t, columns, wanted, notes, opens, market.prices[VOLUME, t],
         market.unknown[t], market.bounds[tiers_at, LEAST_LEVERAGE],
     )  # fmt: skip

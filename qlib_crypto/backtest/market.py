@@ -55,6 +55,9 @@ class Market(NamedTuple):
         largest leverage, a table's last tier repeated; shape (dates, n): sizes are base coins, not notional.
     bounds
         Shape (dates, 2): the largest maintenance rate and the smallest leverage of any tier; see `bounds_of`.
+    slips
+        Shape (bars, 1 or 0, 2, n): how much worse than the market orders fill: a fraction of the price, and what comes
+        to it times the square root of the order's quote coins. Of length 0 where that is one number of the terms.
     days
         Shape (bars,): the UTC day in which each bar opens, a number.
 
@@ -72,6 +75,7 @@ class Market(NamedTuple):
     tiers: Floats
     by_quantity: NDArray[np.bool_]
     bounds: Floats
+    slips: NDArray[np.float64]
     days: Ints
 
 

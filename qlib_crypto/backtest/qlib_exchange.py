@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from qlib_crypto.backtest.notes import NO_PRICE, WORDS
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import Quotes, unix_ms
+from qlib_crypto.backtest.slippage import slipping
 from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, RiskLimits, Terms
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.market.margin import ccxt_tables, dated_tables
@@ -74,8 +76,8 @@ class PerpExchange(Exchange):
     liquidity
         Which of the two an order pays. `taker` is what a market order at the open is.
     slippage
-        How much worse than the open every order fills, as a fraction of the price; then on the next worse tick.
-        None is 0, and 0.0005 with `fees: simple`.
+        How much worse than the market an order fills: a fraction of the price, or `{fixed, spread, impact, bars}`, see
+        `Slippage`; then on the next worse tick. None is 0, and 0.0005 with `fees: simple`.
     missing_funding
         What to do where funding is unknown: `error` stops with a GapError once a position is held over it,
         `untradable` neither opens nor adds there and closes what is held at that bar's open, `zero` pays nothing.
@@ -124,7 +126,7 @@ class PerpExchange(Exchange):
         taker_fee: float | None = None,
         maker_fee: float | None = None,
         liquidity: str = "taker",
-        slippage: float | None = None,
+        slippage: float | Mapping[str, Any] | None = None,
         missing_funding: str = "error",
         max_gross_leverage: float | None = MAX_GROSS_LEVERAGE,
         margin_mode: str = "cross",
@@ -158,6 +160,10 @@ class PerpExchange(Exchange):
         self.loaded: Loaded = self._load(
             names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )
+        costs = replace(costs, slippage=costs.slippage.resolved(self.loaded))
+        self.terms = replace(self.terms, costs=costs)
+        self.loaded, unpriced = slipping(self.loaded, costs.slippage)
+        self.notes = {"impact of an order unknown, taken as none: bars of an instrument": unpriced}
         self._has_bar = self.loaded.has_bar
         self._terms, self._fees = self.terms.array(self.loaded.interval.ms), self.terms.fees(self.loaded.opens_ms)
         super().__init__(

@@ -42,7 +42,6 @@ from qlib_crypto.backtest.trading import (
     REACHED,
     REACHED_NOTE,
     RESTS,
-    SLIP,
     VOID,
     Bits,
     market_orders,
@@ -140,8 +139,8 @@ def protect_opened(
 
 @compiled
 def _executed(
-    book: Floats, tiers: Floats, by_quantity: Flags, bounds: Floats, rules: Floats, terms: Floats, rate: float,
-    slip: float, order: int, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints, t: int, i: int,
+    book: Floats, tiers: Floats, by_quantity: Flags, bounds: Floats, rules: Floats, terms: Floats, slips: Floats,
+    rate: float, order: int, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints, t: int, i: int,
     wanted: Floats, price: float, opens: Floats, volumes: Floats, unknown: Bits, room: Ints,
 ) -> int:  # fmt: skip
     """An order in `wanted`, shape (1,), at a price that was reached: why not all of it."""
@@ -151,7 +150,7 @@ def _executed(
     columns[0], notes[0] = i, 0
     take_stock(book, room[: positions(book, room)], sums, desk[AT])
     market_orders(
-        book, tiers, by_quantity, rules, terms, rate, slip, order, desk, sums, fills, ends, t, columns, wanted, notes,
+        book, tiers, by_quantity, rules, terms, rate, slips, order, desk, sums, fills, ends, t, columns, wanted, notes,
         desk[AT], volumes, unknown, bounds[LEAST_LEVERAGE],
     )  # fmt: skip
     note = notes[0]
@@ -162,15 +161,14 @@ def _executed(
 @compiled
 def _enter(
     book: Floats, rest: Floats, tiers: Floats, by_quantity: Flags, bounds: Floats, rules: Floats, terms: Floats,
-    maker: float, taker: float, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints, t: int, i: int,
-    price: float, opens: Floats, volumes: Floats, unknown: Bits, room: Ints,
+    slips: Floats, maker: float, taker: float, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints,
+    t: int, i: int, price: float, opens: Floats, volumes: Floats, unknown: Bits, room: Ints,
 ) -> None:  # fmt: skip
     """An entry whose price was reached. What the bar's volume leaves of it goes on resting, nothing else does."""
     asked, before, kind = rest[ENTRY, i], book[QUANTITY, i], int(rest[ENTRY_KIND, i])
     note = _executed(
-        book, tiers, by_quantity, bounds, rules, terms, maker if kind == LIMIT else taker,
-        0.0 if kind == LIMIT else terms[SLIP], kind, desk, sums, fills, ends, counts, t, i, rest[ENTRY, i : i + 1],
-        price, opens, volumes, unknown, room,
+        book, tiers, by_quantity, bounds, rules, terms, slips, maker if kind == LIMIT else taker, kind,
+        desk, sums, fills, ends, counts, t, i, rest[ENTRY, i : i + 1], price, opens, volumes, unknown, room,
     )  # fmt: skip
     rest[ENTRY, i] = asked - rest[ENTRY, i] if note in (VOLUME, CLIPPED_VOLUME) else 0.0
     now = book[QUANTITY, i]
@@ -182,8 +180,8 @@ def _enter(
 @compiled
 def reached_at_open(
     book: Floats, rest: Floats, tiers: Floats, by_quantity: Flags, bounds: Floats, rules: Floats, terms: Floats,
-    maker: float, taker: float, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints, t: int,
-    opens: Floats, volumes: Floats, unknown: Bits, room: Ints,
+    slips: Floats, maker: float, taker: float, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints,
+    t: int, opens: Floats, volumes: Floats, unknown: Bits, room: Ints,
 ) -> None:  # fmt: skip
     """What rested and is reached by the open itself: limits at their price, stops at the open."""
     for i in range(len(opens)):
@@ -195,8 +193,8 @@ def reached_at_open(
             price >= level if quantity > 0.0 else price <= level
         ):  # fmt: skip
             _enter(
-                book, rest, tiers, by_quantity, bounds, rules, terms, maker, taker, desk, sums, fills, ends, counts, t,
-                i, level if limit else price, opens, volumes, unknown, room,
+                book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends,
+                counts, t, i, level if limit else price, opens, volumes, unknown, room,
             )  # fmt: skip
     for i in range(len(opens)):
         side, price = rest[SIDE, i], opens[i]
@@ -207,13 +205,13 @@ def reached_at_open(
         wanted[0] = -book[QUANTITY, i]
         if side * price <= stop:
             _executed(
-                book, tiers, by_quantity, bounds, rules, terms, taker, terms[SLIP], kind, desk, sums, fills, ends,
+                book, tiers, by_quantity, bounds, rules, terms, slips, taker, kind, desk, sums, fills, ends,
                 counts, t, i, wanted, price, opens, volumes, unknown, room,
             )  # fmt: skip
         elif rest[TARGET_AT, i] > 0.0 and side * price > side * rest[TARGET_AT, i]:
             target = worse_tick(rest[TARGET_AT, i], rules[TICK, i], side)
             _executed(
-                book, tiers, by_quantity, bounds, rules, terms, maker, 0.0, TAKE_PROFIT, desk, sums, fills, ends,
+                book, tiers, by_quantity, bounds, rules, terms, slips, maker, TAKE_PROFIT, desk, sums, fills, ends,
                 counts, t, i, wanted, target, opens, volumes, unknown, room,
             )  # fmt: skip
 
@@ -221,9 +219,9 @@ def reached_at_open(
 @compiled
 def through(  # noqa: C901, PLR0912, PLR0915 - one way through one bar
     book: Floats, rest: Floats, tiers: Floats, by_quantity: Flags, bounds: Floats, rules: Floats, terms: Floats,
-    maker: float, taker: float, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints, t: int,
-    opens: Floats, lows: Floats, highs: Floats, closes: Floats, mark_lows: Floats, mark_highs: Floats, volumes: Floats,
-    unknown: Bits, room: Ints,
+    slips: Floats, maker: float, taker: float, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints,
+    t: int, opens: Floats, lows: Floats, highs: Floats, closes: Floats, mark_lows: Floats, mark_highs: Floats,
+    volumes: Floats, unknown: Bits, room: Ints,
 ) -> None:  # fmt: skip
     """The way through a bar with something that rests: entries, liquidation up to the stops, stops and targets."""
     margined, isolated = terms[MAX_LEVERAGE] > 0.0, terms[ISOLATED] != 0.0
@@ -238,8 +236,8 @@ def through(  # noqa: C901, PLR0912, PLR0915 - one way through one bar
             reached = highs[i] >= level if quantity > 0.0 else lows[i] <= level
         if reached:
             _enter(
-                book, rest, tiers, by_quantity, bounds, rules, terms, maker, taker, desk, sums, fills, ends, counts, t,
-                i, level, opens, volumes, unknown, room,
+                book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends,
+                counts, t, i, level, opens, volumes, unknown, room,
             )  # fmt: skip
     _copy(mark_lows, desk[LOWS])
     _copy(mark_highs, desk[HIGHS])
@@ -269,7 +267,7 @@ def through(  # noqa: C901, PLR0912, PLR0915 - one way through one bar
         worst, best = (side * lows[i], side * highs[i]) if side > 0.0 else (side * highs[i], side * lows[i])
         stop, kind = _stop(rest, i)
         target = side * rest[TARGET_AT, i] if rest[TARGET_AT, i] > 0.0 else np.inf
-        price, rate, slip = np.nan, taker, terms[SLIP]
+        price, rate = np.nan, taker
         if worst <= stop:
             price = min(stop, start)
         elif not begun:
@@ -279,7 +277,7 @@ def through(  # noqa: C901, PLR0912, PLR0915 - one way through one bar
             if worst <= trailed:
                 price, kind = trailed, TRAILING_STOP
             elif best > target:
-                price, kind, rate, slip = target, TAKE_PROFIT, maker, 0.0
+                price, kind, rate = target, TAKE_PROFIT, maker
         if np.isnan(price):
             continue
         # on its tick: a stop not better, a target not nearer
@@ -287,7 +285,7 @@ def through(  # noqa: C901, PLR0912, PLR0915 - one way through one bar
         wanted = desk[LATER, i : i + 1]
         wanted[0] = -book[QUANTITY, i]
         _executed(
-            book, tiers, by_quantity, bounds, rules, terms, rate, slip, kind, desk, sums, fills, ends, counts, t, i,
+            book, tiers, by_quantity, bounds, rules, terms, slips, rate, kind, desk, sums, fills, ends, counts, t, i,
             wanted, at, opens, volumes, unknown, room,
         )  # fmt: skip
         fired = True

@@ -26,8 +26,8 @@ from qlib_crypto.backtest.trading import (
     HIGHEST,
     OPENS_AGAIN,
     PAUSE,
-    SLIP,
     log,
+    slip_of,
     slipped,
 )
 
@@ -36,7 +36,7 @@ _COLUMN, _ORDER = FILL.index("column"), FILL.index("order")
 
 @compiled
 def close_all(
-    book: Floats, entries: Floats, held: Ints, opens: Floats, rules: Floats, terms: Floats, taker: float,
+    book: Floats, entries: Floats, held: Ints, opens: Floats, rules: Floats, terms: Floats, slips: Floats, taker: float,
     fills: Floats, ends: Ints, sums: Floats, t: int,
 ) -> None:  # fmt: skip
     """Everything that has a price is closed at the open, `entries` rest no more; without one it is tried again."""
@@ -50,7 +50,8 @@ def close_all(
         if not reference > 0.0:
             left += 1
             continue
-        price = slipped(reference, -quantity, terms[SLIP], rules[TICK, i])
+        slip = slip_of(terms, slips, t, i, quantity, reference)
+        price = slipped(reference, -quantity, slip, rules[TICK, i])
         fee, realised = trade(book, i, -quantity, price, reference, taker, 0.0)
         log(fills, ends, t, i, -quantity, price, reference, fee, realised, int(sums[CLOSING]), 0.0, RISK_LIMIT)
     if left == 0:

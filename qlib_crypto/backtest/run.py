@@ -171,7 +171,7 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
         engine = _by_qlib(executor_config, backtest, exchange, strategy, equal if btc.isna().all() else btc)
     steps = steps_table(engine)
     steps["bench_btc"], steps["bench_equal"] = btc.reindex(steps.index), equal.reindex(steps.index)
-    notes = Counter(engine.notes) + Counter(getattr(strategy, "notes", {}))
+    notes = Counter(engine.notes) + Counter(getattr(strategy, "notes", {})) + Counter(exchange.notes)
     return PerpRun(
         steps=steps,
         fills=fills_table(engine),

@@ -130,7 +130,7 @@ class Terms:
         return np.array(
             [
                 self.costs.liquidity == "taker",
-                self.costs.slippage,
+                self.costs.slippage.of_all or 0.0,
                 math.inf if self.participation is None else self.participation,
                 math.inf if self.max_gross_leverage is None else self.max_gross_leverage,
                 self.leverage if margined else 0.0,

@@ -19,7 +19,7 @@ ERROR, UNTRADABLE, ZERO = range(3)
 #: Places in the terms that an account and its venue agreed on, shape (15,):
 #:
 #: - whether orders at the open pay the taker's fee (1) or the maker's (0);
-#: - fraction of the price by which they fill worse;
+#: - fraction of the price by which they fill worse, where `Market.slips` says nothing;
 #: - fraction of a bar's volume that they may be, inf for no cap;
 #: - gross notional over equity that no order may take the account beyond, inf for no cap;
 #: - notional over initial margin, at most that of the tier; 0 asks for no margin and never liquidates;
@@ -81,11 +81,25 @@ def log(
     ends[FILLS] += 1
 
 
+#: The most that is lost to slippage, a fraction: the root of an order of any size is no law.
+MOST_SLIPPAGE = 0.5
+
+
+@inlined
+def slip_of(terms: Floats, slips: Floats, t: int, i: int, quantity: float, reference: float) -> float:
+    """How much worse than `reference` an order fills, a fraction; `slips` are those of the market."""
+    if len(slips) == 0:
+        return terms[SLIP]
+    bar = t if len(slips) > 1 else 0
+    return slips[bar, 0, i] + slips[bar, 1, i] * np.sqrt(abs(quantity) * reference)
+
+
 @inlined
 def slipped(reference: float, quantity: float, slippage: float, tick: float) -> float:
     """What is paid for a signed quantity while the market is at `reference`."""
     if slippage == 0.0:
         return reference
+    slippage = min(slippage, MOST_SLIPPAGE)
     return worse_tick(reference * (1.0 + np.copysign(slippage, quantity)), tick, quantity)
 
 
@@ -120,13 +134,13 @@ def _reserved_by_others(
 
 @inlined
 def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, each in one piece
-    book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, slip: float,
+    book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, slips: Floats,
     order: int, desk: Floats, sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints, wanted: Floats,
     notes: Ints, opens: Floats, volumes: Floats, unknown: Bits, least_leverage: float,
 ) -> bool:  # fmt: skip
     """Execute what can be of each order at the open: `wanted` becomes that, `notes` say why not all.
 
-    `rate` is the fee, `slip` how much worse than the open they fill, both fractions; `order` is their kind;
+    `rate` is the fee, a fraction, `slips` are those of the market; `order` is their kind;
     `least_leverage` is what the venue lends to any position at least. Whether a position was opened or closed.
     """
     untradable, isolated = terms[MISSING_FUNDING] == UNTRADABLE, terms[ISOLATED] != 0.0
@@ -134,7 +148,7 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
     leverage, most_of_bar, most_gross = terms[MAX_LEVERAGE], terms[PARTICIPATION], terms[MAX_GROSS]
     # with risk limits no order is sound before they were asked
     soundest = -1.0 if limited else most_gross
-    some_unknown, capped, cost = unknown[ALL] != 0, most_of_bar < np.inf, rate + slip
+    some_unknown, capped, made = unknown[ALL] != 0, most_of_bar < np.inf, order in (why.LIMIT, why.TAKE_PROFIT)
     least = min(leverage, least_leverage)
     money, gross, changed = sums[MONEY], sums[DESK_GROSS], False
     for at in range(len(columns)):
@@ -150,12 +164,14 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
         if not reference > 0.0:
             notes[at] = why.NO_PRICE
             continue
+        slip = 0.0 if made else slip_of(terms, slips, t, i, quantity, reference)
         if quantity != -held:
             if untradable and unknown[i] != 0:
                 quantity = towards(held, quantity, 0.0)
                 note = why.FUNDING_UNKNOWN if quantity != asked else why.WHOLE
             else:
                 after = abs(held + quantity)
+                cost = rate + slip
                 then = gross + (after - abs(held)) * reference
                 sound = money > 0.0 and then <= soundest * money
                 if sound and leverage > 0.0:
@@ -188,6 +204,8 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
             continue
         wanted[at] = quantity
         price, lever = reference, 0.0
+        if quantity != asked and slip != 0.0:  # a part slips less
+            slip = slip_of(terms, slips, t, i, quantity, reference)
         if slip != 0.0:
             price = slipped(reference, quantity, slip, rules[TICK, i])
         if isolated:

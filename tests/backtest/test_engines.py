@@ -109,7 +109,7 @@ def case_of(seed: int) -> Case:
         "liquidity": one_of("taker", "maker"),
         "maker_fee": one_of(-0.0001, 0.0002),
         "taker_fee": one_of(0.0, 0.0005),
-        "slippage": one_of(0.0, 0.0005),
+        "slippage": one_of(0.0, 0.0005, {"fixed": 0.0001, "spread": 0.001}, {"spread": 0.0002, "impact": 0.7}),
         "max_gross_leverage": one_of(None, None, 2.5),
         "margin_mode": one_of("none", "cross", "isolated"),
         "leverage": one_of(1.0, 5.0, 20.0),
