@@ -28,7 +28,7 @@ from qlib_crypto.backtest.market import (
     rules_of,
     tiers_of,
 )
-from qlib_crypto.backtest.orders import OrderRules
+from qlib_crypto.backtest.orders import ASSUMED, Rules
 from qlib_crypto.clock import DAY_MS, iso
 from qlib_crypto.errors import ConfigError, DataError, SchemaError
 from qlib_crypto.market.margin import MarginTable, assumed_table
@@ -110,7 +110,7 @@ def load(
     names: Sequence[str],
     span_ms: tuple[int, int],
     *,
-    rules: Mapping[str, OrderRules],
+    rules: Mapping[str, Rules],
     tables: Mapping[str, Tables] | None = None,
     margined: bool = True,
 ) -> Loaded:
@@ -141,7 +141,9 @@ def load(
     first = max(-((grid.origin_ms - span_ms[0]) // interval.ms), 0)
     stop = min((span_ms[1] - grid.origin_ms) // interval.ms + 1, grid.length)
     opens = grid.origin_ms + np.arange(first, max(stop, first), dtype=np.int64) * interval.ms
-    ticks = np.array([rules[name].tick_size if name in rules else 0.0 for name in ordered])
+    ruled = [rules.get(name) or ASSUMED for name in ordered]
+    # prices of all times lie on the finest of them
+    ticks = np.array([min((own.tick_size for _, own in states if own.tick_size > 0), default=0.0) for states in ruled])
     files = _Files(folder, manifest, interval, ordered, first, len(opens))
     marked = any(MARKS[0] in manifest.extra_fields.get(name, ()) for name in ordered)
     prices = np.empty((len(BARS) + len(MARKS) * marked, len(opens), len(ordered)))
@@ -161,28 +163,33 @@ def load(
         turnover = _turnover(prices, interval) if margined else np.full(len(ordered), np.nan)
         given = [own or ((0, assumed_table(each)),) for own, each in zip(given, turnover, strict=True)]
     tiers_since, tiers, by_quantity = _dated_tiers(given, opens)
-    since = np.zeros(1, np.int64)
+    rules_since, states = _by_date(ruled, opens)
     market = Market(
         prices, len(BARS) if marked else OPEN, settled, np.column_stack([series["rate"], series["price"]]), unknown,
-        last, since, rules_of([rules.get(name, OrderRules()) for name in ordered])[None], tiers_since,
-        tiers, by_quantity, bounds_of(tiers), np.empty((0, 2, len(ordered))), opens // DAY_MS,
+        last, rules_since, np.stack([rules_of(own) for own in states]), tiers_since, tiers, by_quantity,
+        bounds_of(tiers), np.empty((0, 2, len(ordered))), opens // DAY_MS,
     )  # fmt: skip
-    sources = tuple(rules[name].spec_source if name in rules else "assumed" for name in ordered)
+    sources = tuple(own[-1][1].spec_source for own in ruled)
     tier_sources = tuple(own[0][1].source for own in given)
     return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources)
 
 
+def _by_date[T](given: Sequence[Sequence[tuple[int, T]]], opens: Ints) -> tuple[Ints, list[list[T]]]:
+    """The bars from which on another state of any instrument holds, the first one 0, and the states of all then."""
+    first = {int(np.searchsorted(opens, at)) for own in given for at, _ in own[1:]}
+    since = sorted({0, *(bar for bar in first if bar < len(opens))})
+    return np.array(since, dtype=np.int64), [
+        [own[max(sum(time <= opens[bar] for time, _ in own) - 1, 0)][1] for own in given] for bar in since
+    ]
+
+
 def _dated_tiers(given: Sequence[Tables], opens: Ints) -> tuple[Ints, Floats, NDArray[np.bool_]]:
     """`Market.tiers_since`, `Market.tiers` and `Market.by_quantity`: a state from each bar on in which one changed."""
-    first = {max(int(np.searchsorted(opens, at)), 0) for own in given for at, _ in own[1:]}
-    since = sorted({0, *(bar for bar in first if bar < len(opens))})
-    states = []
-    for bar in since:
-        at = [max(sum(time <= opens[bar] for time, _ in own) - 1, 0) for own in given]
-        states.append(tiers_of([own[place][1] for own, place in zip(given, at, strict=True)]))
+    since, by_date = _by_date(given, opens)
+    states = [tiers_of(tables) for tables in by_date]
     most = max(tiers.shape[2] for tiers, _ in states)
     even = [np.pad(tiers, ((0, 0), (0, 0), (0, most - tiers.shape[2])), mode="edge") for tiers, _ in states]
-    return np.array(since, dtype=np.int64), np.stack(even), np.stack([by_quantity for _, by_quantity in states])
+    return since, np.stack(even), np.stack([by_quantity for _, by_quantity in states])
 
 
 class _Files:

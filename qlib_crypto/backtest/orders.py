@@ -1,11 +1,12 @@
-"""Which orders a venue takes, as a provider's `specs.json` has it."""
+"""Which orders a venue takes and since when, as a provider's `rules.json` or `specs.json` has it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from qlib_crypto.errors import SchemaError
@@ -25,15 +26,17 @@ class OrderRules:
     spec_source: str = "assumed"
 
 
-ASSUMED = OrderRules()
+#: The rules of one instrument and since when, Unix milliseconds, ascending; the first also hold before.
+Rules = Sequence[tuple[int, OrderRules]]
+ASSUMED: Rules = ((0, OrderRules()),)
 SIZES = ("lot_base", "min_base", "min_notional_quote", "tick_size")
 
 
-def load_specs(path: Path) -> dict[str, OrderRules]:
+def load_specs(path: Path) -> dict[str, Rules]:
     """The order rules by Qlib name of a file of JSON objects, one or one a line; empty when the file is missing.
 
-    Each object maps `BTC_USDT.OKX` to `{lot_base, min_base, min_notional_quote, tick_size, spec_source}`; a null or
-    absent number is 0.
+    Each object maps `BTC_USDT.OKX` to `{lot_base, min_base, min_notional_quote, tick_size, spec_source}`, or to a list
+    of these with `since_ms`, oldest first; a null or absent number is 0.
 
     Raises
     ------
@@ -43,15 +46,22 @@ def load_specs(path: Path) -> dict[str, OrderRules]:
     """
     if not path.is_file():
         return {}
-    text, rules, at = path.read_text(encoding="utf-8").strip(), dict[str, OrderRules](), 0
+    text, rules, at = path.read_text(encoding="utf-8").strip(), dict[str, Rules](), 0
     try:
         while at < len(text):
             part, at = json.JSONDecoder().raw_decode(text, at)
-            rules |= {name: _rules(row) for name, row in part.items()}
+            rules |= {name: _dated(rows if isinstance(rows, list) else [rows]) for name, rows in part.items()}
             at += len(text[at:]) - len(text[at:].lstrip())
     except (ValueError, AttributeError, TypeError) as error:
         raise SchemaError(f"{path} does not map instruments to order rules ({error}); convert again") from None
     return rules
+
+
+def _dated(rows: Sequence[Mapping[str, float | str | None]]) -> Rules:
+    since = [int(row.get("since_ms") or 0) for row in rows]
+    if not rows or any(one >= other for one, other in pairwise(since)):
+        raise ValueError(f"states of the times {since} are not ascending")
+    return tuple((at, _rules(row)) for at, row in zip(since, rows, strict=True))
 
 
 def _rules(row: Mapping[str, float | str | None]) -> OrderRules:

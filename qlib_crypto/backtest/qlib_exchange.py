@@ -102,7 +102,7 @@ class PerpExchange(Exchange):
         What the account forbids itself besides: `{position, net, daily_loss, drawdown, pause, cool_down}`, see
         `RiskLimits`.
     specs
-        File of order rules (see `load_specs`); the provider's `specs.json` when None.
+        File of order rules (see `load_specs`); what the provider knows of them, by date, when None.
 
     Raises
     ------
@@ -156,7 +156,8 @@ class PerpExchange(Exchange):
         self.spans: dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] = {}
         names = names_of(codes, interval.qlib, start_time, end_time, self.spans)
         span = (unix_ms(pd.Timestamp(start_time)), unix_ms(pd.Timestamp(end_time)))
-        self._load = partial(load, folder, interval, rules=load_specs(Path(specs) if specs else folder / "specs.json"))
+        known = next((path for path in (folder / "rules.json", folder / "specs.json") if path.is_file()), folder)
+        self._load = partial(load, folder, interval, rules=load_specs(Path(specs) if specs else known))
         self.loaded: Loaded = self._load(
             names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )

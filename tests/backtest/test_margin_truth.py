@@ -200,6 +200,22 @@ def test_a_tier_that_changes_while_held_liquidates_at_the_next_open(tmp_path):
     assert result.assumptions["margin_tiers"] == {"venue": 1}
 
 
+def test_order_rules_hold_from_their_date_on(tmp_path):
+    """Lots of 0.5 until 05:00, of 0.001 after; before the first state was seen it holds as well."""
+    market = flat((50_000.0,))
+    folder = market.write(tmp_path / "p")
+    states = [
+        {"since_ms": int(since.value // 1_000_000), "lot_base": lot, "tick_size": 0.01, "spec_source": "venue"}
+        for since, lot in ((at("03"), 0.5), (at("05"), 0.001))
+    ]
+    (folder / "rules.json").write_text(json.dumps({BTC: states}))
+    market.open(tmp_path / "p")
+    orders = {"2025-01-01 02:00": {BTC: 0.7}, "2025-01-01 04:00": {BTC: 0.7}, "2025-01-01 05:00": {BTC: 0.7}}
+    result = run(market, Scripted(orders))
+    assert result.fills["quantity"].tolist() == pytest.approx([0.5, 0.5, 0.7])
+    assert result.assumptions["order_rules"] == {"venue": 1}
+
+
 def test_a_file_of_other_instruments_is_refused(tmp_path, tiers):
     market = flat((50_000.0,))
     market.bars["BTC_USDT.OKX"] = market.bars.pop(BTC)

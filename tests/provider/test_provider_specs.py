@@ -37,7 +37,8 @@ def test_rules_are_in_base_coins_and_the_backtest_reads_them(made):
     _, provider, instruments = made
     rules = load_specs(provider / "specs.json")
     assert list(rules) == [instruments[0].qlib], "an instrument without a spec is left out, not invented"
-    rule = rules[instruments[0].qlib]
+    ((_, rule),) = rules[instruments[0].qlib]
+    assert load_specs(provider / "rules.json") == rules
     assert (rule.lot_base, rule.min_base, rule.min_notional_quote, rule.tick_size) == (0.005, 0.02, 0.0, 0.1)
     assert rule.spec_source == "derived"
 
