@@ -17,17 +17,23 @@ from qlib_crypto.symbols import Interval
 TABLE = MarginTable((MarginTier(0, 1e12, 0.01, 20),), by_quantity=False, source="file")
 
 
-def loaded(bars, *, tick: float = 0.0, table: MarginTable = TABLE) -> Loaded:
-    """Bars of shape (n, bars, 5): open, high, low, close, volume, each an hour; NaN is no bar."""
+def loaded(bars, *, tick: float = 0.0, table: MarginTable = TABLE, inner=None) -> Loaded:
+    """Bars of shape (n, bars, 5): open, high, low, close, volume, each an hour; NaN is no bar.
+
+    `inner`, shape (n, bars x k, 4), are finer ones.
+    """
     prices = np.ascontiguousarray(np.moveaxis(np.asarray(bars, dtype=np.float64), 2, 0).swapaxes(1, 2))
     length, n = prices.shape[1:]
+    fine = np.empty((4, 0, n))
+    if inner is not None:
+        fine = np.ascontiguousarray(np.moveaxis(np.asarray(inner, dtype=np.float64), 2, 0).swapaxes(1, 2))
     tiers, by_quantity = tiers_of([table] * n)
     there = np.isfinite(prices[0])
     market = Market(
         prices, 0, np.empty((0, 3), np.int64), np.empty((0, 2)), np.zeros((length, n + 1), np.uint8),
         np.array([np.flatnonzero(own)[-1] for own in there.T]), np.zeros(1, np.int64),
         rules_of([OrderRules(tick_size=tick)] * n)[None], np.zeros(1, np.int64), tiers[None], by_quantity[None],
-        bounds_of(tiers[None]), np.empty((0, 2, n)), np.arange(length) // 24,
+        bounds_of(tiers[None]), np.empty((0, 2, n)), fine, np.arange(length) // 24,
     )  # fmt: skip
     names = tuple(f"A{i}_USDT.OKX" for i in range(n))
     opens = np.arange(length) * 3_600_000
@@ -35,9 +41,18 @@ def loaded(bars, *, tick: float = 0.0, table: MarginTable = TABLE) -> Loaded:
 
 
 def engine(
-    bars, *, account: float = 100_000.0, taker=0.0005, maker=0.0002, slippage=0.0, tick=0.0, table=TABLE, **terms
-) -> Engine:
+    bars,
+    *,
+    account: float = 100_000.0,
+    taker=0.0005,
+    maker=0.0002,
+    slippage=0.0,
+    tick=0.0,
+    table=TABLE,
+    inner=None,
+    **terms,
+) -> Engine:  # fmt: skip
     """An account on such bars; nothing is margined unless said."""
     costs = Costs.of(None, taker, maker, "taker", slippage)
     usual = {"missing_funding": "zero", "margin_mode": "none", "max_gross_leverage": None}
-    return Engine(loaded(bars, tick=tick, table=table), Terms(costs, **{**usual, **terms}), account)
+    return Engine(loaded(bars, tick=tick, table=table, inner=inner), Terms(costs, **{**usual, **terms}), account)

@@ -5,7 +5,7 @@
 3. a position whose instrument ended is settled at its last mark; under `untradable` one over unknown funding is closed;
 4. the margin call at the open: a gap may have gone through the liquidation price;
 5. what rests and is reached by the open (see `resting`), what a risk limit closes, then the orders, in their order;
-6. the way through the bar: what is reached in it, and liquidation at the marks that harm most;
+6. the way through the bar, or through each finer one in it: what is reached, and liquidation at the worst marks;
 7. settlements later in the bar, on what is held then;
 8. marks at the close, and the margin call on what the settlements left.
 """
@@ -46,7 +46,7 @@ from qlib_crypto.backtest.notes import (
     UNKNOWN_WITHOUT_PRICE,
     VENUE,
 )
-from qlib_crypto.backtest.resting import ENTRY, place, protect_opened, reached_at_open, through, tidy
+from qlib_crypto.backtest.resting import ENTRY, place, protect_opened, reached_at_open, through, through_inner, tidy
 from qlib_crypto.backtest.risk_limits import close_all, new_day, watch
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
@@ -233,7 +233,15 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         for order in range(len(columns)):
             counts[OF_WORDS + notes[order]] += 1
     low, high = prices[marks + LOW, t], prices[marks + HIGH, t]
-    if ends[RESTS]:
+    if market.inner.shape[1] > 0:
+        through_inner(
+            book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
+            t, market.inner, market.inner.shape[1] // prices.shape[1], prices[VOLUME, t], unknown, room,
+        )  # fmt: skip
+        held = room[: positions(book, room)]
+        if ends[RESTS]:
+            tidy(book, rest, last, ends, counts, t)
+    elif ends[RESTS]:
         through(
             book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
             t, opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high, prices[VOLUME, t], unknown, room,

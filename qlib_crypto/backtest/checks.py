@@ -54,6 +54,9 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
 
     """
     _cost_values(where, kwargs)
+    RiskLimits.check_values(f"{where}.limits", kwargs.get("limits"))
+    if kwargs.get("inner") not in (None, "auto"):
+        Interval.parse(str(kwargs["inner"]))
     for key, value in kwargs.items():
         at = f"{where}.{key}"
         if key in _CHOICES:
@@ -64,8 +67,6 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
             number(at, value, lambda v: v >= 1, "must be notional over initial margin, 1 or more, such as 5.0")
         elif key in ("liquidation_fee", "participation") and value is not None:
             number(at, value, lambda v: 0 <= v <= 1, "must be a fraction from 0 to 1, or null")
-        elif key == "limits":
-            RiskLimits.check_values(at, value)
         elif key == "deal_price" and value is not None:
             deal_at_open(at, value)
         elif key == "codes" and not (isinstance(value, str) or is_names(value)):

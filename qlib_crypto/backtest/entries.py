@@ -124,10 +124,7 @@ class Entries:
         names = ("stop loss", "take profit", "trailing stop")
         held = [f"{name} {distance}" for name, distance in zip(names, protected, strict=True) if distance]
         risk = [] if self._risk is None else [f"risk per trade {self._risk:g}"]
-        return {
-            "orders": "; ".join([kind + rests if kind else "market", *held, *risk]),
-            "inside_a_bar": "what harms most: entries, liquidation and stops before targets",
-        }
+        return {"orders": "; ".join([kind + rests if kind else "market", *held, *risk])}
 
     def planned(self, prices: Floats, targets: Targets) -> tuple[Targets, Floats, Ints]:
         """Targets, plan and last bars of the entries.

@@ -19,6 +19,7 @@ from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.market import (
     CLOSE,
+    INNER_ROWS,
     OPEN,
     UNKNOWN_AT_OPEN,
     UNKNOWN_LATER,
@@ -113,17 +114,18 @@ def load(
     rules: Mapping[str, Rules],
     tables: Mapping[str, Tables] | None = None,
     margined: bool = True,
+    inner: Interval | None = None,
 ) -> Loaded:
     """Bars that open in `span_ms` (first and last, both inclusive) of the named instruments.
 
     `rules` are those of `load_specs`; an instrument without has none. `tables` are margin tiers of the venue and since
     when (Unix milliseconds), the first also before; where there are none they are assumed by turnover, unless nothing
-    is `margined`.
+    is `margined`. `inner` is the length of finer bars inside, see `Market.inner`; None for none.
 
     Raises
     ------
     ConfigError
-        When an instrument is no linear contract.
+        When an instrument is no linear contract, or the finer bars are not, or do not fill a bar.
     DataError
         When the provider has not one bar of them then.
     SchemaError
@@ -156,6 +158,18 @@ def load(
             f"no {interval.qlib} bars of {len(ordered)} instruments between {iso(span_ms[0])} and {iso(span_ms[1])} in "
             f"{folder}; convert them, or change the span"
         )
+    finer = np.empty((INNER_ROWS, 0, len(ordered)))
+    if inner is not None:
+        if inner.ms >= interval.ms or interval.ms % inner.ms:
+            raise ConfigError(f"inner {inner.qlib} does not fill a bar of {interval.qlib}; write a finer one that does")
+        fine, each = manifest.grid(inner.qlib), interval.ms // inner.ms
+        files = _Files(
+            folder, manifest, inner, ordered, (int(opens[0]) - fine.origin_ms) // inner.ms, len(opens) * each
+        )
+        finer = np.empty((INNER_ROWS * (1 + marked), len(opens) * each, len(ordered)))
+        for at, field in enumerate(BARS[:INNER_ROWS] + MARKS * marked):
+            _unpack(files.read(field), ticks, finer[at])
+        _inner_prices(finer, prices, each)
     histories = tuple(Settled.of_all([read_series(folder, Instrument.parse(name)) for name in ordered]))
     settled, series, unknown = _funding(histories, interval, opens)
     given = [(tables or {}).get(name, ()) for name in ordered]
@@ -167,7 +181,7 @@ def load(
     market = Market(
         prices, len(BARS) if marked else OPEN, settled, np.column_stack([series["rate"], series["price"]]), unknown,
         last, rules_since, np.stack([rules_of(own) for own in states]), tiers_since, tiers, by_quantity,
-        bounds_of(tiers), np.empty((0, 2, len(ordered))), opens // DAY_MS,
+        bounds_of(tiers), np.empty((0, 2, len(ordered))), finer, opens // DAY_MS,
     )  # fmt: skip
     sources = tuple(own[-1][1].spec_source for own in ruled)
     tier_sources = tuple(own[0][1].source for own in given)
@@ -267,6 +281,27 @@ def _without_price(prices: Floats, last: Ints) -> None:
             for row in range(marks):
                 if not (marked and prices[_BARS + row, t, i] > 0.0):
                     prices[_BARS + row, t, i] = prices[row, t, i]
+
+
+@compiled
+def _inner_prices(finer: Floats, prices: Floats, each: int) -> None:
+    """As `_without_price` for the finer bars; a bar without any gets its own prices as the first one."""
+    rows = finer.shape[0]
+    for t in range(prices.shape[1]):
+        for i in range(prices.shape[2]):
+            some = False
+            for at in range(t * each, (t + 1) * each):
+                if finer[OPEN, at, i] > 0.0 and finer[CLOSE, at, i] > 0.0:
+                    some = True
+                    for row in range(INNER_ROWS, rows):
+                        if not finer[row, at, i] > 0.0:
+                            finer[row, at, i] = finer[row - INNER_ROWS, at, i]
+                else:
+                    for row in range(rows):
+                        finer[row, at, i] = np.nan
+            if not some:
+                for row in range(rows):
+                    finer[row, t * each, i] = prices[row if row < INNER_ROWS else row + _BARS - INNER_ROWS, t, i]
 
 
 def _funding(

@@ -16,6 +16,8 @@ Flags = NDArray[np.bool_]
 
 #: Rows of `Market.prices`; marks follow in the order of the first four where there are any.
 OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
+#: The rows of `Market.inner` before its marks.
+INNER_ROWS = CLOSE + 1
 #: Rows of `Market.rules`.
 LOT, MIN_BASE, MIN_NOTIONAL, TICK = range(4)
 #: Rows of `Market.tiers`.
@@ -58,6 +60,9 @@ class Market(NamedTuple):
     slips
         Shape (bars, 1 or 0, 2, n): how much worse than the market orders fill: a fraction of the price, and what comes
         to it times the square root of the order's quote coins. Of length 0 where that is one number of the terms.
+    inner
+        Shape (4 or 8, bars x k, n): open, high, low and close of the k finer bars in each, then their marks, NaN where
+        there is none; where a bar has none at all its own are the first one's. Of length 0 without finer bars.
     days
         Shape (bars,): the UTC day in which each bar opens, a number.
 
@@ -76,6 +81,7 @@ class Market(NamedTuple):
     by_quantity: NDArray[np.bool_]
     bounds: Floats
     slips: NDArray[np.float64]
+    inner: NDArray[np.float64]
     days: Ints
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from qlib.backtest.account import Account
 from qlib.backtest.decision import Order, OrderDir
 from qlib.backtest.exchange import Exchange
+from qlib.log import get_module_logger
 
 from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_rules, stored
 from qlib_crypto.backtest.costs import Costs
@@ -31,6 +32,10 @@ from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, RiskLimits,
 from qlib_crypto.errors import ConfigError, QlibCryptoError
 from qlib_crypto.market.margin import ccxt_tables, dated_tables
 from qlib_crypto.symbols import Instrument, Interval
+
+AUTO = "auto"
+#: Bytes of finer bars that are loaded without being asked for.
+_MOST_INNER = 1 << 30
 
 
 def tables_of(path: str | None, folder: Path, names: Sequence[str]) -> Mapping[str, Tables]:
@@ -103,6 +108,9 @@ class PerpExchange(Exchange):
         `RiskLimits`.
     specs
         File of order rules (see `load_specs`); what the provider knows of them, by date, when None.
+    inner
+        Finer bars that say more of what happened inside a bar, such as `5min`; the provider must have them. `auto` are
+        the longest it has, for a strategy with `orders`; None for none.
 
     Raises
     ------
@@ -136,6 +144,7 @@ class PerpExchange(Exchange):
         participation: float | None = None,
         limits: RiskLimits | Mapping[str, Any] | None = None,
         specs: str | None = None,
+        inner: str | None = AUTO,
         **unknown: Any,
     ) -> None:
         refuse_stock_rules(deal_price, unknown)
@@ -143,7 +152,7 @@ class PerpExchange(Exchange):
             "taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs,
             "missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage, "slippage": slippage,
             "margin_mode": margin_mode, "leverage": leverage, "margin_tiers": margin_tiers, "fees": fees,
-            "liquidation_fee": liquidation_fee, "participation": participation, "limits": limits,
+            "liquidation_fee": liquidation_fee, "participation": participation, "limits": limits, "inner": inner,
         }  # fmt: skip
         self.check_values("exchange", given)
         costs = Costs.of(fees, taker_fee, maker_fee, liquidity, slippage)
@@ -158,9 +167,14 @@ class PerpExchange(Exchange):
         span = (unix_ms(pd.Timestamp(start_time)), unix_ms(pd.Timestamp(end_time)))
         known = next((path for path in (folder / "rules.json", folder / "specs.json") if path.is_file()), folder)
         self._load = partial(load, folder, interval, rules=load_specs(Path(specs) if specs else known))
-        self.loaded: Loaded = self._load(
-            names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
+        self._whole = partial(
+            self._load, names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )
+        self._folder, self.inner = folder, inner
+        given_inner = None if inner is None or inner == AUTO else Interval.parse(inner)
+        if given_inner is not None:
+            stored(given_inner.qlib)
+        self.loaded: Loaded = self._whole(inner=given_inner)
         costs = replace(costs, slippage=costs.slippage.resolved(self.loaded))
         self.terms = replace(self.terms, costs=costs)
         self.loaded, unpriced = slipping(self.loaded, costs.slippage)
@@ -180,6 +194,26 @@ class PerpExchange(Exchange):
             trade_unit=None,
         )
         self.quote: Quotes
+
+    def look_inside(self) -> None:
+        """Load the finer bars of `inner: auto`, the longest that the provider has, unless they take more than 1 GiB."""
+        if self.inner != AUTO:
+            return
+        stems = {path.stem for path in self._folder.glob("calendars/*.txt") if not path.stem.endswith("_future")}
+        own, shape = self.loaded.interval.ms, self.loaded.market.prices.shape
+        finer = [one for one in map(Interval.parse, stems) if one.ms < own and own % one.ms == 0]
+        if not finer:
+            return
+        longest = max(finer, key=lambda one: one.ms)
+        if 8 * own // longest.ms * math.prod(shape) > _MOST_INNER:
+            get_module_logger("perp backtest").warning(
+                "%s bars inside those of %s take more than %d MiB: not looked at; write inner: %s to have them",
+                longest.qlib, self.loaded.interval.qlib, _MOST_INNER >> 20, longest.qlib,
+            )  # fmt: skip
+            return
+        self.inner = longest.qlib
+        self.loaded, _ = slipping(self._whole(inner=longest), self.terms.costs.slippage)
+        self.quote.loaded = self.loaded
 
     def load_more(self, name: str) -> Loaded | None:
         """Another instrument over the same bars, None when the provider has not one of them."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, positions
+from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, mark_all, positions
 from qlib_crypto.backtest.admission import worse_tick
 from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.margin_calls import margin_call, on_the_way
-from qlib_crypto.backtest.market import LEAST_LEVERAGE, TICK, Flags
+from qlib_crypto.backtest.market import CLOSE, HIGH, INNER_ROWS, LEAST_LEVERAGE, LOW, OPEN, TICK, Flags
 from qlib_crypto.backtest.notes import (
     CLIPPED_VOLUME,
     EXPIRED,
@@ -303,6 +303,36 @@ def through(  # noqa: C901, PLR0912, PLR0915 - one way through one bar
             best = closes[i] if desk[BEGUN, i] > 0.0 else (highs[i] if side > 0.0 else lows[i])
             if side * best > side * rest[BEST, i]:
                 rest[BEST, i] = best
+
+
+@compiled
+def through_inner(
+    book: Floats, rest: Floats, tiers: Floats, by_quantity: Flags, bounds: Floats, rules: Floats, terms: Floats,
+    slips: Floats, maker: float, taker: float, desk: Floats, sums: Floats, fills: Floats, ends: Ints, counts: Ints,
+    t: int, inner: Floats, each: int, volumes: Floats, unknown: Bits, room: Ints,
+) -> None:  # fmt: skip
+    """The way through the `each` finer bars of a bar, as `through`, one after another and marked at each close."""
+    marks = len(inner) - INNER_ROWS
+    for row in range(t * each, (t + 1) * each):
+        opens, lows, highs, closes = inner[OPEN, row], inner[LOW, row], inner[HIGH, row], inner[CLOSE, row]
+        mark_lows, mark_highs = inner[marks + LOW, row], inner[marks + HIGH, row]
+        if ends[RESTS]:
+            if row > t * each:
+                reached_at_open(
+                    book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends,
+                    counts, t, opens, volumes, unknown, room,
+                )  # fmt: skip
+            through(
+                book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends,
+                counts, t, opens, lows, highs, closes, mark_lows, mark_highs, volumes, unknown, room,
+            )  # fmt: skip
+        held = room[: positions(book, room)]
+        if not ends[RESTS] and terms[MAX_LEVERAGE] > 0.0 and on_the_way(
+            book, held, tiers, by_quantity, terms[ISOLATED] != 0.0, taker, mark_lows, mark_highs, desk[EXTREME]
+        ):  # fmt: skip
+            margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, desk[EXTREME], t)
+            held = room[: positions(book, room)]
+        mark_all(book, held, inner[marks + CLOSE, row])
 
 
 @compiled

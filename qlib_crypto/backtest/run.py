@@ -162,6 +162,8 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
         raise ConfigError(f"exchange class {exchange_config['class']!r} is no PerpExchange")
     one_of("engine", config.get("engine", ENGINES[0]), ENGINES)
     strategy = in_qlib(strategy)
+    if getattr(strategy, "orders", None) is not None:
+        exchange.look_inside()
     if not is_compiled():
         get_module_logger("perp backtest").info("compiling the account, once for this version: about half a minute")
     btc, equal = bitcoin(exchange), equal_weight(exchange)
@@ -177,7 +179,7 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
         fills=fills_table(engine),
         funding=funding_table(engine),
         positions=positions_table(engine),
-        assumptions=_assumptions(exchange, steps, engine.start_equity, notes, getattr(strategy, "told", {})),
+        assumptions=_assumptions(exchange, steps, engine.start_equity, notes, _orders(strategy, exchange)),
     )
 
 
@@ -302,6 +304,16 @@ def _assumptions(
         "precision": "account and settlements in float64; prices on their tick where it is known, else Qlib's float32",
         "notes": {note: int(count) for note, count in sorted(notes.items()) if count},
     }
+
+
+def _orders(strategy: Any, exchange: PerpExchange) -> dict[str, str]:
+    """How positions are entered and protected, and what bars say of it."""
+    told = dict(getattr(strategy, "told", {}))
+    each = exchange.loaded.market.inner.shape[1] // len(exchange.loaded.opens_ms)
+    if told or each:
+        within = f"in each of its {each} bars of {exchange.inner}, " if each else ""
+        told["inside_a_bar"] = f"{within}what harms most: entries, liquidation and stops before targets"
+    return told
 
 
 def _settlement_prices(loaded: Loaded) -> dict[str, int]:

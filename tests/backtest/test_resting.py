@@ -250,3 +250,52 @@ def test_shorts_mirror_longs(case, away, kind):
         both.append(ran(rows, {0: says}, taker=0.0, maker=0.0))
     assert np.allclose(both[0].curve[:, 0], both[1].curve[:, 0], rtol=1e-12)
     assert [row[:2] for row in fills(both[0])] == [row[:2] for row in fills(both[1])]
+
+
+def test_finer_bars_say_what_came_first():
+    coarse = [QUIET, (100, 110, 90, 105, 1000)]
+    up_first = [(100, 100, 100, 100)] * 4 + [(100, 110, 100, 109), (109, 109, 90, 91), (91, 105, 91, 105), (105,) * 4]
+    down_first = [(100, 100, 100, 100)] * 4 + [(100, 100, 90, 91), (91, 110, 91, 109), (109, 109, 105, 105), (105,) * 4]
+    given_ = {0: order(1.0, loss=95.0, profit=107.0)}
+    for inner, kind, price in ((up_first, "take profit", 107.0), (down_first, "stop loss", 95.0)):
+        assert fills(ran(coarse, given_, inner=[inner]))[1:] == [(1, kind, -1.0, price)]
+
+
+def test_what_was_opened_in_a_finer_bar_may_reach_its_target_in_the_next():
+    coarse = [QUIET, (100, 101, 94, 100, 1000)]
+    inner = [(100,) * 4] * 2 + [(100, 100, 94, 94), (94, 101, 94, 100)]
+    entry = order(1.0, kind=LIMIT, level=95.0, until=5, loss=90.0, profit=97.0)
+    account = ran(coarse, {0: entry}, inner=[inner])
+    assert fills(account) == [(1, "limit", 1.0, 95.0), (1, "take profit", -1.0, 97.0)]
+
+
+def test_a_finer_bar_that_opens_beyond_a_stop():
+    coarse = [QUIET, (100, 100, 80, 85, 1000)]
+    inner = [(100,) * 4] * 2 + [(100, 100, 97, 97), (82, 85, 80, 85)]
+    assert fills(ran(coarse, {0: order(1.0, loss=95.0)}, inner=[inner]))[1:] == [(1, "stop loss", -1.0, 82.0)]
+
+
+def test_two_positions_that_are_never_at_their_worst_together():
+    """Each loses 12 % for a while: the bar puts both together and takes all over, its halves do not."""
+    coarse = [QUIET, (100, 100, 88, 100, 1000)]
+    first = [(100,) * 4] * 2 + [(100, 100, 88, 100), (100,) * 4]
+    second = [(100,) * 4] * 2 + [(100,) * 4, (100, 100, 88, 100)]
+    ends = []
+    for inner in (None, [first, second]):
+        account = engine([coarse] * 2, margin_mode="cross", leverage=20.0, account=1_000.0, taker=0.0, inner=inner)
+        account.step(0, np.arange(2), np.array([45.0, 45.0]))
+        account.step(1, np.arange(0), np.empty(0))
+        ends.append(account.fills[2:, FILL.index("order")].tolist())
+    assert ends == [[KINDS.index("venue")] * 2, []]
+
+
+def test_finer_bars_that_say_the_same_change_nothing():
+    rng = np.random.default_rng(4)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.02, 80)))
+    opens = np.concatenate([[100.0], close[:-1]])
+    high, low = np.maximum(opens, close) * 1.01, np.minimum(opens, close) * 0.99
+    bars = np.column_stack([opens, high, low, close, np.full(80, 1e9)])
+    orders = {t: order(1.0 - 2.0 * (t % 20 == 0), loss=0.0, trail=3.0) for t in range(0, 80, 10)}
+    one, two = ran(bars, orders), ran(bars, orders, inner=[bars[:, :4]])
+    np.testing.assert_allclose(one.curve, two.curve, rtol=1e-12)
+    assert fills(one) == fills(two)
