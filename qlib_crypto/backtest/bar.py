@@ -16,7 +16,7 @@ import numpy as np
 
 from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, mark_all, positions, settle, trade
 from qlib_crypto.backtest.compiled import compiled, inlined
-from qlib_crypto.backtest.margin_calls import margin_call, on_the_way, surely_sound
+from qlib_crypto.backtest.margin_calls import margin_call, margin_ratio, on_the_way, surely_sound
 from qlib_crypto.backtest.market import (
     CLOSE,
     HIGH,
@@ -66,6 +66,7 @@ from qlib_crypto.backtest.trading import (
     MONEY,
     PARTICIPATION,
     PAYMENTS,
+    RATIO,
     RESTS,
     SETTLED,
     TAKER,
@@ -271,6 +272,9 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         held = room[: positions(book, room)]
         sums[EQUITY], sums[GROSS], _ = mark_all(book, held, at)
     ends[HELD] = len(held)
+    sums[RATIO] = np.nan
+    if margined:
+        sums[RATIO] = margin_ratio(book, held, tiers, by_quantity, isolated, taker, sums[EQUITY])
     if limited:
         watch(fills, filled, ends, terms, desk, sums, t)
     return -1

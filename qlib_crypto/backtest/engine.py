@@ -33,8 +33,10 @@ from qlib_crypto.backtest.trading import (
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import GapError
 
-#: Columns of `Engine.curve`: at each close; the last six are the bar's own.
-CURVE = ("equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "liquidation")
+#: Columns of `Engine.curve`: at each close; turnover and the causes are the bar's own.
+CURVE = (
+    "equity", "cash", "gross", "net", "turnover", "price", "funding", "fee", "slippage", "liquidation", "margin_ratio",
+)  # fmt: skip
 #: What `entries.PLAN` and `resting.KIND` call none.
 _NO_PLAN, _NO_BARS, _MARKET_ORDERS = np.zeros((len(PLAN), 0, 0)), np.zeros(0, np.int64), np.zeros((0, ORDER_COLUMNS))
 #: Rows of fills to begin with, at most: 21 MB. The C library keeps up to 32 for the next engine, and new memory would
@@ -67,7 +69,7 @@ class Engine:
     book
         The account, see `account`.
     curve
-        Shape (bars, 10), see `CURVE`; NaN in bars that were not run.
+        Shape (bars, 11), see `CURVE`; NaN in bars that were not run.
 
     """
 

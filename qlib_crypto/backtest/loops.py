@@ -21,6 +21,7 @@ from qlib_crypto.backtest.trading import (
     GROSS,
     LATER,
     MAKER,
+    RATIO,
     TAKER,
     USED,
     VOID,
@@ -111,6 +112,7 @@ def step(
     for at in range(filled, ends[FILLS]):
         traded += abs(fills[at, 2]) * fills[at, 3]
     curve[t, 4] = traded
+    curve[t, 10] = sums[RATIO]
     for cause in range(5):
         now = book[PRICE + cause, ALL]
         curve[t, 5 + cause] = now - before[cause]

@@ -54,6 +54,20 @@ def on_the_way(
     return broken if isolated else surplus <= 0.0
 
 
+@inlined
+def margin_ratio(
+    book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, isolated: bool, taker: float, equity: float
+) -> float:
+    """What is needed over what there is, at the marks: 1 is liquidation. Isolated: the largest of the positions'."""
+    largest = total = 0.0
+    for i in held:
+        need = needed(tiers, by_quantity, i, book[QUANTITY, i], book[MARK, i], taker)
+        total += need
+        if isolated:
+            largest = max(largest, need / pocket(book, i, book[MARK, i]))
+    return largest if isolated else (total / equity if total > 0.0 else 0.0)
+
+
 @compiled
 def margin_call(
     book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, terms: Floats, taker: float, fills: Floats,

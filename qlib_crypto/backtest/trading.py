@@ -54,11 +54,12 @@ ENDS = REACHED_NOTE + 1
 #: opened within the bar. The last one stays from bar to bar: the first bar in which it may be opened again.
 USED, EXTREME, VOID, LATER, TOLD, BEFORE, AT, LOWS, HIGHS, BEGUN, OPENS_AGAIN = range(11)
 DESK_ROWS = OPENS_AGAIN + 1
-#: Places in the sums of a desk, shape (10,): money and gross notional at the bar's opens; equity and gross notional at
+#: Places in the sums of a desk, shape (11,): money and gross notional at the bar's opens; equity and gross notional at
 #: the last marks; then what risk limits remember: the highest equity, that at the start of the UTC day, the day's
-#: number; the day and the first bar in which anything may be opened again; the note of what closes everything, or 0.
-MONEY, DESK_GROSS, EQUITY, GROSS, HIGHEST, DAY_EQUITY, DAY, HALTED_DAY, GOES_ON, CLOSING = range(10)
-SUMS = CLOSING + 1
+#: number; the day and the first bar in which anything may be opened again; the note of what closes everything, or 0;
+#: then the margin ratio, see `margin_calls.margin_ratio`.
+MONEY, DESK_GROSS, EQUITY, GROSS, HIGHEST, DAY_EQUITY, DAY, HALTED_DAY, GOES_ON, CLOSING, RATIO = range(11)
+SUMS = RATIO + 1
 
 
 @inlined

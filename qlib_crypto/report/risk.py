@@ -19,6 +19,8 @@ mean_holding_hours             from entry to close, weighted by notional
 win_rate_step                  share of steps with a gain among those with a gain or a loss; `profit_factor_step`
 hit_rate_long, hit_rate_short  how often a held price went the position's way from one step close to the next
 leverage_mean, leverage_max    gross notional over equity at step closes
+margin_ratio_mean              maintenance margin and closing fee over equity at closes, 1 is liquidation (isolated:
+                               of the worst position); `margin_ratio_max` likewise; NaN without margin
 concentration_mean             the largest |notional| over gross at step closes; `concentration_max` likewise
 names_mean, names_max          instruments held at step closes
 betas_assumed                  of the instruments held, those whose beta to BTC is not known and taken as 1
@@ -99,6 +101,7 @@ def risk(data: ReportData, equity: pd.Series[float], step: pd.Timedelta | None, 
         "profit_factor_step": stats.profit_factor(returns),
         **dict(zip(("hit_rate_long", "hit_rate_short"), stats.hit_rates(held[:-1], moves[1:]), strict=True)),
         **_exposures(held, capital),
+        **_margin(data.steps),
         "betas_assumed": int(np.count_nonzero(~np.isfinite(beta))),
         "var_95_breaches": int((days["returns"] < -days["var_95"]).sum()),
         "var_95_days": int(days["var_95"].notna().sum()),
@@ -161,6 +164,13 @@ def _trades(data: ReportData) -> dict[str, Any]:
         "profit_factor": stats.profit_factor(trades.profit),
         "mean_holding_hours": mean_holding_ms(trades) / _HOUR_MS,
     }
+
+
+def _margin(steps: pd.DataFrame) -> dict[str, float]:
+    """Runs of before margin have no such column."""
+    ratio = steps.get("margin_ratio", pd.Series(dtype=np.float64)).dropna()
+    mean, largest = (float(ratio.mean()), float(ratio.max())) if len(ratio) else (math.nan, math.nan)
+    return {"margin_ratio_mean": mean, "margin_ratio_max": largest}
 
 
 def _exposures(held: Floats, capital: Floats) -> dict[str, Any]:

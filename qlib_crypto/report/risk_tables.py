@@ -67,6 +67,10 @@ def trades(measures: Measures) -> list[Line]:
         ("Steps a price went our way, long and short", _shares(n["hit_rate_long"], n["hit_rate_short"])),
         ("Leverage, mean and highest", f"{formats.times(n['leverage_mean'])} and {formats.times(n['leverage_max'])}"),
         (
+            "Margin ratio (100% is liquidation), mean and highest",
+            f"{formats.percent(n['margin_ratio_mean'], 1)} and {formats.percent(n['margin_ratio_max'], 1)}",
+        ),
+        (
             "Instruments held, mean and most",
             f"{formats.number(n['names_mean'], 1)} and {formats.integer(n['names_max'])}",
         ),

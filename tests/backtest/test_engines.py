@@ -191,7 +191,9 @@ def assert_same(case: Case, folder: Path) -> dict[str, int]:
     other = steps_table(engine)
     columns = list(other.columns)
     scale = np.maximum(one.steps["equity"].abs().to_numpy()[:, None], 1.0)
-    assert (np.abs(one.steps[columns].to_numpy() - other.to_numpy()) <= 1e-9 * scale).all()
+    far = np.abs(one.steps[columns].to_numpy() - other.to_numpy()) > 1e-9 * scale
+    assert not far.any()
+    assert other["margin_ratio"].isna().all() == (case.exchange["margin_mode"] == "none")
     for mine, table in ((one.fills, fills_table), (one.funding, funding_table), (one.positions, positions_table)):
         pd.testing.assert_frame_equal(mine, table(engine), rtol=1e-9, atol=1e-12)
     assert_replayed(

@@ -71,6 +71,8 @@ def test_a_10x_long_is_liquidated_by_a_wick_that_recovers(tmp_path, tiers):
     assert result.steps["liquidation"].sum() == pytest.approx(-price * 0.0045, rel=1e-9)
     assert result.steps["equity"].iloc[-1] == pytest.approx(10_000 - 25 - 5_000, rel=1e-12)
     assert result.metrics()["liquidation"] == pytest.approx(price * 0.0045, rel=1e-9)
+    # 0.45 % of 50,000 is needed, 5,000 are set aside; then nothing is held
+    assert result.steps["margin_ratio"].tolist()[:4] == pytest.approx([0.0, 225 / 5_000, 225 / 5_000, 0.0])
     assert_replayed(market, result, account=10_000, margin=margin(10, isolated=True))
 
 

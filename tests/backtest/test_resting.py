@@ -28,7 +28,7 @@ def ran(bars, orders, **kwargs):
         rows = np.array([row for _, row in given_], dtype=np.float64).reshape(-1, 6)
         account.step(t, np.zeros(len(given_), np.int64), np.array([q for q, _ in given_], dtype=np.float64), rows)
     change = np.diff(np.concatenate([[account.start_equity], account.curve[:, 0]]))
-    assert np.allclose(account.curve[:, 5:].sum(axis=1), change, rtol=0, atol=1e-9 * account.start_equity)
+    assert np.allclose(account.curve[:, 5:10].sum(axis=1), change, rtol=0, atol=1e-9 * account.start_equity)
     return account
 
 
