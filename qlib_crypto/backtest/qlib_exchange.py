@@ -170,7 +170,7 @@ class PerpExchange(Exchange):
         self._whole = partial(
             self._load, names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )
-        self._folder, self.inner = folder, inner
+        self._folder, self._names, self._span, self.inner = folder, names, span, inner
         given_inner = None if inner is None or inner == AUTO else Interval.parse(inner)
         if given_inner is not None:
             stored(given_inner.qlib)
@@ -214,6 +214,13 @@ class PerpExchange(Exchange):
         self.inner = longest.qlib
         self.loaded, _ = slipping(self._whole(inner=longest), self.terms.costs.slippage)
         self.quote.loaded = self.loaded
+
+    def decided_on(self, interval: Interval) -> Loaded:
+        """Its bars for who decides on longer ones than it trades on."""
+        if interval == self.loaded.interval:
+            return self.loaded
+        stored(interval.qlib)
+        return load(self._folder, interval, self._names, self._span, rules={}, margined=False)
 
     def load_more(self, name: str) -> Loaded | None:
         """Another instrument over the same bars, None when the provider has not one of them."""

@@ -14,6 +14,7 @@ from qlib.utils import get_callable_kwargs, init_instance_by_config
 from qlib_crypto.backtest.dropout import Dropout
 from qlib_crypto.backtest.entries import PLAN, Entries
 from qlib_crypto.backtest.known import Strategy, Targets
+from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import CLOSE
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_orders import PerpOrder
@@ -21,13 +22,15 @@ from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import unix_ms
 from qlib_crypto.backtest.view import known_of
 from qlib_crypto.errors import ConfigError
+from qlib_crypto.symbols import Interval
 
 
 class TargetStrategy(BaseStrategy):
     """Orders from what is held to the weights that a strategy wants, at each of its rebalances.
 
-    The weights are made once, for all bars of the exchange. Sizes are weight x equity at the last marks / open; what
-    shrinks a position comes first, then by name.
+    The weights are made once, for all bars of the step: those of the exchange, or longer ones when another executor
+    trades within. Sizes are weight x equity at the last marks / open; what shrinks a position comes first, then by
+    name.
 
     Parameters
     ----------
@@ -47,6 +50,8 @@ class TargetStrategy(BaseStrategy):
         self.strategy, self.signal, self.orders = strategy, signal, Entries.of(orders)
         self.plan, self.until = np.zeros((len(PLAN), 0, 0)), np.zeros(0, np.int64)
         self._targets: Targets | None = None
+        self._bars: Loaded | None = None
+        self._first = 0
 
     @property
     def notes(self) -> dict[str, int]:
@@ -58,15 +63,27 @@ class TargetStrategy(BaseStrategy):
         """For the assumptions of a run."""
         return {} if self.orders is None else self.orders.told()
 
-    def targets(self, exchange: PerpExchange, first: int) -> Targets:
-        """The weights of the exchange's bars; the strategy looks at nothing before row `first`.
+    def targets(self, exchange: PerpExchange, first: int, step: Interval | None = None) -> Targets:
+        """The weights of the bars of a step, the exchange's when None; nothing before row `first` of them is looked at.
 
         With `orders` also `plan` and `until` of these bars, see `Entries.planned`.
+
+        Raises
+        ------
+        ConfigError
+            With `orders`, where another executor trades within a step.
+
         """
-        known = known_of(exchange.loaded, self.signal, exchange.terms.missing_funding)
+        self._bars = exchange.loaded if step is None else exchange.decided_on(step)
+        known = known_of(self._bars, self.signal, exchange.terms.missing_funding)
         self._targets = self.strategy.targets(known.since(first))
         if self.orders is not None:
-            prices = exchange.loaded.market.prices[: CLOSE + 1, first:]
+            if self._bars is not exchange.loaded:
+                raise ConfigError(
+                    f"strategy.orders rest in the bars that are traded ({exchange.freq}), where an inner strategy has "
+                    "its own orders; take one of the two out"
+                )
+            prices = self._bars.market.prices[: CLOSE + 1, first:]
             self._targets, self.plan, self.until = self.orders.planned(prices, self._targets)
         return self._targets
 
@@ -77,10 +94,12 @@ class TargetStrategy(BaseStrategy):
             raise ConfigError("target weights need PerpExchange and pos_type PerpPosition: stock classes drop shorts")
         step = self.trade_calendar.get_trade_step()
         start, end = self.trade_calendar.get_step_time(step)
-        first = exchange.loaded.row(unix_ms(self.trade_calendar.get_step_time(0)[0])) or 0
-        if self._targets is None or step == 0:
-            self.targets(exchange, first)
-        targets, row = self._targets, exchange.loaded.row(unix_ms(start))
+        if self._targets is None or self._bars is None or step == 0:
+            interval = Interval.parse(self.trade_calendar.get_freq())
+            self._first = exchange.decided_on(interval).row(unix_ms(self.trade_calendar.get_step_time(0)[0])) or 0
+            self.targets(exchange, self._first, interval)
+        targets, bars, first = self._targets, self._bars, self._first
+        row = None if bars is None else bars.row(unix_ms(start))
         if targets is None or row is None or not targets.rebalance[row - first]:
             return TradeDecisionWO([], self)
         weights, money = targets.weights[row - first], max(position.calculate_value(), 0.0)

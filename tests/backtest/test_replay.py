@@ -17,6 +17,7 @@ from qlib_crypto.backtest.notes import CLOSED_DELISTED, COUNTED, PAID_AT_LAST_PR
 from qlib_crypto.backtest.qlib_targets import in_qlib
 from qlib_crypto.backtest.run import completed, run_backtest
 from qlib_crypto.backtest.tables import positions_table, steps_table
+from qlib_crypto.errors import ConfigError
 
 PLAIN = {"missing_funding": "zero", "margin_mode": "none"}
 
@@ -109,6 +110,51 @@ def test_of_hourly_execution_inside_four_hour_decisions(tmp_path):
     assert len(result.steps) == 96
     assert result.fills["datetime"].dt.hour.nunique() > 4
     assert_replayed(hours, result)
+
+
+def test_of_five_minute_execution_of_weights_of_four_hour_bars(tmp_path):
+    fine = random_market(freq="5min", bars=576, names=5, gaps=False)
+    how = {"open": "first", "high": "max", "low": "min", "close": "last"}
+    ticks = {name: {"tick_size": spec["tick_size"]} for name, spec in fine.specs.items()}
+    longer = {name: bars.resample("240min").agg(how) for name, bars in fine.bars.items()}
+    four = Market("240min", longer, fine.settlements, ticks)
+    fine.write(tmp_path)
+    four.open(tmp_path)
+    signal = random_signal(four, persistence=0.5)
+    inner = {
+        "inner_executor": {
+            "class": "PerpExecutor", "module_path": "qlib_crypto.backtest.qlib_executor",
+            "kwargs": {"time_per_step": "5min"},
+        },
+        "inner_strategy": {"class": "TWAPStrategy", "module_path": "qlib.contrib.strategy.rule_strategy"},
+    }  # fmt: skip
+    config = {
+        "executor": {
+            "class": "NestedExecutor", "module_path": "qlib.backtest.executor",
+            "kwargs": {
+                "time_per_step": "240min", "skip_empty_decision": False, "generate_portfolio_metrics": True, **inner,
+            },
+        },
+        "backtest": {
+            "start_time": fine.times[0], "end_time": fine.times[-1],
+            "exchange_kwargs": {
+                "exchange": {"kwargs": {"codes": "okx_5min", **PLAIN}}
+            },
+        },
+    }  # fmt: skip
+    result = run_backtest(config, topk(signal, topk=2))
+    assert len(result.steps) == 576
+    assert_replayed(fine, result)
+    # what is held at the end of each four hours is what the bar's own target was, from the score of the bar before
+    held = result.positions.set_index(["datetime", "instrument"])["quantity"]
+    scores = signal.reset_index().pivot_table(index="datetime", columns="instrument", values=signal.columns[0])
+    for before, start, end in zip(four.times[:-1], four.times[1:], four.times[2:], strict=False):
+        ranked = scores.loc[before].sort_values()
+        last = held.loc[end - pd.Timedelta("5min")]
+        assert set(last.index[last < 0]) == set(ranked.index[:2]), start
+        assert set(last.index[last > 0]) == set(ranked.index[-2:]), start
+    with pytest.raises(ConfigError, match=r"strategy\.orders rest in the bars that are traded \(5min\)"):
+        run_backtest(config, topk(signal, topk=2, orders={"stop_loss": 0.1}))
 
 
 def tick_of(prices: np.ndarray) -> float:
