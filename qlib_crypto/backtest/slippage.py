@@ -141,12 +141,24 @@ class Slippage:
 
     def _known(self, loaded: Loaded) -> tuple[Floats, Floats, Floats, Floats]:
         """Volatility and volume as known at each open, then each bar's own return and volume; shape (bars, n)."""
-        close = loaded.market.prices[CLOSE]
-        returns = np.full(close.shape, np.nan)
-        returns[1:] = close[1:] / close[:-1] - 1
-        traded = close * loaded.market.prices[VOLUME]
-        window = max(DAY_MS // loaded.interval.ms, _FEWEST) if self.bars is None else self.bars
-        return np.sqrt(_mean_before(returns**2, window)), _mean_before(traded, window), returns, traded
+        window = usual_bars(loaded) if self.bars is None else self.bars
+        return scales(loaded.market.prices[CLOSE], loaded.market.prices[VOLUME], window)
+
+
+def usual_bars(loaded: Loaded) -> int:
+    """The bars of a day, at least 20."""
+    return int(max(DAY_MS // loaded.interval.ms, _FEWEST))
+
+
+def scales(close: Floats, volume: Floats, window: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Volatility and volume as known at each open, then each bar's own return and volume in quote coins.
+
+    All of shape (bars, n), as the closes (quote per base) and volumes (base coins) given.
+    """
+    returns = np.full(close.shape, np.nan)
+    returns[1:] = close[1:] / close[:-1] - 1
+    traded = close * volume
+    return np.sqrt(_mean_before(returns**2, window)), _mean_before(traded, window), returns, traded
 
 
 def slipping(loaded: Loaded, slippage: Slippage) -> tuple[Loaded, int]:

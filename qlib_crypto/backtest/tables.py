@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.engine import CURVE, Engine
-from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN
+from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN, VOLUME
 from qlib_crypto.backtest.notes import KINDS, WORDS
+from qlib_crypto.backtest.slippage import scales, usual_bars
 from qlib_crypto.backtest.trading import FILL, PAYMENT
 from qlib_crypto.provider.funding import PRICE_SOURCES
 
@@ -30,9 +31,11 @@ def fills_table(engine: Engine) -> pd.DataFrame:
     """One row a fill: signed base quantity, price, the market's price then (`reference`), fee (> 0 paid by us).
 
     `realised` is the profit of the part that closed a position, before the fee; `position` what was held then; `order`
-    one of `notes.KINDS`.
+    one of `notes.KINDS`. `market_volatility` (of a bar's return) and `market_volume` (quote coins a bar) are means of a
+    day's bars as known at the open; in the first bars the first known ones.
     """
     of = _columns(engine.fills, FILL)
+    volatility, volume = _market_of(engine, of["bar"].astype(np.int64), of["column"].astype(np.int64))
     return pd.DataFrame(
         {
             "datetime": _times(engine, of["bar"].astype(np.int64)),
@@ -45,8 +48,26 @@ def fills_table(engine: Engine) -> pd.DataFrame:
             "position": of["after"],
             "order": _words(KINDS, of["order"]),
             "note": _words(WORDS, of["note"]),
+            "market_volatility": volatility,
+            "market_volume": volume,
         }
     )
+
+
+def _market_of(engine: Engine, bars: Ints, columns: Ints) -> tuple[Floats, Floats]:
+    """What impact depends on, at each fill."""
+    prices, window = engine.loaded.market.prices, usual_bars(engine.loaded)
+    out = np.full((2, len(bars)), np.nan)
+    for i in np.unique(columns).tolist():
+        own = columns == i
+        for row, known in enumerate(scales(prices[CLOSE, :, [i]].T, prices[VOLUME, :, [i]].T, window)[:2]):
+            values = known[:, 0]
+            first = int(np.argmax(np.isfinite(values)))
+            at = np.maximum(bars[own], first)
+            # where they became unknown again, the last known ones
+            last = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), first))
+            out[row, own] = values[last[at]]
+    return out[0], out[1]
 
 
 def funding_table(engine: Engine) -> pd.DataFrame:

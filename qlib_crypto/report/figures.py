@@ -102,6 +102,24 @@ def value_at_risk(days: pd.DataFrame) -> go.Figure:
     return _finish(figure, 300)
 
 
+def capacity(sizes: pd.DataFrame, quote: str = "quote coin") -> go.Figure:
+    """The net return by the size of the account; `sizes` is `Capacity.table`."""
+    shown = sizes.iloc[1:]
+    line = go.Scatter(
+        x=shown["account"], y=shown["net_return"], name="Net return", mode="lines+markers", showlegend=False,
+        line={"color": COLOURS["strategy"], "width": 2.2},
+        hovertemplate="%{y:+.2%}",
+    )  # fmt: skip
+    figure = go.Figure(line)
+    figure.add_hline(
+        float(sizes["net_return"].iloc[0]), line={"dash": "dot", "width": 1, "color": COLOURS["equal"]},
+        annotation={"text": "without impact", "showarrow": False, "yanchor": "top"},
+    )  # fmt: skip
+    figure.update_yaxes(title="Net return", tickformat=_percent(sizes[["net_return"]]), zeroline=True)
+    figure.update_xaxes(title=f"Account, {quote}", type="log", tickformat=".2~s", hoverformat=",.0f", dtick=1)
+    return _finish(figure, 300)
+
+
 def source_attribution(attribution: pd.DataFrame, quote: str = "quote coin") -> go.Figure:
     """What each source added up to, and their total; `attribution` is `Measures.attribution`."""
     attribution = thin(attribution)

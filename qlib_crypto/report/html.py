@@ -140,7 +140,7 @@ def _sections(measures: Measures, summary: Mapping[str, Any]) -> list[Section]:
                 ),
             ],
         ),
-        Section("Risk", _risk_plots(measures), "risk"),
+        Section("Risk", _risk_plots(measures, quote), "risk"),
     ]
     signal = _signal_plots(measures)
     return [*sections, Section("Signal", signal)] if signal else sections
@@ -155,12 +155,20 @@ def _instrument_plot(measures: Measures, quote: str) -> list[Plot]:
     return [Plot("instruments", "By instrument", f"{which}, by what each earned in the end.", figure)]
 
 
-def _risk_plots(measures: Measures) -> list[Plot]:
-    window = measures.risk.window
-    if not window:
-        return []
-    caption = f"Each day\u2019s return, and the loss that 19 days in 20 of the {window} before it stayed at or under."
-    return [Plot("risk", "Days against value at risk", caption, figures.value_at_risk(measures.risk.days))]
+def _risk_plots(measures: Measures, quote: str) -> list[Plot]:
+    window, larger, plots = measures.risk.window, measures.risk.capacity, []
+    if window:
+        caption = (
+            f"Each day\u2019s return, and the loss that 19 days in 20 of the {window} before it stayed at or under."
+        )
+        plots.append(Plot("risk", "Days against value at risk", caption, figures.value_at_risk(measures.risk.days)))
+    if larger is not None:
+        caption = (
+            "Net return with a larger account: each order pays volatility \u00d7 \u221a(order / volume) of a bar more. "
+            "An order of magnitude: the book is not traded again with less."
+        )
+        plots.append(Plot("capacity", "Capacity", caption, figures.capacity(larger.table, quote)))
+    return plots
 
 
 def _signal_plots(measures: Measures) -> list[Plot]:

@@ -23,6 +23,8 @@ margin_ratio_mean              maintenance margin and closing fee over equity at
                                of the worst position); `margin_ratio_max` likewise; NaN without margin
 concentration_mean             the largest |notional| over gross at step closes; `concentration_max` likewise
 names_mean, names_max          instruments held at step closes
+capacity_half, capacity_none   quote coins of the account at which half and nothing of the net return is left when each
+                               order pays its own square-root impact; NaN outside of the curve
 betas_assumed                  of the instruments held, those whose beta to BTC is not known and taken as 1
 var_95_breaches                days that lost more than the value at risk known before them, of `var_95_days`
 stress                         of each scenario `name`, `last` and `worst` change of equity, and the close `at` which
@@ -40,6 +42,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qlib_crypto.report.capacity import Capacity, capacity
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.scenarios import stress_table
 from qlib_crypto.stats import risk as stats
@@ -71,6 +74,8 @@ class Risk:
         the day.
     window
         Days in that window, 0 without one.
+    capacity
+        What would be left with a larger account; None where it is not known.
 
     """
 
@@ -78,6 +83,7 @@ class Risk:
     stress: pd.DataFrame
     days: pd.DataFrame
     window: int
+    capacity: Capacity | None
 
 
 def risk(data: ReportData, equity: pd.Series[float], step: pd.Timedelta | None, steps_per_year: float) -> Risk:
@@ -92,6 +98,7 @@ def risk(data: ReportData, equity: pd.Series[float], step: pd.Timedelta | None, 
     capital: Floats = np.asarray(equity, dtype=np.float64)[1:]
     market = data.steps.sort_index()["bench_btc"].to_numpy(np.float64)
     beta = betas(moves, market)
+    larger = capacity(data, equity, steps_per_year)
     numbers = {
         **_tails(returns, days["returns"].to_numpy(np.float64)),
         "calmar": calmar(equity, steps_per_year),
@@ -102,11 +109,14 @@ def risk(data: ReportData, equity: pd.Series[float], step: pd.Timedelta | None, 
         **dict(zip(("hit_rate_long", "hit_rate_short"), stats.hit_rates(held[:-1], moves[1:]), strict=True)),
         **_exposures(held, capital),
         **_margin(data.steps),
+        "capacity_half": math.nan if larger is None else larger.half,
+        "capacity_none": math.nan if larger is None else larger.none,
         "betas_assumed": int(np.count_nonzero(~np.isfinite(beta))),
         "var_95_breaches": int((days["returns"] < -days["var_95"]).sum()),
         "var_95_days": int(days["var_95"].notna().sum()),
     }
-    return Risk(numbers, stress_table(held, capital, _filled(moves, data), beta, market, closing, step), days, window)
+    scenarios = stress_table(held, capital, _filled(moves, data), beta, market, closing, step)
+    return Risk(numbers, scenarios, days, window, larger)
 
 
 def _days(equity: pd.Series[float]) -> pd.DataFrame:

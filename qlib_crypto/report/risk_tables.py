@@ -71,6 +71,10 @@ def trades(measures: Measures) -> list[Line]:
             f"{formats.percent(n['margin_ratio_mean'], 1)} and {formats.percent(n['margin_ratio_max'], 1)}",
         ),
         (
+            "Account with half and none of the return left",
+            f"{_account(n['capacity_half'])} and {_account(n['capacity_none'])}",
+        ),
+        (
             "Instruments held, mean and most",
             f"{formats.number(n['names_mean'], 1)} and {formats.integer(n['names_max'])}",
         ),
@@ -130,6 +134,10 @@ def _held(hours: float) -> str:
     if not math.isfinite(hours):
         return formats.NONE
     return f"{formats.number(hours / 24, 1)} days" if hours >= 48 else f"{formats.number(hours, 1)} hours"  # noqa: PLR2004 - two days
+
+
+def _account(size: float) -> str:
+    return formats.money(size) if math.isfinite(size) else "unknown"
 
 
 def _pair(one: float, other: float) -> str:

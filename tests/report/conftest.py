@@ -99,7 +99,9 @@ def simulate(
     label = pd.DataFrame({"LABEL0": np.vstack((returns[1:], np.full((1, width), np.nan))).ravel()}, index=index)
     return {
         "steps": table,
-        "fills": _frame(fills, FILL_COLUMNS, "datetime"),
+        "fills": _frame(fills, FILL_COLUMNS, "datetime").assign(
+            order="market", market_volatility=0.01, market_volume=2_000_000.0
+        ),
         "funding": _frame(payments, FUNDING_COLUMNS, "time"),
         "positions": _frame(positions, POSITION_COLUMNS, "datetime"),
         "prediction": pd.DataFrame({"score": score.ravel()}, index=index),

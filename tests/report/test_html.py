@@ -96,7 +96,7 @@ def test_every_place_has_its_figure(whole):
     reader = whole[1]
     places = [value for tag, name, value in reader.attributes if name == "data-plot"]
     assert places == [
-        "equity", "periods", "attribution", "instruments", "exposure", "turnover", "ic", "importance",
+        "equity", "periods", "attribution", "instruments", "exposure", "turnover", "capacity", "ic", "importance",
     ]  # fmt: skip
     for key in places:
         figure = json.loads(reader.scripts[f"plot-{key}"])
