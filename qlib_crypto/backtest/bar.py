@@ -214,7 +214,9 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         )  # fmt: skip
         held, touched = room[: positions(book, room)], True
     if limited and sums[CLOSING] != 0.0:
-        close_all(book, rest[ENTRY], held, opens, rules, terms, slips, taker, fills, ends, sums, t)
+        close_all(
+            book, rest[ENTRY], held, opens, prices[VOLUME, t], rules, terms, slips, taker, fills, ends, desk, sums, t
+        )
         held, touched = room[: positions(book, room)], True
     if len(columns):
         if ends[RESTS] or len(orders):

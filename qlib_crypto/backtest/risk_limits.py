@@ -7,6 +7,8 @@ closed for the cool-down.
 
 from __future__ import annotations
 
+import numpy as np
+
 from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, trade
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.market import TICK
@@ -25,7 +27,9 @@ from qlib_crypto.backtest.trading import (
     HALTED_DAY,
     HIGHEST,
     OPENS_AGAIN,
+    PARTICIPATION,
     PAUSE,
+    USED,
     log,
     slip_of,
     slipped,
@@ -36,10 +40,10 @@ _COLUMN, _ORDER = FILL.index("column"), FILL.index("order")
 
 @compiled
 def close_all(
-    book: Floats, entries: Floats, held: Ints, opens: Floats, rules: Floats, terms: Floats, slips: Floats, taker: float,
-    fills: Floats, ends: Ints, sums: Floats, t: int,
+    book: Floats, entries: Floats, held: Ints, opens: Floats, volumes: Floats, rules: Floats, terms: Floats,
+    slips: Floats, taker: float, fills: Floats, ends: Ints, desk: Floats, sums: Floats, t: int,
 ) -> None:  # fmt: skip
-    """Everything that has a price is closed at the open, `entries` rest no more; without one it is tried again."""
+    """Everything that has a price is closed at the open, `entries` rest no more; what is left is tried again."""
     left = 0
     for i in range(len(entries)):
         entries[i] = 0.0
@@ -47,13 +51,20 @@ def close_all(
         quantity, reference = book[QUANTITY, i], opens[i]
         if quantity == 0.0:
             continue
-        if not reference > 0.0:
-            left += 1
+        if terms[PARTICIPATION] < np.inf:
+            most = max(terms[PARTICIPATION] * volumes[i] - desk[USED, i], 0.0)
+            if not abs(quantity) <= most:
+                quantity = np.copysign(most, quantity) if most > 0.0 else 0.0
+                left += 1
+        if quantity == 0.0 or not reference > 0.0:
+            left += quantity != 0.0
             continue
         slip = slip_of(terms, slips, t, i, quantity, reference)
         price = slipped(reference, -quantity, slip, rules[TICK, i])
         fee, realised = trade(book, i, -quantity, price, reference, taker, 0.0)
-        log(fills, ends, t, i, -quantity, price, reference, fee, realised, int(sums[CLOSING]), 0.0, RISK_LIMIT)
+        after = book[QUANTITY, i]
+        log(fills, ends, t, i, -quantity, price, reference, fee, realised, int(sums[CLOSING]), after, RISK_LIMIT)
+        desk[USED, i] += abs(quantity)
     if left == 0:
         sums[CLOSING] = 0.0
 

@@ -110,6 +110,15 @@ def test_what_a_limit_cannot_close_is_closed_with_its_next_price():
     assert fills(account)[1:] == [(4, 0, "risk limit", -10.0, 90.0, "drawdown limit: closed")]
 
 
+def test_what_the_volume_does_not_bear_is_closed_in_the_next_bar():
+    market = [(*bar[:4], 8.0) for bar in bars(100, 90, 90, 90, 90)]
+    market[0] = (*market[0][:4], 1e6)
+    account = ran([market], {0: [(0, 10.0)]}, limits={"drawdown": 0.05}, participation=0.5)
+    assert [row[:4] for row in fills(account)[1:]] == [
+        (2, 0, "risk limit", -4.0), (3, 0, "risk limit", -4.0), (4, 0, "risk limit", -2.0),
+    ]  # fmt: skip
+
+
 def test_a_stopped_instrument_cools_down():
     market = bars(100, 94, 96, 96, 96, 96)
     orders = {0: [(0, 1.0)], 2: [(0, 1.0), (1, 1.0)], 3: [(0, 1.0)], 4: [(0, 1.0)]}
