@@ -17,7 +17,7 @@ from qlib_crypto.symbols import Interval
 TABLE = MarginTable((MarginTier(0, 1e12, 0.01, 20),), by_quantity=False, source="file")
 
 
-def loaded(bars, *, tick: float = 0.0, table: MarginTable = TABLE, inner=None) -> Loaded:
+def loaded(bars, *, tick: float = 0.0, lot: float = 0.0, table: MarginTable = TABLE, inner=None) -> Loaded:
     """Bars of shape (n, bars, 5): open, high, low, close, volume, each an hour; NaN is no bar.
 
     `inner`, shape (n, bars x k, 4), are finer ones.
@@ -32,8 +32,8 @@ def loaded(bars, *, tick: float = 0.0, table: MarginTable = TABLE, inner=None) -
     market = Market(
         prices, 0, np.empty((0, 3), np.int64), np.empty((0, 2)), np.zeros((length, n + 1), np.uint8),
         np.array([np.flatnonzero(own)[-1] for own in there.T]), np.zeros(1, np.int64),
-        rules_of([OrderRules(tick_size=tick)] * n)[None], np.zeros(1, np.int64), tiers[None], by_quantity[None],
-        bounds_of(tiers[None]), np.empty((0, 2, n)), fine, np.arange(length) // 24,
+        rules_of([OrderRules(tick_size=tick, lot_base=lot)] * n)[None], np.zeros(1, np.int64), tiers[None],
+        by_quantity[None], bounds_of(tiers[None]), np.empty((0, 2, n)), fine, np.arange(length) // 24,
     )  # fmt: skip
     names = tuple(f"A{i}_USDT.OKX" for i in range(n))
     opens = np.arange(length) * 3_600_000
@@ -48,6 +48,7 @@ def engine(
     maker=0.0002,
     slippage=0.0,
     tick=0.0,
+    lot=0.0,
     table=TABLE,
     inner=None,
     **terms,
@@ -55,4 +56,6 @@ def engine(
     """An account on such bars; nothing is margined unless said."""
     costs = Costs.of(None, taker, maker, "taker", slippage)
     usual = {"missing_funding": "zero", "margin_mode": "none", "max_gross_leverage": None}
-    return Engine(loaded(bars, tick=tick, table=table, inner=inner), Terms(costs, **{**usual, **terms}), account)
+    return Engine(
+        loaded(bars, tick=tick, lot=lot, table=table, inner=inner), Terms(costs, **{**usual, **terms}), account
+    )

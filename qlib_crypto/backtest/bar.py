@@ -4,7 +4,7 @@
 2. marks at the open; without one a position keeps its last;
 3. a position whose instrument ended is settled at its last mark; under `untradable` one over unknown funding is closed;
 4. the margin call at the open: a gap may have gone through the liquidation price;
-5. what rests and is reached by the open (see `resting`), what a risk limit closes, then the orders, in their order;
+5. what rests and is reached by the open (see `inside`), what a risk limit closes, then the orders, in their order;
 6. the way through the bar, or through each finer one in it: what is reached, and liquidation at the worst marks;
 7. settlements later in the bar, on what is held then;
 8. marks at the close, and the margin call on what the settlements left.
@@ -16,6 +16,7 @@ import numpy as np
 
 from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, mark_all, positions, settle, trade
 from qlib_crypto.backtest.compiled import compiled, inlined
+from qlib_crypto.backtest.inside import Bar, reached_at_open, through, through_inner
 from qlib_crypto.backtest.margin_calls import margin_call, margin_ratio, on_the_way, surely_sound
 from qlib_crypto.backtest.market import (
     CLOSE,
@@ -46,16 +47,16 @@ from qlib_crypto.backtest.notes import (
     UNKNOWN_WITHOUT_PRICE,
     VENUE,
 )
-from qlib_crypto.backtest.resting import ENTRY, place, protect_opened, reached_at_open, through, through_inner, tidy
+from qlib_crypto.backtest.resting import ENTRY, cut_to_what_is_left, place, protect_opened, tidy
 from qlib_crypto.backtest.risk_limits import close_all, new_day, watch
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
+    BEFORE,
     CLOSING,
     DESK_GROSS,
     EQUITY,
     ERROR,
     EXTREME,
-    FILLS,
     GROSS,
     HELD,
     ISOLATED,
@@ -178,7 +179,7 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
     positions, as many as `ends` says, from bar to bar.
     """
     unknown, last, taker, maker = market.unknown[t], market.last, fees[TAKER, t], fees[MAKER, t]
-    limited, filled = terms[LIMITED] != 0.0, ends[FILLS]
+    limited = terms[LIMITED] != 0.0
     if limited:
         new_day(sums, market.days[t])
     prices, marks, first = market.prices, market.marks, dated(market.tiers_since, t)
@@ -201,25 +202,36 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         held = room[: positions(book, room)]
     # sound even if every position needed most: no look at the tiers
     sound = not (isolated or touched) and sums[EQUITY] > sums[GROSS] * (bounds[LARGEST_RATE] + taker)
+    closing = limited and sums[CLOSING] != 0.0
+    # by what comes before the orders now, positions may be closed that they were meant for
+    cut = len(columns) > 0 and ((margined and not sound) or ends[RESTS] != 0 or closing)
+    if cut:
+        for i in columns:
+            desk[BEFORE, i] = book[QUANTITY, i]
+            rest[ENTRY, i] = 0.0  # orders replace what rests
     # they are marked at the open: neither end of this way is worse
     if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, at, at, extremes):
         margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
         held, touched = room[: positions(book, room)], True
     if terms[PARTICIPATION] < np.inf:
         desk[USED] = 0.0
+    bar = Bar(
+        t, book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
+        prices[VOLUME, t], unknown, room,
+    )  # fmt: skip
     if ends[RESTS]:
-        reached_at_open(
-            book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
-            t, opens, prices[VOLUME, t], unknown, room,
-        )  # fmt: skip
+        reached_at_open(bar, opens)
         held, touched = room[: positions(book, room)], True
-    if limited and sums[CLOSING] != 0.0:
+    if closing:
         close_all(
             book, rest[ENTRY], held, opens, prices[VOLUME, t], rules, terms, slips, taker, fills, ends, desk, sums, t
         )
         held, touched = room[: positions(book, room)], True
     if len(columns):
-        if ends[RESTS] or len(orders):
+        if cut:
+            cut_to_what_is_left(book, columns, wanted, notes, desk)
+        rested = ends[RESTS] != 0 or len(orders) > 0
+        if rested:
             place(book, rest, orders, columns, wanted, notes, opens, rules, unknown[ALL] != 0, desk, ends)
         if touched or marks != OPEN:
             take_stock(book, held, sums, opens)
@@ -227,28 +239,22 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
             sums[MONEY], sums[DESK_GROSS] = sums[EQUITY], sums[GROSS]
         if market_orders(
             book, tiers, by_quantity, rules, terms, taker if terms[AS_TAKER] != 0.0 else maker, slips, MARKET,
-            desk, sums, fills, ends, t, columns, wanted, notes, opens, prices[VOLUME, t], unknown,
+            False, desk, sums, fills, ends, t, columns, wanted, notes, opens, prices[VOLUME, t], unknown,
             bounds[LEAST_LEVERAGE],
         ):  # fmt: skip
             held = room[: positions(book, room)]
-        if len(orders):
+        if rested:
             protect_opened(book, rest, orders, columns, desk, opens, ends)
         for order in range(len(columns)):
             counts[OF_WORDS + notes[order]] += 1
     low, high = prices[marks + LOW, t], prices[marks + HIGH, t]
     if market.inner.shape[1] > 0:
-        through_inner(
-            book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
-            t, market.inner, market.inner.shape[1] // prices.shape[1], prices[VOLUME, t], unknown, room,
-        )  # fmt: skip
+        through_inner(bar, market.inner, market.inner.shape[1] // prices.shape[1])
         held = room[: positions(book, room)]
         if ends[RESTS]:
             tidy(book, rest, last, ends, counts, t)
     elif ends[RESTS]:
-        through(
-            book, rest, tiers, by_quantity, bounds, rules, terms, slips, maker, taker, desk, sums, fills, ends, counts,
-            t, opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high, prices[VOLUME, t], unknown, room,
-        )  # fmt: skip
+        through(bar, opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high)
         held = room[: positions(book, room)]
         tidy(book, rest, last, ends, counts, t)
     else:
@@ -278,5 +284,5 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
     if margined:
         sums[RATIO] = margin_ratio(book, held, tiers, by_quantity, isolated, taker, sums[EQUITY])
     if limited:
-        watch(fills, filled, ends, terms, desk, sums, t)
+        watch(terms, sums, t)
     return -1

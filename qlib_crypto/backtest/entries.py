@@ -16,7 +16,8 @@ from qlib_crypto.errors import ConfigError
 PLAN = ("limit", "stop", "stop_loss", "take_profit", "trailing_stop")
 PLAN_LIMIT, PLAN_STOP, PLAN_LOSS, PLAN_PROFIT, PLAN_TRAIL = range(len(PLAN))
 ATR_BARS = 14
-_KEYS = ("entry", "stop_loss", "take_profit", "trailing_stop", "atr_bars", "risk_per_trade")
+_PROTECTION = ("stop_loss", "take_profit", "trailing_stop")
+_KEYS = ("entry", *_PROTECTION, "atr_bars", "risk_per_trade")
 _ENTRY_KEYS = ("limit", "stop", "bars")
 _OPEN, _HIGH, _LOW, _CLOSE = range(4)
 
@@ -40,8 +41,8 @@ class Entries:
     atr_bars
         Bars of the average true range, Wilder's.
     risk_per_trade
-        Fraction of equity that the nearer of stop and trailing stop may cost: |weight| is at most this over its
-        distance. A strategy with large weights is sized by risk alone.
+        Fraction of equity that the nearer of stop and trailing stop may cost, before fee and slippage: |weight| is at
+        most this over its distance, times open over entry. A strategy with large weights is sized by risk alone.
 
     Raises
     ------
@@ -99,15 +100,19 @@ class Entries:
             if not isinstance(entry, Mapping):
                 raise ConfigError(f"{where}.entry {entry!r} must be a mapping of: {', '.join(_ENTRY_KEYS)}")
             no_others(f"{where}.entry", entry, _ENTRY_KEYS)
-            if ("limit" in entry) == ("stop" in entry):
+            kinds = [kind for kind in ("limit", "stop") if entry.get(kind) is not None]
+            if len(kinds) != 1:
                 raise ConfigError(f"{where}.entry needs one of limit and stop; leave entry out for market orders")
-            _distance(f"{where}.entry", entry, "limit" if "limit" in entry else "stop")
+            _distance(f"{where}.entry", entry, kinds[0])
             if entry.get("bars") is not None:
                 whole_number(f"{where}.entry.bars", entry["bars"], 1)
-        for key in ("stop_loss", "take_profit", "trailing_stop"):
+        for key in _PROTECTION:
             _distance(where, kwargs, key)
         if "atr_bars" in kwargs:
             whole_number(f"{where}.atr_bars", kwargs["atr_bars"], 1)
+            distances = [*(entry or {}).values(), *(kwargs.get(key) for key in _PROTECTION)]
+            if kwargs["atr_bars"] != ATR_BARS and not any(isinstance(distance, Mapping) for distance in distances):
+                raise ConfigError(f"{where}.atr_bars is of no use without a distance {{atr: …}}; take it out")
         if kwargs.get("risk_per_trade") is not None:
             what = "must be a fraction of equity, such as 0.01"
             number(f"{where}.risk_per_trade", kwargs["risk_per_trade"], lambda v: 0 < v <= 1, what)
@@ -160,7 +165,9 @@ class Entries:
             notes["average true range unknown: no position in some name"] = int(cut)
         if self._risk is not None:
             stops = np.where(plan[[PLAN_LOSS, PLAN_TRAIL]] > 0, plan[[PLAN_LOSS, PLAN_TRAIL]], np.inf).min(axis=0)
-            most = self._risk / stops
+            # the entry's price over the open, of a long and of a short
+            far = plan[PLAN_STOP] - plan[PLAN_LIMIT]
+            most = self._risk / (stops * (1.0 + np.sign(weights) * far))
             smaller = (np.abs(weights) > most)[targets.rebalance].any(axis=1).sum()
             weights = np.clip(weights, -most, most)
             if smaller:

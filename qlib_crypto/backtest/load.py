@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import Floats, Ints
-from qlib_crypto.backtest.compiled import compiled
+from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.market import (
     CLOSE,
+    HIGH,
     INNER_ROWS,
+    LOW,
     OPEN,
     UNKNOWN_AT_OPEN,
     UNKNOWN_LATER,
@@ -42,6 +44,8 @@ from qlib_crypto.symbols import QUOTES, Instrument, Interval
 BARS = ("open", "high", "low", "close", "volume")
 MARKS = ("mark_open", "mark_high", "mark_low", "mark")
 _BARS = len(BARS)
+#: How far prices that are the same may lie apart in the provider's float32, relative.
+_SAME = 1e-6
 #: Margin tiers of one instrument and since when, Unix milliseconds, ascending.
 Tables = Sequence[tuple[int, MarginTable]]
 #: Bars that are unpacked at a time: the written rows of so many stay in the processor's cache.
@@ -285,23 +289,36 @@ def _without_price(prices: Floats, last: Ints) -> None:
 
 @compiled
 def _inner_prices(finer: Floats, prices: Floats, each: int) -> None:
-    """As `_without_price` for the finer bars; a bar without any gets its own prices as the first one."""
+    """As `_without_price` for the finer bars; where they do not show a bar's extremes its own are the first of them."""
     rows = finer.shape[0]
     for t in range(prices.shape[1]):
         for i in range(prices.shape[2]):
-            some = False
             for at in range(t * each, (t + 1) * each):
                 if finer[OPEN, at, i] > 0.0 and finer[CLOSE, at, i] > 0.0:
-                    some = True
                     for row in range(INNER_ROWS, rows):
                         if not finer[row, at, i] > 0.0:
                             finer[row, at, i] = finer[row - INNER_ROWS, at, i]
                 else:
                     for row in range(rows):
                         finer[row, at, i] = np.nan
-            if not some:
+            if prices[OPEN, t, i] > 0.0 and not _same_extremes(finer, prices, t, each, i):
                 for row in range(rows):
+                    finer[row, t * each : (t + 1) * each, i] = np.nan
                     finer[row, t * each, i] = prices[row if row < INNER_ROWS else row + _BARS - INNER_ROWS, t, i]
+
+
+@inlined
+def _same_extremes(finer: Floats, prices: Floats, t: int, each: int, i: int) -> bool:
+    """Whether the finer bars of a bar have its lowest and highest price and mark."""
+    same = True
+    for row in range(0, finer.shape[0], INNER_ROWS):
+        of = 0 if row == 0 else row + _BARS - INNER_ROWS
+        low, high = np.inf, -np.inf
+        for at in range(t * each, (t + 1) * each):
+            low, high = min(low, finer[row + LOW, at, i]), max(high, finer[row + HIGH, at, i])
+        same = same and low < np.inf and abs(low - prices[of + LOW, t, i]) <= _SAME * low
+        same = same and abs(high - prices[of + HIGH, t, i]) <= _SAME * high
+    return same
 
 
 def _funding(

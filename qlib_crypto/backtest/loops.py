@@ -215,6 +215,6 @@ def try_orders(
     take_stock(book, room[: positions(book, room)], sums, opens)
     market_orders(
         book, tiers, by_quantity, rules, terms, fees[TAKER, t] if terms[AS_TAKER] != 0.0 else fees[MAKER, t],
-        market.slips, MARKET, desk, sums, fills, ends, t, columns, wanted, notes, opens, market.prices[VOLUME, t],
-        market.unknown[t], market.bounds[tiers_at, LEAST_LEVERAGE],
+        market.slips, MARKET, False, desk, sums, fills, ends, t, columns, wanted, notes, opens,
+        market.prices[VOLUME, t], market.unknown[t], market.bounds[tiers_at, LEAST_LEVERAGE],
     )  # fmt: skip

@@ -62,7 +62,8 @@ class Market(NamedTuple):
         to it times the square root of the order's quote coins. Of length 0 where that is one number of the terms.
     inner
         Shape (4 or 8, bars x k, n): open, high, low and close of the k finer bars in each, then their marks, NaN where
-        there is none; where a bar has none at all its own are the first one's. Of length 0 without finer bars.
+        there is none; where they do not show a bar's extremes its own are the first one's, and the others NaN. Of
+        length 0 without finer bars.
     days
         Shape (bars,): the UTC day in which each bar opens, a number.
 

@@ -30,11 +30,14 @@ WORDS = (
     "cool-down after a stop: not opened or added to",
     "daily loss limit: closed",
     "drawdown limit: closed",
+    "closed before by a stop, a limit or the venue: nothing left of the order",
+    "closed before by a stop, a limit or the venue: scaled to what is left",
 )
 (
     WHOLE, NO_PRICE, FUNDING_UNKNOWN, BELOW_LOT, BELOW_MINIMUM, BELOW_NOTIONAL, LEVERAGE, CLIPPED_LEVERAGE,
     MARGIN, CLIPPED_MARGIN, VOLUME, CLIPPED_VOLUME, TIER, CLIPPED_TIER, CLOSED_UNKNOWN, CLOSED_DELISTED, LIQUIDATED,
     RESTING, POSITION, CLIPPED_POSITION, NET, CLIPPED_NET, HALTED, COOLING, CLOSED_DAY, CLOSED_DRAWDOWN,
+    GONE, CLIPPED_GONE,
 ) = range(len(WORDS))  # fmt: skip
 #: What kind of order a fill is of; the last is what nobody ordered.
 KINDS = ("market", "limit", "stop", "stop loss", "take profit", "trailing stop", "risk limit", "venue")

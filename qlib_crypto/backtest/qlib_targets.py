@@ -124,8 +124,9 @@ class TargetStrategy(BaseStrategy):
             price = said["limit"] = price * (1.0 - sign * limit)
         elif stop > 0:
             price = said["stop"] = price * (1.0 + sign * stop)
-        rows = len(exchange.loaded.opens_ms) - len(self.until)
-        said["until"] = exchange.quote.times[rows + self.until[row]]
+        if said:
+            rows = len(exchange.loaded.opens_ms) - len(self.until)
+            said["until"] = exchange.quote.times[rows + self.until[row]]
         if loss > 0:
             said["stop_loss"] = price * (1.0 - sign * loss)
         if profit > 0 and price * (1.0 + sign * profit) > 0:

@@ -1,8 +1,7 @@
 """The risk limits that close an account: a day's loss, a drawdown. Compiled.
 
 Both are seen at a bar's close and closed at the next open. After a day's loss nothing is opened until the next UTC day,
-after a drawdown for as long as was agreed; then the highest equity counts from there. A stop keeps its instrument
-closed for the cool-down.
+after a drawdown for as long as was agreed; then the highest equity counts from there.
 """
 
 from __future__ import annotations
@@ -12,21 +11,17 @@ import numpy as np
 from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, trade
 from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.market import TICK
-from qlib_crypto.backtest.notes import CLOSED_DAY, CLOSED_DRAWDOWN, RISK_LIMIT, STOP_LOSS, TRAILING_STOP
+from qlib_crypto.backtest.notes import CLOSED_DAY, CLOSED_DRAWDOWN, RISK_LIMIT
 from qlib_crypto.backtest.trading import (
     CLOSING,
-    COOL_DOWN,
     DAILY_LOSS,
     DAY,
     DAY_EQUITY,
     DRAWDOWN,
     EQUITY,
-    FILL,
-    FILLS,
     GOES_ON,
     HALTED_DAY,
     HIGHEST,
-    OPENS_AGAIN,
     PARTICIPATION,
     PAUSE,
     USED,
@@ -34,8 +29,6 @@ from qlib_crypto.backtest.trading import (
     slip_of,
     slipped,
 )
-
-_COLUMN, _ORDER = FILL.index("column"), FILL.index("order")
 
 
 @compiled
@@ -77,12 +70,8 @@ def new_day(sums: Floats, day: int) -> None:
 
 
 @compiled
-def watch(fills: Floats, first: int, ends: Ints, terms: Floats, desk: Floats, sums: Floats, t: int) -> None:
-    """After a bar: what its close and its fills, from `first` on, mean for the next ones."""
-    if terms[COOL_DOWN] > 0.0:
-        for at in range(first, ends[FILLS]):
-            if fills[at, _ORDER] == STOP_LOSS or fills[at, _ORDER] == TRAILING_STOP:
-                desk[OPENS_AGAIN, int(fills[at, _COLUMN])] = t + 1 + terms[COOL_DOWN]
+def watch(terms: Floats, sums: Floats, t: int) -> None:
+    """After a bar: what its close means for the next ones."""
     if sums[EQUITY] > sums[HIGHEST] or t + 1 == sums[GOES_ON]:
         sums[HIGHEST] = sums[EQUITY]
     if sums[CLOSING] != 0.0 or t + 1 < sums[GOES_ON]:

@@ -312,8 +312,20 @@ def _orders(strategy: Any, exchange: PerpExchange) -> dict[str, str]:
     each = exchange.loaded.market.inner.shape[1] // len(exchange.loaded.opens_ms)
     if told or each:
         within = f"in each of its {each} bars of {exchange.inner}, " if each else ""
+        whole = walked_whole(exchange.loaded) if each else 0
+        if whole:
+            told["walked_as_one"] = (
+                f"{whole:,} bars of an instrument, whose finer ones are missing, or do not show their extremes"
+            )
         told["inside_a_bar"] = f"{within}what harms most: entries, liquidation and stops before targets"
     return told
+
+
+def walked_whole(loaded: Loaded) -> int:
+    """The bars of an instrument that have none of the finer ones, or not those with their extremes."""
+    bars, n = loaded.market.prices.shape[1:]
+    opens = loaded.market.inner[OPEN].reshape(bars, -1, n)
+    return int((loaded.has_bar & np.isnan(opens[:, 1:]).all(axis=1)).sum())
 
 
 def _settlement_prices(loaded: Loaded) -> dict[str, int]:

@@ -13,11 +13,11 @@ from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import CLOSE, VOLUME
 from qlib_crypto.backtest.values import no_others, number, whole_number
 from qlib_crypto.clock import DAY_MS
-from qlib_crypto.errors import DataError
+from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.market.fees import LARGEST
 from qlib_crypto.stats.impact import fit_impact
 
-FITTED = "fitted"
+FITTED, _DEFAULT = "fitted", "default"
 #: The fewest bars of the window that volatility and volume are known from.
 _FEWEST = 20
 _LARGEST_IMPACT = 10.0
@@ -36,7 +36,7 @@ class Slippage:
     Attributes
     ----------
     fixed, spread
-        Fractions of the price; `spread` also by instrument's name.
+        Fractions of the price; `spread` also by instrument's name, with `default` for those that it does not name.
     impact
         The coefficient, about 1 by the literature; `fitted` takes that of `stats.impact.fit_impact` on the loaded bars,
         which knows the whole span.
@@ -85,6 +85,8 @@ class Slippage:
             number(f"{where}.impact", given["impact"], lambda v: 0 <= v <= _LARGEST_IMPACT, what)
         if given.get("bars") is not None:
             whole_number(f"{where}.bars", given["bars"], _FEWEST)
+            if not given.get("impact"):
+                raise ConfigError(f"{where}.bars is the window of impact, which is none; add impact or take bars out")
 
     def resolved(self, loaded: Loaded) -> Slippage:
         """The same with the coefficient fitted, where it is to be.
@@ -112,12 +114,25 @@ class Slippage:
         return None if self.impact or isinstance(self.spread, Mapping) else self.fixed + self.spread / 2
 
     def rows(self, loaded: Loaded) -> tuple[Floats, int]:
-        """`Market.slips`, shape (bars, 1 or 0, 2, n), and in how many bars of an instrument it lacks the impact."""
+        """`Market.slips`, shape (bars, 1 or 0, 2, n), and in how many bars of an instrument it lacks the impact.
+
+        Raises
+        ------
+        ConfigError
+            When the spread of an instrument is not given.
+
+        """
         names = loaded.names
         if self.of_all is not None:
             return np.empty((0, 2, len(names))), 0
-        by_name = self.spread if isinstance(self.spread, Mapping) else dict.fromkeys(names, self.spread)
-        constant = self.fixed + np.array([by_name.get(name, 0.0) for name in names]) / 2
+        by_name = self.spread if isinstance(self.spread, Mapping) else {_DEFAULT: self.spread}
+        lacks = [name for name in names if name not in by_name and _DEFAULT not in by_name]
+        if lacks:
+            raise ConfigError(
+                f"slippage.spread says nothing of {len(lacks)} of {len(names)} instruments ({lacks[0]} …); add them, "
+                f"or {_DEFAULT}"
+            )
+        constant = self.fixed + np.array([by_name.get(name, by_name.get(_DEFAULT)) for name in names]) / 2
         if not self.impact:
             return np.stack([constant, np.zeros(len(names))])[None], 0
         volatility, volume, _, _ = self._known(loaded)
@@ -134,8 +149,12 @@ class Slippage:
         """For the assumptions of a run."""
         if not self.spread and not self.impact:
             return self.fixed or "none"
-        spread = "by instrument" if isinstance(self.spread, Mapping) else f"{self.spread:.4%}"
-        parts = [f"{self.fixed:.4%}" if self.fixed else "", f"half a spread of {spread}" if self.spread else ""]
+        spread = (
+            "half the spread of each instrument"
+            if isinstance(self.spread, Mapping)
+            else f"half a spread of {self.spread:.4%}"
+        )
+        parts = [f"{self.fixed:.4%}" if self.fixed else "", spread if self.spread else ""]
         law = f"{self.impact:.3g} x volatility x sqrt(order / volume) of a bar" if self.impact else ""
         return " and ".join(part for part in (*parts, law) if part)
 

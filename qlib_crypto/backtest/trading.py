@@ -48,11 +48,12 @@ PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
 #: rests (see `resting`); the column and the note of an order that was reached.
 FILLS, PAYMENTS, SETTLED, HELD, RESTS, REACHED, REACHED_NOTE = range(7)
 ENDS = REACHED_NOTE + 1
-#: Rows of a desk, shape (11, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where
+#: Rows of a desk, shape (13, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where
 #: orders are void; orders that come after the others; 1 where unknown funding was counted; what was held before the
-#: orders; the prices at which a reached order finds the market; lows and highs that stops leave; where a position was
-#: opened within the bar. The last one stays from bar to bar: the first bar in which it may be opened again.
-USED, EXTREME, VOID, LATER, TOLD, BEFORE, AT, LOWS, HIGHS, BEGUN, OPENS_AGAIN = range(11)
+#: orders, and what is now; the prices at which a reached order finds the market; lows and highs that stops leave; where
+#: a position was opened within the bar; 1 where an entry waits for the position to be closed. The last one stays from
+#: bar to bar: the first bar in which it may be opened again.
+USED, EXTREME, VOID, LATER, TOLD, BEFORE, NOW, AT, LOWS, HIGHS, BEGUN, WAITS, OPENS_AGAIN = range(13)
 DESK_ROWS = OPENS_AGAIN + 1
 #: Places in the sums of a desk, shape (11,): money and gross notional at the bar's opens; equity and gross notional at
 #: the last marks; then what risk limits remember: the highest equity, that at the start of the UTC day, the day's
@@ -92,7 +93,7 @@ def slip_of(terms: Floats, slips: Floats, t: int, i: int, quantity: float, refer
     if len(slips) == 0:
         return terms[SLIP]
     bar = t if len(slips) > 1 else 0
-    return slips[bar, 0, i] + slips[bar, 1, i] * np.sqrt(abs(quantity) * reference)
+    return min(slips[bar, 0, i] + slips[bar, 1, i] * np.sqrt(abs(quantity) * reference), MOST_SLIPPAGE)
 
 
 @inlined
@@ -100,7 +101,6 @@ def slipped(reference: float, quantity: float, slippage: float, tick: float) -> 
     """What is paid for a signed quantity while the market is at `reference`."""
     if slippage == 0.0:
         return reference
-    slippage = min(slippage, MOST_SLIPPAGE)
     return worse_tick(reference * (1.0 + np.copysign(slippage, quantity)), tick, quantity)
 
 
@@ -136,12 +136,12 @@ def _reserved_by_others(
 @inlined
 def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, each in one piece
     book: Floats, tiers: Floats, by_quantity: Flags, rules: Floats, terms: Floats, rate: float, slips: Floats,
-    order: int, desk: Floats, sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints, wanted: Floats,
-    notes: Ints, opens: Floats, volumes: Floats, unknown: Bits, least_leverage: float,
+    order: int, maker: bool, desk: Floats, sums: Floats, fills: Floats, ends: Ints, t: int, columns: Ints,
+    wanted: Floats, notes: Ints, opens: Floats, volumes: Floats, unknown: Bits, least_leverage: float,
 ) -> bool:  # fmt: skip
     """Execute what can be of each order at the open: `wanted` becomes that, `notes` say why not all.
 
-    `rate` is the fee, a fraction, `slips` are those of the market; `order` is their kind;
+    `rate` is the fee, a fraction, `slips` are those of the market, which no `maker` pays; `order` is their kind;
     `least_leverage` is what the venue lends to any position at least. Whether a position was opened or closed.
     """
     untradable, isolated = terms[MISSING_FUNDING] == UNTRADABLE, terms[ISOLATED] != 0.0
@@ -149,7 +149,7 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
     leverage, most_of_bar, most_gross = terms[MAX_LEVERAGE], terms[PARTICIPATION], terms[MAX_GROSS]
     # with risk limits no order is sound before they were asked
     soundest = -1.0 if limited else most_gross
-    some_unknown, capped, made = unknown[ALL] != 0, most_of_bar < np.inf, order in (why.LIMIT, why.TAKE_PROFIT)
+    some_unknown, capped = unknown[ALL] != 0, most_of_bar < np.inf
     least = min(leverage, least_leverage)
     money, gross, changed = sums[MONEY], sums[DESK_GROSS], False
     for at in range(len(columns)):
@@ -165,7 +165,7 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
         if not reference > 0.0:
             notes[at] = why.NO_PRICE
             continue
-        slip = 0.0 if made else slip_of(terms, slips, t, i, quantity, reference)
+        slip = 0.0 if maker else slip_of(terms, slips, t, i, quantity, reference)
         if quantity != -held:
             if untradable and unknown[i] != 0:
                 quantity = towards(held, quantity, 0.0)
@@ -197,10 +197,14 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
             if not abs(quantity) <= left:
                 quantity, note = np.copysign(left, asked), why.CLIPPED_VOLUME if left > 0.0 else why.VOLUME
         if quantity != 0.0:
+            of_volume = note == why.CLIPPED_VOLUME
             quantity, note = sized(
                 quantity, note, held, reference, rules[LOT, i], rules[MIN_BASE, i], rules[MIN_NOTIONAL, i]
             )
-        notes[at] = note
+            if of_volume and quantity == 0.0:
+                note = why.VOLUME
+        if note != why.WHOLE:
+            notes[at] = note
         if quantity == 0.0:
             continue
         wanted[at] = quantity
@@ -248,6 +252,9 @@ def _within_limits(
         if part != quantity:
             # turning the whole account around is not what a cut order is for
             part = part if part * quantity > 0.0 else 0.0
+            shrinks = towards(held, quantity, 0.0)
+            part = shrinks if abs(shrinks) > abs(part) else part
+        if part != quantity:
             quantity, note = part, why.NET if part == 0.0 else why.CLIPPED_NET
     return quantity, note
 

@@ -24,7 +24,7 @@ def number(key: str, value: Any, fits: Callable[[float], bool], what: str) -> No
 
 def no_others(where: str, kwargs: Mapping[str, Any], known: Collection[str]) -> None:
     """Refuses the keys that would be ignored."""
-    unknown = sorted(set(kwargs) - set(known))
+    unknown = sorted(set(kwargs) - set(known), key=str)
     if unknown:
         raise ConfigError(f"{where}.{unknown[0]} is unknown; remove it, or write one of: {', '.join(sorted(known))}")
 

@@ -54,8 +54,9 @@ class Weighted(BaseStrategy):
                 (shrink if smaller else grow).append(Order(name, abs(target - held), side, start, end))
             else:
                 said = self.said(price, 1 if target > held else -1, *self.plan[:, step, i])
-                until = self.trade_calendar.get_step_time(self.until[step])[0]
-                grow.append(PerpOrder(name, abs(target - held), side, start, end, until=until, **said))
+                if "limit" in said or "stop" in said:
+                    said["until"] = self.trade_calendar.get_step_time(self.until[step])[0]
+                grow.append(PerpOrder(name, abs(target - held), side, start, end, **said))
         return TradeDecisionWO(shrink + grow, self)
 
     @staticmethod

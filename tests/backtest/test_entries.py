@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from qlib.backtest.decision import Order
 
 from qlib_crypto.backtest.entries import Entries, average_true_range
 from qlib_crypto.backtest.known import Targets
-from qlib_crypto.backtest.qlib_orders import PerpOrder
+from qlib_crypto.backtest.notes import LIMIT
+from qlib_crypto.backtest.qlib_orders import PerpOrder, order_rows
 from qlib_crypto.errors import ConfigError
 
 
@@ -76,6 +78,16 @@ def test_a_weight_is_at_most_risk_over_distance():
     np.testing.assert_allclose(short.weights[::3], -0.1)
 
 
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize(("kind", "far"), [("limit", -0.1), ("stop", 0.1)])
+def test_what_is_risked_counts_from_the_entrys_price(side, kind, far):
+    sized = Entries(entry={kind: 0.1}, stop_loss=0.05, risk_per_trade=0.01)
+    made, _, _ = sized.planned(prices(), targets(40, 2, weight=float(side)))
+    # a coin of the open costs `entry` and loses a twentieth of that
+    entry = 1 + side * far
+    np.testing.assert_allclose(np.abs(made.weights[::3]) * entry * 0.05, 0.01)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -89,11 +101,62 @@ def test_a_weight_is_at_most_risk_over_distance():
         ({"risk_per_trade": 0.01}, r"orders\.risk_per_trade needs stop_loss or trailing_stop"),
         ({"risk_per_trade": 2, "stop_loss": 0.1}, r"orders\.risk_per_trade 2 must be a fraction of equity"),
         ([1], r"orders \[1\] must be a mapping"),
+        ({"entry": {"limit": None}}, r"orders\.entry needs one of limit and stop"),
+        ({"entry": {"limit": None, "stop": "1%"}}, r"orders\.entry\.stop '1%' must be a fraction"),
+        ({"atr_bars": 5, "stop_loss": 0.1}, r"orders\.atr_bars is of no use without a distance"),
+        ({1: 2, "x": 3}, r"orders\.1 is unknown"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, said):
     with pytest.raises(ConfigError, match=said):
         Entries.of(given)
+
+
+NOON = pd.Timestamp("2025-01-01 12:00")
+
+
+def asked(direction=PerpOrder.BUY, amount=1.0, **kwargs):
+    return PerpOrder("BTC_USDT.OKX", amount, direction, NOON, NOON, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"limit": "100"}, "limit '100' must be a price above 0"),
+        ({"limit": True}, "limit True must be a price above 0"),
+        ({"limit": 100.0, "stop_loss": 110.0}, "the order's price 100 must be above stop_loss 110 for who buys"),
+        ({"stop": 100.0, "take_profit": 100.0}, "take_profit 100 must be above the order's price 100 for who buys"),
+        ({"stop_loss": 90.0, "take_profit": 80.0}, "take_profit 80 must be above stop_loss 90 for who buys"),
+        (
+            {"direction": PerpOrder.SELL, "stop_loss": 90.0, "take_profit": 95.0},
+            "take_profit 95 must be below stop_loss 90 for who sells",
+        ),
+        ({"until": NOON}, "until 2025-01-01 12:00:00 needs limit or stop"),
+        ({"limit": 1.0, "until": "2025-01-01"}, "until '2025-01-01' must be a pandas.Timestamp without a zone"),
+        ({"limit": 1.0, "until": NOON.tz_localize("UTC")}, "until .* must be a pandas.Timestamp without a zone"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(given, said):
+    with pytest.raises(ConfigError, match=rf"PerpOrder of BTC_USDT\.OKX: {said}"):
+        asked(**given)
+
+
+def test_what_moves_a_stop_has_no_side():
+    assert asked(amount=0.0, stop_loss=110.0, take_profit=90.0).stop_loss == 110.0
+
+
+def test_the_orders_of_a_bar_are_checked_together():
+    def bar_of(time):
+        return (time - NOON) // pd.Timedelta("1h")
+
+    plain = Order("BTC_USDT.OKX", 1.0, Order.BUY, NOON, NOON)
+    assert order_rows([plain, plain], 0, bar_of).shape == (0, 6)
+    with pytest.raises(ConfigError, match=r"2 orders of BTC_USDT\.OKX in one bar with a PerpOrder among them"):
+        order_rows([plain, asked(limit=1.0)], 0, bar_of)
+    with pytest.raises(ConfigError, match="until 2025-01-01 11:00:00 is before its own bar"):
+        order_rows([asked(limit=1.0, until=NOON - pd.Timedelta("1h"))], 0, bar_of)
+    (row,) = order_rows([asked(limit=100.0, until=NOON + pd.Timedelta("3h"), stop_loss=90.0)], 0, bar_of)
+    assert row.tolist() == [LIMIT, 100.0, 3, 90.0, 0, 0]
 
 
 def test_an_order_with_a_price_that_is_none_is_refused():

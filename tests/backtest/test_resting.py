@@ -171,6 +171,177 @@ def test_prices_are_rounded_away_from_the_market():
     assert fills(target)[1:] == [(1, "take profit", -1.0, 105.0)]
 
 
+def test_an_order_closes_no_more_than_a_stop_left():
+    bars = [QUIET, (80, 81, 79, 80, 1000)]
+    held = order(10.0, loss=95.0)
+    gone = ran(bars, {0: held, 1: order(-4.0)})
+    assert fills(gone)[1:] == [(1, "stop loss", -10.0, 80.0)]
+    assert gone.notes["closed before by a stop, a limit or the venue: nothing left of the order"] == 1
+    turned = ran(bars, {0: held, 1: order(-15.0, loss=90.0)})
+    assert fills(turned)[1:] == [(1, "stop loss", -10.0, 80.0), (1, "market", -5.0, 80.0)]
+    # a part, where the volume lets the stop close a part
+    part = ran([QUIET, (80, 81, 79, 80, 12), QUIET], {0: held, 1: order(-9.0)}, participation=0.5)
+    assert fills(part)[1:] == [(1, "stop loss", -6.0, 80.0), (2, "stop loss", -4.0, 100.0)]
+    assert part.notes["participation cap: no volume left"] == 1
+
+
+def test_several_plain_orders_of_a_name_close_no_more_than_a_stop_left():
+    account = engine([[QUIET, (80, 81, 79, 80, 1000)]])
+    account.step(0, np.zeros(1, np.int64), np.array([10.0]), np.array([[MARKET, 0, 0, 95.0, 0, 0]]))
+    account.step(1, np.zeros(3, np.int64), np.array([-10.0, -3.0, 1.0]))
+    assert fills(account)[1:] == [(1, "stop loss", -10.0, 80.0), (1, "market", -3.0, 80.0), (1, "market", 1.0, 80.0)]
+
+
+def test_what_rests_closes_no_more_than_a_stop_left():
+    bars = [QUIET, (100, 100, 94, 96, 1000), (96, 110, 96, 108, 1000)]
+    orders = {0: order(1.0, loss=95.0), 1: order(-1.0, kind=LIMIT, level=105.0, until=9)}
+    assert fills(ran(bars, orders))[1:] == [(1, "stop loss", -1.0, 95.0)]
+    turn = {0: order(1.0, loss=95.0), 1: order(-3.0, kind=LIMIT, level=105.0, until=9)}
+    assert fills(ran(bars, turn))[1:] == [(1, "stop loss", -1.0, 95.0), (2, "limit", -2.0, 105.0)]
+
+
+def test_an_order_replaces_what_rests_before_the_open_reaches_it():
+    bars = [QUIET, (94, 95, 93, 94, 1000)]
+    account = ran(bars, {0: order(1.0, kind=LIMIT, level=95.0, until=9), 1: order(-2.0)})
+    assert fills(account) == [(1, "market", -2.0, 94.0)]
+
+
+def test_a_stop_does_not_outlive_its_position():
+    bars = [QUIET, (80, 81, 79, 81, 1000), (81, 81, 60, 61, 1000)]
+    account = engine([bars])
+    account.step(0, np.zeros(1, np.int64), np.array([1.0]), np.array([[MARKET, 0, 0, 95.0, 0, 0]]))
+    account.step(1, np.zeros(1, np.int64), np.array([1.0]))
+    account.step(2, np.zeros(0, np.int64), np.zeros(0))
+    assert fills(account)[1:] == [(1, "stop loss", -1.0, 80.0), (1, "market", 1.0, 80.0)]
+
+
+def test_a_stop_nearer_than_an_entry_comes_first():
+    bars = [QUIET, QUIET, (100, 100, 94, 96, 1000)]
+    orders = {0: order(1.0, loss=97.0), 1: order(2.0, kind=LIMIT, level=95.0, until=5, loss=90.0)}
+    assert fills(ran(bars, orders))[1:] == [(2, "stop loss", -1.0, 97.0), (2, "limit", 2.0, 95.0)]
+    farther = {0: order(1.0, loss=94.5), 1: order(2.0, kind=LIMIT, level=95.0, until=5)}
+    assert fills(ran(bars, farther))[1:] == [(2, "limit", 2.0, 95.0), (2, "stop loss", -3.0, 94.5)]
+
+
+def test_what_is_opened_after_a_stop_can_be_stopped_in_the_same_bar():
+    bars = [QUIET, QUIET, (100, 100, 90, 96, 1000)]
+    orders = {0: order(1.0, loss=97.0), 1: order(2.0, kind=LIMIT, level=95.0, until=5, loss=92.0)}
+    assert fills(ran(bars, orders))[2:] == [(2, "limit", 2.0, 95.0), (2, "stop loss", -2.0, 92.0)]
+
+
+def test_a_target_that_the_market_is_beyond_is_closed_at_the_open():
+    account = ran([QUIET], {0: order(1.0, profit=90.0)})
+    assert fills(account)[1:] == [(0, "take profit", -1.0, 100.0)]
+    assert fees(account)[1] == pytest.approx(100 * 0.0005)
+    gapped = ran([QUIET, (110, 111, 109, 110, 1000)], {0: order(1.0, kind=STOP, level=103.0, until=5, profit=105.0)})
+    assert fills(gapped) == [(1, "stop", 1.0, 110.0), (1, "take profit", -1.0, 110.0)]
+
+
+def test_prices_between_ticks_are_reached_on_their_tick():
+    target = ran([QUIET, (100, 104.9, 99, 100, 1000)], {0: order(1.0, profit=104.6)}, tick=0.5)
+    assert fills(target)[1:] == []
+    stop = ran([QUIET, (100, 101, 95.2, 100, 1000)], {0: order(1.0, loss=95.3)}, tick=0.5)
+    assert fills(stop)[1:] == []
+    trailed = ran([QUIET, (100, 101, 95.9, 100, 1000)], {0: order(1.0, trail=4.8)}, tick=0.5)
+    assert fills(trailed)[1:] == [(1, "trailing stop", -1.0, 96.0)]
+
+
+def test_an_entry_goes_on_resting_while_the_volume_is_less_than_a_lot():
+    bars = [QUIET, (100, 100, 94, 94, 5), (94, 94, 93, 94, 1000)]
+    account = ran(bars, {0: order(10.0, kind=LIMIT, level=95.0, until=5)}, lot=1.0, participation=0.1)
+    assert fills(account) == [(2, "limit", 10.0, 95.0)]
+
+
+def test_the_rest_of_a_stop_goes_on_wherever_the_next_bar_opens():
+    bars = [QUIET, (100, 100, 94, 96, 10), (98, 99, 97, 98, 1000)]
+    stopped = ran(bars, {0: order(8.0, loss=95.0)}, participation=0.5)
+    assert fills(stopped)[1:] == [(1, "stop loss", -5.0, 95.0), (2, "stop loss", -3.0, 98.0)]
+    trailed = ran(bars, {0: order(8.0, trail=5.0)}, participation=0.5)
+    assert fills(trailed)[1:] == [(1, "trailing stop", -5.0, 95.0), (2, "trailing stop", -3.0, 98.0)]
+    short = [QUIET, (100, 106, 100, 104, 10), (102, 103, 101, 102, 1000)]
+    covered = ran(short, {0: order(-8.0, loss=105.0)}, participation=0.5)
+    assert fills(covered)[1:] == [(1, "stop loss", 5.0, 105.0), (2, "stop loss", 3.0, 102.0)]
+
+
+def test_a_gap_inside_a_bar_is_a_margin_call_before_it_is_a_stop():
+    terms = {"margin_mode": "isolated", "leverage": 20.0, "account": 1_000.0}
+    inner = [(100,) * 4] * 2 + [(100, 100, 97, 97), (82, 85, 80, 85)]
+    account = ran([QUIET, (100, 100, 80, 85, 1000)], {0: order(1.0, loss=95.5)}, inner=[inner], **terms)
+    assert fills(account)[1:] == [(1, "venue", -1.0, 82.0)]
+
+
+@st.composite
+def changed(draw):
+    """A long or short, stop and target, an entry of any kind with its own stop, and the bar that decides."""
+    start = 100 + draw(st.integers(-9, 9))
+    close = start + draw(st.integers(-9, 9))
+    high, low = max(start, close) + draw(st.integers(0, 9)), min(start, close) - draw(st.integers(0, 9))
+    side, kind = draw(st.sampled_from([1, -1])), draw(st.sampled_from([LIMIT, STOP]))
+    wanted = draw(st.sampled_from([1.0, -0.5, -1.0, -3.0])) * side
+    loss = draw(st.sampled_from([0, *(100 - side * (k + 0.25) for k in range(8))]))
+    profit = draw(st.sampled_from([0, *(100 + side * (k + 0.75) for k in range(8))]))
+    away = draw(st.integers(0, 7)) + 0.5
+    level = 100 - away if (wanted > 0) == (kind == LIMIT) else 100 + away
+    own = draw(st.sampled_from([0, *(level - np.sign(wanted) * (k + 0.375) for k in range(6))]))
+    return (start, high, low, close), side, loss, profit, kind, level, wanted, own
+
+
+def booked(case, turns, close):
+    """Fills and profit when the price jumps from 100 to the first of the points and goes on straight to each next."""
+    _, held, loss, profit, kind, level, wanted, own = case
+    rests, before, cash, done, now = True, held, -100.0 * held, [], 100.0
+    for number, to in enumerate(turns):
+        way = 1 if to > now else -1
+        while True:
+            marks = []
+            if held and loss and (held > 0) == (way < 0):
+                marks.append((loss, "stop loss"))
+            if held and profit and (held > 0) == (way > 0):
+                marks.append((profit, "take profit"))
+            if rests and ((wanted > 0) == (kind == LIMIT)) == (way < 0):
+                marks.append((level, "limit" if kind == LIMIT else "stop"))
+            marks = [(at, what) for at, what in marks if (at - now) * way > 0 and (to - at) * way > 0]
+            if not marks:
+                break
+            at, what = min(marks, key=lambda mark: mark[0] * way)
+            price = to if number == 0 and "stop" in what else at
+            quantity = -held
+            if what in ("limit", "stop"):
+                rests = False
+                closing = min(abs(wanted), abs(before)) if before * wanted < 0 else 0.0
+                quantity = np.sign(wanted) * (abs(wanted) - closing + min(closing, abs(held)))
+            now = at
+            if quantity:
+                done.append((what, quantity, price))
+                cash -= quantity * price
+                then = held + quantity
+                if held * then <= 0:
+                    loss, profit = own if then else 0, 0
+                held = then
+        now = to
+    return done, cash + held * close
+
+
+@settings(max_examples=3_000, deadline=None)
+@given(changed())
+def test_a_position_that_an_entry_changes_went_one_of_the_simple_paths(case):
+    bar, side, loss, profit, kind, level, wanted, own = case
+    o, h, low, c = bar
+    rests = order(wanted, kind=kind, level=level, until=9, loss=own)
+    account = ran(
+        [QUIET, QUIET, (o, h, low, c, 1e9)], {0: order(float(side), loss=loss, profit=profit), 1: rests},
+        taker=0.0, maker=0.0,
+    )  # fmt: skip
+    ways = [(o, low, h, c), (o, h, low, c)]
+    if profit:  # turns just before the target: a stop comes first
+        ways.append((o, min(h, profit - 0.1), low, h, c) if side > 0 else (o, max(low, profit + 0.1), h, low, c))
+    if loss:  # turns just after the stop: what is opened then has all of the bar to come
+        ways.append((o, max(low, loss - 0.1), h, low, c) if side > 0 else (o, min(h, loss + 0.1), low, h, c))
+    ends = [booked(case, turns, c) for turns in ways]
+    mine = [(kind, quantity, price) for _, kind, quantity, price in fills(account)[1:]]
+    assert (mine, pytest.approx(account.curve[-1, 0] - 100_000)) in ends
+
+
 @st.composite
 def paths(draw):
     """Bars of whole prices around 100 and a bracket."""
@@ -250,6 +421,46 @@ def test_shorts_mirror_longs(case, away, kind):
         both.append(ran(rows, {0: says}, taker=0.0, maker=0.0))
     assert np.allclose(both[0].curve[:, 0], both[1].curve[:, 0], rtol=1e-12)
     assert [row[:2] for row in fills(both[0])] == [row[:2] for row in fills(both[1])]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**31))
+def test_no_fill_has_a_price_or_a_volume_that_its_bar_had_not(seed):
+    """Any sequence of orders, mirrored, with and without finer bars; limits that the open has passed fill at theirs."""
+    rng = np.random.default_rng(seed)
+    length, each, base = 4, int(rng.choice([1, 3])), 1000.0
+    way = base + np.cumsum(rng.integers(-6, 7, size=length * each * 6)).astype(float).reshape(length * each, 6)
+    fine = np.stack([way[:, 0], way.max(1), way.min(1), way[:, -1]], 1)
+    parts = fine.reshape(length, each, 4)
+    volume = np.full(length, rng.choice([10.0, 1e4]))
+    bars = np.stack([parts[:, 0, 0], parts[:, :, 1].max(1), parts[:, :, 2].min(1), parts[:, -1, 3], volume], 1)
+    orders, mirrored = {}, {}
+    for t in np.flatnonzero(rng.random(length) < 0.6).tolist():
+        side, kind, away = float(rng.choice([1, -1])), int(rng.integers(0, 3)), rng.integers(1, 9)
+        level = {MARKET: bars[t, 0], LIMIT: bars[t, 0] - side * away, STOP: bars[t, 0] + side * away}[kind]
+        loss, profit, trail = (float(distance) for distance in rng.integers(1, 9, 3) * rng.integers(0, 2, 3))
+        says = {"kind": kind, "until": t + int(rng.integers(0, 3)), "trail": trail}
+        quantity = side * float(rng.integers(1, 9))
+        for given_, sign in ((orders, 1.0), (mirrored, -1.0)):
+            at = level if sign > 0 else 2 * base - level
+            given_[t] = order(
+                sign * quantity, **says, level=at, loss=loss and at - sign * side * loss,
+                profit=profit and at + sign * side * profit,
+            )  # fmt: skip
+
+    def turned(rows):
+        mirror = np.array(rows)
+        mirror[:, :4] = 2 * base - mirror[:, [0, 2, 1, 3]]
+        return mirror
+
+    terms = {"participation": 0.3, "taker": 0.0, "maker": 0.0}
+    one = ran(bars, orders, **terms, inner=[fine] if each > 1 else None)
+    other = ran(turned(bars), mirrored, **terms, inner=[turned(fine)] if each > 1 else None)
+    assert fills(one) == [(t, kind, -quantity, 2 * base - price) for t, kind, quantity, price in fills(other)]
+    for t, kind, _, price in fills(one):
+        assert kind in ("limit", "take profit") or bars[t, 2] <= price <= bars[t, 1]
+    traded = np.bincount(one.fills[:, 0].astype(int), np.abs(one.fills[:, 2]), minlength=length)
+    assert (traded <= 0.3 * volume + 1e-9).all()
 
 
 def test_finer_bars_say_what_came_first():

@@ -57,9 +57,19 @@ def test_no_order_takes_longs_less_shorts_beyond_the_limit():
         (0, 0, "market", 2.0, 100.0, "scaled to the net limit"),
         (0, 1, "market", -3.0, 100.0, ""),
         (0, 1, "market", -1.0, 100.0, "scaled to the net limit"),
+        (1, 0, "market", -1.0, 100.0, ""),
         (2, 1, "market", 1.0, 100.0, ""),
-        (2, 0, "market", 3.0, 100.0, "scaled to the net limit"),
+        (2, 0, "market", 4.0, 100.0, "scaled to the net limit"),
     ]
+
+
+def test_a_position_shrinks_even_where_that_takes_the_net_beyond_its_limit():
+    orders = {0: [(0, 4.0), (1, -4.0)], 1: [(0, -3.0)], 2: [(0, -5.0)]}
+    account = ran([FLAT, FLAT], orders, limits={"net": 0.2, "position": 1.0})
+    # 2 and -4: of -3 the 2 that shrink; then nothing, for it would open beyond
+    assert [(row[0], row[1], row[3], row[5]) for row in fills(account)] == [
+        (0, 0, 2.0, "scaled to the net limit"), (0, 1, -4.0, ""), (1, 0, -2.0, "scaled to the net limit"),
+    ]  # fmt: skip
     assert account.notes["net limit"] == 1
 
 
@@ -129,6 +139,21 @@ def test_a_stopped_instrument_cools_down():
         (4, 0, "market", 1.0, 96.0, ""),
     ]
     assert account.notes["cool-down after a stop: not opened or added to"] == 2
+
+
+def test_a_stopped_instrument_is_closed_from_the_stop_on():
+    market = bars(100, 80, 80)
+    market[1] = (80, 80, 80, 80, 1e6)
+    orders = {0: [(0, 10.0)], 1: [(0, 5.0)]}
+    account = ran([market], orders, limits={"cool_down": "1h"}, protect={0: 95.0})
+    assert fills(account)[1:] == [(1, 0, "stop loss", -10.0, 80.0, "")]
+    assert account.notes["cool-down after a stop: not opened or added to"] == 1
+
+
+def test_orders_of_the_open_that_a_limit_closes_at_open_nothing():
+    market = bars(*[100] * 23, 90, 90, 90)
+    account = ran([market], {0: [(0, 10.0)], 24: [(0, -5.0)]}, limits={"daily_loss": 0.05})
+    assert fills(account)[1:] == [(24, 0, "risk limit", -10.0, 90.0, "daily loss limit: closed")]
 
 
 def test_a_halt_lets_positions_shrink_alone():

@@ -43,7 +43,7 @@ def test_half_the_spread_and_the_root_of_the_order():
 
 
 def test_spreads_by_name():
-    slip = bought(bars(), 5, 1.0, {"spread": {"A1_USDT.OKX": 0.002}}, names=2)
+    slip = bought(bars(), 5, 1.0, {"spread": {"A1_USDT.OKX": 0.002, "default": 0.0}}, names=2)
     assert slip == pytest.approx([0.0, 0.001])
 
 
@@ -73,6 +73,17 @@ def test_the_coefficient_is_fitted_to_the_bars():
         Slippage(impact="fitted").resolved(loaded([bars(60)]))
 
 
+def test_a_spread_that_is_not_given_is_no_spread_of_nothing():
+    market = loaded([bars(30), bars(30)])
+    with pytest.raises(
+        ConfigError, match=r"says nothing of 1 of 2 instruments \(A1_USDT\.OKX …\); add them, or default"
+    ):
+        Slippage(spread={"A0_USDT.OKX": 0.001}).rows(market)
+    rows, _ = Slippage(spread={"A0_USDT.OKX": 0.001, "default": 0.002, "other": 0.1e-3}).rows(market)
+    assert rows.tolist() == [[[0.0005, 0.001], [0.0, 0.0]]]
+    assert Slippage(fixed=0.0001, spread={"default": 0.002}).told() == "0.0100% and half the spread of each instrument"
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -82,6 +93,7 @@ def test_the_coefficient_is_fitted_to_the_bars():
         ({"slip": 1}, r"slippage\.slip is unknown"),
         ({"bars": 3}, r"slippage\.bars 3 must be a whole number of at least 20"),
         (0.5, r"slippage 0\.5 is no fraction of the price up to 2 %"),
+        ({"bars": 30, "spread": 0.001}, r"slippage\.bars is the window of impact, which is none"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, said):

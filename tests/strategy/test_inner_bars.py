@@ -9,6 +9,7 @@ from support_backtest import Market, random_market, run
 from support_provider import write_provider
 
 from qlib_crypto.backtest.load import load
+from qlib_crypto.backtest.run import walked_whole
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
 
@@ -17,7 +18,10 @@ ORDERS = {"entry": {"limit": 0.002, "bars": 2}, "stop_loss": 0.01, "take_profit"
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """A market of hours, and the quarters that its bars are made of; an hour of the first name has none."""
+    """A market of hours, and the quarters that its bars are made of; an hour of the first name has none.
+
+    Of the next one the quarter with the lowest price is missing.
+    """
     fine = random_market(freq="15min", bars=400, seed=5, settle_hours=4, wicks=0.005)
     how = {"open": "first", "high": "max", "low": "min", "close": "last"}
     hours = {name: bars.resample("60min").agg(how).dropna() for name, bars in fine.bars.items()}
@@ -25,7 +29,10 @@ def opened(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inner")
     first = next(iter(fine.bars))
     gone = hours[first].index[50]
-    fine.bars[first] = fine.bars[first].drop(fine.bars[first][gone : gone + pd.Timedelta("59min")].index)
+    torn = gone + pd.Timedelta("1h")
+    lowest = fine.bars[first][torn : torn + pd.Timedelta("59min")]["low"].idxmin()
+    dropped = fine.bars[first][gone : gone + pd.Timedelta("59min")].index.append(pd.DatetimeIndex([lowest]))
+    fine.bars[first] = fine.bars[first].drop(dropped)
     market.write(folder)
     times = pd.date_range(market.times[0], market.times[-1] + pd.Timedelta("45min"), freq="15min")
     frames = {
@@ -35,11 +42,15 @@ def opened(tmp_path_factory):
     write_provider(folder, frames, "15min", settlements={name: market.settled(name) for name in market.bars})
     market.open(folder)
     write_provider(folder, frames, "15min", settlements={name: market.settled(name) for name in market.bars})
-    return folder, market, first, gone
+    alone = [
+        bars["open"].resample("60min").count().reindex(market.bars[name].index[3 * (name == first) :]) <= 1
+        for name, bars in fine.bars.items()
+    ]
+    return folder, market, first, gone, 1 + sum(int(own.sum()) for own in alone)
 
 
 def test_each_bar_has_its_own(opened):
-    folder, market, first, gone = opened
+    folder, market, first, gone, lacking = opened
     span = tuple(int(t.value // 1_000_000) for t in (market.times[3], market.times[-1]))
     loaded = load(folder, Interval.parse("60min"), sorted(market.bars), span, rules={}, inner=Interval.parse("15min"))
     prices, inner = loaded.market.prices, loaded.market.inner
@@ -48,14 +59,15 @@ def test_each_bar_has_its_own(opened):
     np.testing.assert_array_equal(np.fmax.reduce(by_bar[1], axis=1)[there], prices[1][there])
     np.testing.assert_array_equal(np.fmin.reduce(by_bar[2], axis=1)[there], prices[2][there])
     row, column = loaded.row(int(gone.value // 1_000_000)), loaded.column[first]
-    np.testing.assert_array_equal(by_bar[:, row, 0, column], prices[:4, row, column])
-    assert np.isnan(by_bar[:, row, 1:, column]).all()
+    np.testing.assert_array_equal(by_bar[:, row : row + 2, 0, column], prices[:4, row : row + 2, column])
+    assert np.isnan(by_bar[:, row : row + 2, 1:, column]).all()
+    assert walked_whole(loaded) == lacking
     with pytest.raises(ConfigError, match="inner 60min does not fill a bar of 15min"):
         load(folder, Interval.parse("15min"), sorted(market.bars), span, rules={}, inner=Interval.parse("60min"))
 
 
 def test_a_strategy_with_orders_looks_inside_on_both_engines(opened):
-    _, market, _, _ = opened
+    _, market, *_ = opened
     rng = np.random.default_rng(0)
     frames = [
         pd.DataFrame({"score": rng.normal(size=len(bars)), "instrument": name}, bars.index)
@@ -72,6 +84,7 @@ def test_a_strategy_with_orders_looks_inside_on_both_engines(opened):
     for table in ("steps", "fills", "funding", "positions"):
         pd.testing.assert_frame_equal(getattr(one, table), getattr(two, table), rtol=1e-9, atol=1e-9)
     assert one.assumptions["inside_a_bar"].startswith("in each of its 4 bars of 15min, what harms most")
+    assert one.assumptions["walked_as_one"].endswith("finer ones are missing, or do not show their extremes")
     blind = run(market, config, engine="array", missing_funding="zero", margin_mode="cross", inner=None)
     assert blind.assumptions["inside_a_bar"].startswith("what harms most")
     assert (one.fills["order"] == "take profit").sum() > (blind.fills["order"] == "take profit").sum()
