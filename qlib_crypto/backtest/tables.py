@@ -32,7 +32,7 @@ def fills_table(engine: Engine) -> pd.DataFrame:
 
     `realised` is the profit of the part that closed a position, before the fee; `position` what was held then; `order`
     one of `notes.KINDS`. `market_volatility` (of a bar's return) and `market_volume` (quote coins a bar) are means of a
-    day's bars as known at the open; in the first bars the first known ones.
+    day's bars as known at the open, NaN in the first half of a day.
     """
     of = _columns(engine.fills, FILL)
     volatility, volume = _market_of(engine, of["bar"].astype(np.int64), of["column"].astype(np.int64))
@@ -62,11 +62,9 @@ def _market_of(engine: Engine, bars: Ints, columns: Ints) -> tuple[Floats, Float
         own = columns == i
         for row, known in enumerate(scales(prices[CLOSE, :, [i]].T, prices[VOLUME, :, [i]].T, window)[:2]):
             values = known[:, 0]
-            first = int(np.argmax(np.isfinite(values)))
-            at = np.maximum(bars[own], first)
             # where they became unknown again, the last known ones
-            last = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), first))
-            out[row, own] = values[last[at]]
+            last = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), 0))
+            out[row, own] = values[last[bars[own]]]
     return out[0], out[1]
 
 

@@ -16,7 +16,7 @@ __all__ = ["COEFFICIENT", "Capacity", "capacity"]
 
 #: Of the square-root law, as the literature has it; see `qlib_crypto.stats.capacity`.
 COEFFICIENT = 1.0
-_COLUMNS = {"market_volatility", "market_volume"}
+_COLUMNS = ("market_volume", "market_volatility")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,15 @@ def capacity(data: ReportData, equity: pd.Series[float], steps_per_year: float) 
     `equity` is that at the start and at each close. What the venue did by itself is no order.
     """
     fills = data.fills
-    if not set(fills.columns) >= _COLUMNS:
+    if not set(fills.columns) >= set(_COLUMNS):
         return None
     own = fills[fills["order"] != "venue"]
     if own.empty:
         return None
     notional = (own["quantity"] * own["price"]).abs().to_numpy(np.float64)
-    volume, volatility = (own[name].to_numpy(np.float64) for name in ("market_volume", "market_volatility"))
+    # before they are known the first known ones: no capacity at all would say less
+    known = own.sort_values("datetime", kind="stable").groupby("instrument")[list(_COLUMNS)].bfill().reindex(own.index)
+    volume, volatility = (known[name].to_numpy(np.float64) for name in _COLUMNS)
     paid = pd.Series(impact_costs(notional, volume, volatility, COEFFICIENT), index=own["datetime"].to_numpy())
     by_step = paid.groupby(level=0).sum(min_count=1) if paid.notna().all() else None
     if by_step is None:

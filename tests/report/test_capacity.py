@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from qlib_crypto.report.capacity import capacity
@@ -52,9 +53,17 @@ def test_what_the_venue_did_is_no_order(run, make_run):
     assert fewer.table["net_return"].iloc[-1] > capacity(run, equity_of(run), YEAR).table["net_return"].iloc[-1]
 
 
+def test_a_market_that_is_not_known_yet_is_as_when_it_first_is(run, make_run):
+    fills = run.fills.copy()
+    first = fills.sort_values("datetime").groupby("instrument").head(1).index
+    fills.loc[first, ["market_volume", "market_volatility"]] = np.nan
+    later = capacity(make_run({"fills": fills}, days=40), equity_of(run), YEAR)
+    pd.testing.assert_frame_equal(later.table, capacity(run, equity_of(run), YEAR).table)
+
+
 def test_an_unknown_market_has_no_capacity(run, make_run):
     fills = run.fills.copy()
-    fills.loc[fills.index[3], "market_volume"] = np.nan
+    fills.loc[fills["instrument"] == fills["instrument"].iloc[3], "market_volume"] = np.nan
     assert capacity(make_run({"fills": fills}, days=40), equity_of(run), YEAR) is None
     before = run.fills.drop(columns=["market_volume", "market_volatility"])
     assert capacity(make_run({"fills": before}, days=40), equity_of(run), YEAR) is None
