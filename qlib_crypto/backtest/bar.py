@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, mark_all, positions, settle, trade
-from qlib_crypto.backtest.compiled import compiled, inlined
+from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.inside import Bar, reached_at_open, through, through_inner
 from qlib_crypto.backtest.margin_calls import margin_call, margin_ratio, on_the_way, surely_sound
 from qlib_crypto.backtest.market import (
@@ -166,7 +166,7 @@ def dated(since: Ints, t: int) -> int:
     return at
 
 
-@inlined
+@pasted
 def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
     book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
     payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,

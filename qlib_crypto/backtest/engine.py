@@ -11,7 +11,7 @@ from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, new_book
 from qlib_crypto.backtest.dropout import BY_SCORE, Dropout
 from qlib_crypto.backtest.entries import PLAN
 from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.loops import run, run_dropout, step, try_orders
+from qlib_crypto.backtest.loops import run, run_dropout, run_one, try_orders
 from qlib_crypto.backtest.market import SETTLED_BAR, SETTLED_COLUMN
 from qlib_crypto.backtest.notes import COUNTED, OF_WORDS, WORDS
 from qlib_crypto.backtest.resting import ORDER_COLUMNS, RESTING_ROWS
@@ -199,7 +199,7 @@ class Engine:
         notes, filled = np.zeros(len(columns), np.int64), self._ends[FILLS]
         while len(self._fills) < filled + len(columns) + 6 * len(self._room):
             self._more_room()
-        missing = step(
+        missing = run_one(
             self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
             self._payments, self._ends, self._counts, t, columns, wanted, orders, notes, self._room, self.curve,
             self._before,

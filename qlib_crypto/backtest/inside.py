@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, mark_all, positions
-from qlib_crypto.backtest.compiled import compiled, inlined
+from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.margin_calls import margin_call, on_the_way
 from qlib_crypto.backtest.market import CLOSE, HIGH, INNER_ROWS, LEAST_LEVERAGE, LOW, OPEN, Flags
 from qlib_crypto.backtest.notes import (
@@ -313,7 +313,7 @@ def through(  # noqa: C901, PLR0912 - as `reached_at_open`
                 rest[BEST, i] = best
 
 
-@compiled
+@pasted
 def through_inner(bar: Bar, inner: Floats, each: int) -> None:
     """The way through the `each` finer bars of a bar, one after another by the same rules and marked at each close."""
     marks, first = len(inner) - INNER_ROWS, bar.t * each

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Ints, positions
 from qlib_crypto.backtest.bar import dated, run_bar
-from qlib_crypto.backtest.compiled import compiled, inlined
+from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.dropout import Dropout, age, buys_of, choose, sells_of
 from qlib_crypto.backtest.entries import PLAN_LIMIT, PLAN_LOSS, PLAN_PROFIT, PLAN_STOP, PLAN_TRAIL
 from qlib_crypto.backtest.market import CLOSE, LEAST_LEVERAGE, OPEN, VOLUME, Market
@@ -90,7 +90,7 @@ def _as_planned(
             orders[at, TRAIL] = price * plan[PLAN_TRAIL, t, i]
 
 
-@inlined
+@pasted
 def step(
     book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
     payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
@@ -118,6 +118,19 @@ def step(
         curve[t, 5 + cause] = now - before[cause]
         before[cause] = now
     return -1
+
+
+@compiled
+def run_one(
+    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
+    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
+    room: Ints, curve: Floats, before: Floats,
+) -> int:  # fmt: skip
+    """As `step`, for callers that are not compiled."""
+    return step(
+        book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns, wanted, orders, notes,
+        room, curve, before,
+    )  # fmt: skip
 
 
 @compiled
