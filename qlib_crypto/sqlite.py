@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from qlib_crypto.errors import StorageError
+
+#: Between two tries at `log_ahead`.
+_PAUSE_S = 0.01
+
+
+def log_ahead(connection: sqlite3.Connection, busy_s: float) -> None:
+    """Write-ahead logging with every commit on disk.
+
+    SQLite waits for other connections everywhere but where two of them make a new file such a one: there `timeout` does
+    not count, so it is tried for `busy_s` seconds.
+    """
+    end = time.monotonic() + busy_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorname", "") != "SQLITE_BUSY" or time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE_S)
+    connection.execute("PRAGMA synchronous = FULL")
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qlib_crypto.sqlite import log_ahead
+
 _BUSY_S = 30.0
 #: The jobs, each once a period (those asked for by hand have none), and how far each schedule was submitted.
 _SCHEMA = (
@@ -89,8 +91,7 @@ def opened(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        log_ahead(connection, _BUSY_S)
         for statement in _SCHEMA:
             connection.execute(statement)
     except BaseException:

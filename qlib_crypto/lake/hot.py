@@ -227,7 +227,7 @@ class HotStore:
             self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=128
         )
         try:
-            sql.prepare(connection, LEDGERS)
+            sql.prepare(connection, LEDGERS, _BUSY_S)
         except BaseException:
             connection.close()
             raise

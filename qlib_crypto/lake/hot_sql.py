@@ -10,6 +10,7 @@ from typing import Any
 
 from qlib_crypto.lake.quality import Flag
 from qlib_crypto.lake.tables import BARS, KEY, RESTATED, TABLES, Columns, Table
+from qlib_crypto.sqlite import log_ahead
 
 #: Raised when tables are added or changed; a file of a lower version gets what it lacks when it is opened.
 _VERSION = 4
@@ -26,11 +27,10 @@ _AT_ONCE = (256, 64, 16, 4, 1)
 _KINDS = {"double": "REAL", "string": "TEXT", "list<item: double>": "BLOB"}
 
 
-def prepare(connection: sqlite3.Connection, ledgers: Sequence[str]) -> None:
-    """Set a connection up, and make what the file lacks, all of it or nothing."""
+def prepare(connection: sqlite3.Connection, ledgers: Sequence[str], busy_s: float) -> None:
+    """Set a connection up, and make what the file lacks, all of it or nothing; other connections are waited for."""
     connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    log_ahead(connection, busy_s)
     page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
     connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_BYTES // page_bytes}")
     connection.execute(f"PRAGMA journal_size_limit={_LOG_KEPT_BYTES}")

@@ -171,6 +171,7 @@ _PLACES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "participation": (_COSTS, "Part of a bar's volume, at most", _rate),
     "orders": (_COSTS, "Orders", formats.text),
     "inside_a_bar": (_COSTS, "Inside a bar", formats.text),
+    "walked_as_one": (_COSTS, "Not looked into", formats.text),
     "risk_limits": (_COSTS, "Risk limits of the account", formats.text),
     "sizing": (_COSTS, "Sizing", formats.text),
     "mark": (_COSTS, "Marking", formats.text),
