@@ -58,7 +58,7 @@ def pasted[F: Callable[..., Any]](function: F) -> F:
 
 
 def is_compiled() -> bool:
-    """Whether some of it is in the cache already: otherwise what is called first compiles for half a minute."""
+    """Whether some of it is in the cache already: otherwise what is called first compiles for about a minute."""
     return any(_folder().glob("*/*.nbi"))
 
 

@@ -165,7 +165,7 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
     if getattr(strategy, "orders", None) is not None:
         exchange.look_inside()
     if not is_compiled():
-        get_module_logger("perp backtest").info("compiling the account, once for this version: about half a minute")
+        get_module_logger("perp backtest").info("compiling the account, once for this version: about a minute")
     btc, equal = bitcoin(exchange), equal_weight(exchange)
     if config.get("engine") == "array":
         engine = _by_arrays(executor_config, backtest, exchange, strategy)
@@ -317,7 +317,7 @@ def _orders(strategy: Any, exchange: PerpExchange) -> dict[str, str]:
             told["walked_as_one"] = (
                 f"{whole:,} bars of an instrument, whose finer ones are missing, or do not show their extremes"
             )
-        told["inside_a_bar"] = f"{within}what harms most: entries, liquidation and stops before targets"
+        told["inside_a_bar"] = f"{within}what harms most: liquidation and stops before targets"
     return told
 
 
