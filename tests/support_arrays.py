@@ -7,7 +7,7 @@ import numpy as np
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.market import Market, bounds_of, rules_of, tiers_of
+from qlib_crypto.backtest.market import Market, bounds_of, moves_of, rules_of, tiers_of
 from qlib_crypto.backtest.orders import OrderRules
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.market.margin import MarginTable, MarginTier
@@ -29,11 +29,13 @@ def loaded(bars, *, tick: float = 0.0, lot: float = 0.0, table: MarginTable = TA
         fine = np.ascontiguousarray(np.moveaxis(np.asarray(inner, dtype=np.float64), 2, 0).swapaxes(1, 2))
     tiers, by_quantity = tiers_of([table] * n)
     there = np.isfinite(prices[0])
+    moves = np.empty(length)
+    moves_of(prices, 0, moves)
     market = Market(
         prices, 0, np.empty((0, 3), np.int64), np.empty((0, 2)), np.zeros((length, n + 1), np.uint8),
         np.array([np.flatnonzero(own)[-1] for own in there.T]), np.zeros(1, np.int64),
         rules_of([OrderRules(tick_size=tick, lot_base=lot)] * n)[None], np.zeros(1, np.int64), tiers[None],
-        by_quantity[None], bounds_of(tiers[None]), np.empty((0, 2, n)), fine, np.arange(length) // 24,
+        by_quantity[None], bounds_of(tiers[None]), np.empty((0, 2, n)), fine, np.arange(length) // 24, moves,
     )  # fmt: skip
     names = tuple(f"A{i}_USDT.OKX" for i in range(n))
     opens = np.arange(length) * 3_600_000

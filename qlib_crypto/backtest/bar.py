@@ -157,6 +157,10 @@ def forced_closes(
         desk[VOID, i] = 1.0
 
 
+#: More than sums of positions are rounded by, relative.
+ROUNDING = 1e-9
+
+
 @inlined
 def dated(since: Ints, t: int) -> int:
     """The place of the state that holds in a bar; the first one also before its time."""
@@ -257,9 +261,14 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         through(bar, opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high)
         held = room[: positions(book, room)]
         tidy(book, rest, last, ends, counts, t)
-    else:
-        sound = not (margined and isolated) and surely_sound(book, held, bounds[LARGEST_RATE] + taker, low, high)
-        if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, low, high, extremes):
+    elif margined:
+        # money and gross after the orders, known where positions are marked at what they trade at
+        ordered = len(columns) > 0
+        money, gross = sums[MONEY] if ordered else sums[EQUITY], sums[DESK_GROSS] if ordered else sums[GROSS]
+        most, rate = market.moves[t] * (1.0 + ROUNDING), bounds[LARGEST_RATE] + taker
+        sound = marks == OPEN and (ordered or not touched) and money > gross * (most + (1.0 + most) * rate)
+        sound = not isolated and (sound or surely_sound(book, held, rate, low, high))
+        if not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, low, high, extremes):
             margin_call(book, held, tiers, by_quantity, terms, taker, fills, ends, extremes, t)
             held = room[: positions(book, room)]
     paid = ends[PAYMENTS]

@@ -16,6 +16,8 @@ from qlib_crypto.errors import ConfigError
 PLAN = ("limit", "stop", "stop_loss", "take_profit", "trailing_stop")
 PLAN_LIMIT, PLAN_STOP, PLAN_LOSS, PLAN_PROFIT, PLAN_TRAIL = range(len(PLAN))
 ATR_BARS = 14
+#: Times its bars after which the average true range has forgotten where it began, to 1e-4.
+_WARM_UP = 10
 _PROTECTION = ("stop_loss", "take_profit", "trailing_stop")
 _KEYS = ("entry", *_PROTECTION, "atr_bars", "risk_per_trade")
 _ENTRY_KEYS = ("limit", "stop", "bars")
@@ -131,7 +133,13 @@ class Entries:
         risk = [] if self._risk is None else [f"risk per trade {self._risk:g}"]
         return {"orders": "; ".join([kind + rests if kind else "market", *held, *risk])}
 
-    def planned(self, prices: Floats, targets: Targets) -> tuple[Targets, Floats, Ints]:
+    @property
+    def warm_up(self) -> int:
+        """Bars that the average true range should know before the first one, 0 without such a distance."""
+        known = any(isinstance(distance, Mapping) for distance in self._distances)
+        return _WARM_UP * self._atr_bars if known else 0
+
+    def planned(self, prices: Floats, targets: Targets, before: Floats | None = None) -> tuple[Targets, Floats, Ints]:
         """Targets, plan and last bars of the entries.
 
         Parameters
@@ -140,6 +148,8 @@ class Entries:
             Open, high, low and close, shape (4, bars, n), NaN where there is no bar.
         targets
             Of the same bars.
+        before
+            Prices of earlier bars, shape (4, any, n), which the average true range begins with.
 
         Returns
         -------
@@ -152,8 +162,9 @@ class Entries:
         plan = np.zeros((len(PLAN), bars, n))
         wide = np.zeros((bars, n))
         if any(isinstance(distance, Mapping) for distance in self._distances):
-            close = np.vstack([np.full((1, n), np.nan), _filled(prices[_CLOSE])[:-1]])
-            wide = average_true_range(prices, self._atr_bars) / close
+            whole = prices if before is None else np.concatenate([before, prices], axis=1)
+            close = np.vstack([np.full((1, n), np.nan), _filled(whole[_CLOSE])[:-1]])
+            wide = (average_true_range(whole, self._atr_bars) / close)[-bars:]
         for row, distance in enumerate(self._distances):
             if distance is not None:
                 plan[row] = distance["atr"] * wide if isinstance(distance, Mapping) else distance

@@ -107,7 +107,7 @@ class Targets:
 
 @runtime_checkable
 class Strategy(Protocol):
-    """What makes target weights."""
+    """What makes target weights; a class whose `uses_signal` is False needs none."""
 
     def targets(self, known: Known) -> Targets:
         """The weights of every row, each from this row and those before it alone."""

@@ -28,6 +28,7 @@ from qlib_crypto.backtest.market import (
     VOLUME,
     Market,
     bounds_of,
+    moves_of,
     rules_of,
     tiers_of,
 )
@@ -182,10 +183,12 @@ def load(
         given = [own or ((0, assumed_table(each)),) for own, each in zip(given, turnover, strict=True)]
     tiers_since, tiers, by_quantity = _dated_tiers(given, opens)
     rules_since, states = _by_date(ruled, opens)
+    marks, moves = len(BARS) if marked else OPEN, np.empty(len(opens))
+    moves_of(prices, marks, moves)
     market = Market(
-        prices, len(BARS) if marked else OPEN, settled, np.column_stack([series["rate"], series["price"]]), unknown,
+        prices, marks, settled, np.column_stack([series["rate"], series["price"]]), unknown,
         last, rules_since, np.stack([rules_of(own) for own in states]), tiers_since, tiers, by_quantity,
-        bounds_of(tiers), np.empty((0, 2, len(ordered))), finer, opens // DAY_MS,
+        bounds_of(tiers), np.empty((0, 2, len(ordered))), finer, opens // DAY_MS, moves,
     )  # fmt: skip
     sources = tuple(own[-1][1].spec_source for own in ruled)
     tier_sources = tuple(own[0][1].source for own in given)

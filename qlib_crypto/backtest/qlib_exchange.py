@@ -12,24 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from qlib.backtest.account import Account
 from qlib.backtest.decision import Order, OrderDir
 from qlib.backtest.exchange import Exchange
 from qlib.log import get_module_logger
 
+from qlib_crypto.backtest.account import Floats
 from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_rules, stored
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Executed, try_order
 from qlib_crypto.backtest.load import Loaded, Tables, load
-from qlib_crypto.backtest.market import OPEN
+from qlib_crypto.backtest.market import OPEN, VOLUME
 from qlib_crypto.backtest.notes import NO_PRICE, WORDS
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import Quotes, unix_ms
 from qlib_crypto.backtest.slippage import slipping
 from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, RiskLimits, Terms
-from qlib_crypto.errors import ConfigError, QlibCryptoError
+from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError
 from qlib_crypto.market.margin import ccxt_tables, dated_tables
 from qlib_crypto.symbols import Instrument, Interval
 
@@ -170,14 +172,14 @@ class PerpExchange(Exchange):
         self._whole = partial(
             self._load, names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )
-        self._folder, self._names, self._span, self.inner = folder, names, span, inner
+        self._folder, self._freq, self._names, self._span, self.inner = folder, interval.qlib, names, span, inner
         given_inner = None if inner is None or inner == AUTO else Interval.parse(inner)
         if given_inner is not None:
             stored(given_inner.qlib)
         self.loaded: Loaded = self._whole(inner=given_inner)
         costs = replace(costs, slippage=costs.slippage.resolved(self.loaded))
         self.terms = replace(self.terms, costs=costs)
-        self.loaded, unpriced = slipping(self.loaded, costs.slippage)
+        self.loaded, unpriced = self._slipping(self.loaded)
         self.notes = {"impact of an order unknown, taken as none: bars of an instrument": unpriced}
         self._has_bar = self.loaded.has_bar
         self._terms, self._fees = self.terms.array(self.loaded.interval.ms), self.terms.fees(self.loaded.opens_ms)
@@ -212,8 +214,32 @@ class PerpExchange(Exchange):
             )  # fmt: skip
             return
         self.inner = longest.qlib
-        self.loaded, _ = slipping(self._whole(inner=longest), self.terms.costs.slippage)
+        self.loaded, _ = self._slipping(self._whole(inner=longest))
         self.quote.loaded = self.loaded
+
+    def _slipping(self, loaded: Loaded) -> tuple[Loaded, int]:
+        slippage = self.terms.costs.slippage
+        return slipping(
+            loaded, slippage, self.before(slippage.window(loaded.interval) + 1) if slippage.impact else None
+        )
+
+    def before(self, bars: int) -> Floats:
+        """Open, high, low, close and volume of so many bars before the first loaded one, NaN where there are none.
+
+        Shape (5, bars, n). What is known when the span begins needs no bars of the span.
+        """
+        out = np.full((VOLUME + 1, bars, len(self._names)), np.nan)
+        step, start = Interval.parse(self._freq).ms, self._span[0]
+        try:
+            earlier = load(
+                self._folder, Interval.parse(self._freq), self._names, (start - bars * step, start - step), rules={},
+                margined=False,
+            )  # fmt: skip
+        except DataError:
+            return out
+        rows = (earlier.opens_ms - start) // step + bars
+        out[:, rows] = earlier.market.prices[: VOLUME + 1]
+        return out
 
     def decided_on(self, interval: Interval) -> Loaded:
         """Its bars for who decides on longer ones than it trades on."""

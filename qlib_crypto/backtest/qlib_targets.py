@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from qlib_crypto.backtest.view import known_of
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
 
+#: What stands among a strategy's own keyword arguments in YAML.
+_BESIDE = ("signal", "orders")
+
 
 class TargetStrategy(BaseStrategy):
     """Orders from what is held to the weights that a strategy wants, at each of its rebalances.
@@ -37,14 +41,20 @@ class TargetStrategy(BaseStrategy):
     strategy
         Makes the weights.
     signal
-        Scores by (datetime, instrument), `<PRED>` in YAML; NaN is no score. The first column counts.
+        Scores by (datetime, instrument), `<PRED>` in YAML; NaN is no score. The first column counts. None for a
+        strategy that looks at none (`uses_signal`).
     orders
         How positions are entered and protected, see `Entries`; market orders alone when None.
 
     """
 
     def __init__(
-        self, *, strategy: Strategy, signal: Any, orders: Entries | Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        *,
+        strategy: Strategy,
+        signal: Any = None,
+        orders: Entries | Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.strategy, self.signal, self.orders = strategy, signal, Entries.of(orders)
@@ -83,8 +93,9 @@ class TargetStrategy(BaseStrategy):
                     f"strategy.orders rest in the bars that are traded ({exchange.freq}), where an inner strategy has "
                     "its own orders; take one of the two out"
                 )
-            prices = self._bars.market.prices[: CLOSE + 1, first:]
-            self._targets, self.plan, self.until = self.orders.planned(prices, self._targets)
+            prices, more = self._bars.market.prices[: CLOSE + 1], self.orders.warm_up
+            before = np.concatenate([exchange.before(more)[: CLOSE + 1], prices[:, :first]], axis=1) if more else None
+            self._targets, self.plan, self.until = self.orders.planned(prices[:, first:], self._targets, before)
         return self._targets
 
     def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:  # noqa: ARG002 - Qlib's signature
@@ -152,13 +163,28 @@ def in_qlib(strategy: Any) -> Any:
         if not makes_targets(kind):
             return strategy
         own, signal, orders = split(dict(kwargs))
-        if signal is None:
+        if signal is None and uses_signal(strategy):
             raise ConfigError("strategy.kwargs.signal is missing; write <PRED>, the prediction")
         if hasattr(kind, "check_values"):
             kind.check_values("strategy", own)
         Entries.check("strategy.orders", orders)
         return TargetStrategy(strategy=kind(**own), signal=signal, orders=orders)
+    if isinstance(strategy, Strategy) and not isinstance(strategy, BaseStrategy):
+        if uses_signal(strategy):
+            raise ConfigError(
+                f"{type(strategy).__name__} needs a signal: give TargetStrategy(strategy=…, signal=…), or its "
+                "configuration with signal among kwargs"
+            )
+        return TargetStrategy(strategy=strategy)
     return strategy
+
+
+def uses_signal(strategy: Any) -> bool:
+    """Whether target weights, an object or its configuration, look at a signal: unless their class says not."""
+    if not isinstance(strategy, Mapping):
+        return bool(getattr(strategy, "uses_signal", True))
+    kind, kwargs = get_callable_kwargs(dict(strategy))
+    return uses_signal(kwargs["base"]) if "base" in kwargs else bool(getattr(kind, "uses_signal", True))
 
 
 def makes_targets(kind: Any) -> bool:
@@ -168,7 +194,11 @@ def makes_targets(kind: Any) -> bool:
 
 def split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
     """A strategy's own keyword arguments, and what stands among them in YAML for all: `signal` and `orders`."""
-    own = {key: value for key, value in kwargs.items() if key not in ("signal", "orders")}
+    for key in kwargs:
+        meant = get_close_matches(str(key), _BESIDE, n=1, cutoff=0.7)
+        if meant and key != meant[0]:
+            raise ConfigError(f"strategy.{key} is unknown; write {meant[0]}")
+    own = {key: value for key, value in kwargs.items() if key not in _BESIDE}
     return own, kwargs.get("signal"), kwargs.get("orders")
 
 

@@ -27,6 +27,7 @@ from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
 from qlib_crypto.backtest.qlib_targets import TargetStrategy, dropout_of, in_qlib
 from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
+from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.backtest.values import number, one_of
 from qlib_crypto.backtest.view import known_of
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
@@ -291,10 +292,11 @@ def _assumptions(
         "instruments": len(loaded.names),
         "instruments_with_bars": int(has_bar.any(axis=0).sum()),
         "bars": bars,
-        "deal_price": "open of the bar after the signal's; every admitted order fills completely",
+        "deal_price": _deal(exchange.terms, told),
         **told,
         "sizing": "weight x equity at the last marks / open",
         **exchange.terms.told(Counter(loaded.tier_sources)),
+        **({"fee_paid": _MIXED_FEES} if told.get("orders", "market") != "market" else {}),
         "mark": f"{_marks(loaded)}: open before the orders, close after them; without a bar the last one stays",
         "order_rules": {source: sources[source] for source in sorted(sources)},
         "benchmarks": "BTC held; the market in equal weights, set anew every step; neither pays fees or funding",
@@ -304,6 +306,18 @@ def _assumptions(
         "precision": "account and settlements in float64; prices on their tick where it is known, else Qlib's float32",
         "notes": {note: int(count) for note, count in sorted(notes.items()) if count},
     }
+
+
+#: Who pays which fee where orders rest.
+_MIXED_FEES = "taker; maker for limit entries and targets"
+
+
+def _deal(terms: Terms, told: Mapping[str, Any]) -> str:
+    what = (
+        "what the bar's volume bears of each admitted order" if terms.participation else "every admitted order, whole"
+    )
+    resting = "; orders that rest as under Orders" if told else ""
+    return f"open of the bar after the signal's; {what}{resting}"
 
 
 def _orders(strategy: Any, exchange: PerpExchange) -> dict[str, str]:

@@ -16,6 +16,7 @@ from qlib_crypto.clock import DAY_MS
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.market.fees import LARGEST
 from qlib_crypto.stats.impact import fit_impact
+from qlib_crypto.symbols import Interval
 
 FITTED, _DEFAULT = "fitted", "default"
 #: The fewest bars of the window that volatility and volume are known from.
@@ -113,8 +114,14 @@ class Slippage:
         """The fraction that every order pays, None where they differ."""
         return None if self.impact or isinstance(self.spread, Mapping) else self.fixed + self.spread / 2
 
-    def rows(self, loaded: Loaded) -> tuple[Floats, int]:
+    def window(self, interval: Interval) -> int:
+        """The bars that volatility and volume are means of."""
+        return usual_bars(interval) if self.bars is None else self.bars
+
+    def rows(self, loaded: Loaded, before: Floats | None = None) -> tuple[Floats, int]:
         """`Market.slips`, shape (bars, 1 or 0, 2, n), and in how many bars of an instrument it lacks the impact.
+
+        `before` are prices of earlier bars, see `PerpExchange.before`; volatility and volume count from them on.
 
         Raises
         ------
@@ -129,13 +136,13 @@ class Slippage:
         lacks = [name for name in names if name not in by_name and _DEFAULT not in by_name]
         if lacks:
             raise ConfigError(
-                f"slippage.spread says nothing of {len(lacks)} of {len(names)} instruments ({lacks[0]} …); add them, "
-                f"or {_DEFAULT}"
+                f"slippage.spread says nothing of {len(lacks)} of {len(names)} instruments ({lacks[0]} …), only of "
+                f"{', '.join(sorted(by_name)[:3])}; add them, or {_DEFAULT}"
             )
         constant = self.fixed + np.array([by_name.get(name, by_name.get(_DEFAULT)) for name in names]) / 2
         if not self.impact:
             return np.stack([constant, np.zeros(len(names))])[None], 0
-        volatility, volume, _, _ = self._known(loaded)
+        volatility, volume, _, _ = self._known(loaded, before)
         with np.errstate(divide="ignore", invalid="ignore"):
             root = float(self.impact) * volatility / np.sqrt(volume)
         unknown = ~np.isfinite(root)
@@ -158,15 +165,19 @@ class Slippage:
         law = f"{self.impact:.3g} x volatility x sqrt(order / volume) of a bar" if self.impact else ""
         return " and ".join(part for part in (*parts, law) if part)
 
-    def _known(self, loaded: Loaded) -> tuple[Floats, Floats, Floats, Floats]:
+    def _known(self, loaded: Loaded, before: Floats | None = None) -> tuple[Floats, Floats, Floats, Floats]:
         """Volatility and volume as known at each open, then each bar's own return and volume; shape (bars, n)."""
-        window = usual_bars(loaded) if self.bars is None else self.bars
-        return scales(loaded.market.prices[CLOSE], loaded.market.prices[VOLUME], window)
+        window, prices = self.window(loaded.interval), loaded.market.prices
+        if before is None:
+            return scales(prices[CLOSE], prices[VOLUME], window)
+        close, volume = (np.vstack([before[row], prices[row]]) for row in (CLOSE, VOLUME))
+        spread, traded, returns, volumes = (values[before.shape[1] :] for values in scales(close, volume, window))
+        return spread, traded, returns, volumes
 
 
-def usual_bars(loaded: Loaded) -> int:
+def usual_bars(interval: Interval) -> int:
     """The bars of a day, at least 20."""
-    return int(max(DAY_MS // loaded.interval.ms, _FEWEST))
+    return int(max(DAY_MS // interval.ms, _FEWEST))
 
 
 def scales(close: Floats, volume: Floats, window: int) -> tuple[Floats, Floats, Floats, Floats]:
@@ -180,9 +191,9 @@ def scales(close: Floats, volume: Floats, window: int) -> tuple[Floats, Floats, 
     return np.sqrt(_mean_before(returns**2, window)), _mean_before(traded, window), returns, traded
 
 
-def slipping(loaded: Loaded, slippage: Slippage) -> tuple[Loaded, int]:
+def slipping(loaded: Loaded, slippage: Slippage, before: Floats | None = None) -> tuple[Loaded, int]:
     """What was loaded with its `Market.slips`, and in how many bars of an instrument the impact is unknown."""
-    rows, unknown = slippage.rows(loaded)
+    rows, unknown = slippage.rows(loaded, before)
     return replace(loaded, market=loaded.market._replace(slips=rows)), unknown
 
 

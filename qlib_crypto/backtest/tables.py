@@ -56,7 +56,7 @@ def fills_table(engine: Engine) -> pd.DataFrame:
 
 def _market_of(engine: Engine, bars: Ints, columns: Ints) -> tuple[Floats, Floats]:
     """What impact depends on, at each fill."""
-    prices, window = engine.loaded.market.prices, usual_bars(engine.loaded)
+    prices, window = engine.loaded.market.prices, usual_bars(engine.loaded.interval)
     out = np.full((2, len(bars)), np.nan)
     for i in np.unique(columns).tolist():
         own = columns == i

@@ -26,7 +26,7 @@ def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
         Bars and settlements.
     signal
         Scores by (datetime, instrument), first column, as Qlib's predictions; or a matrix of shape (bars, n) whose row
-        is stamped at the open of its bar. Either way a score is known at that bar's close.
+        is stamped at the open of its bar. Either way a score is known at that bar's close. None is no score at all.
     missing_funding
         Under `untradable` a name whose funding is unknown in a bar cannot be opened in it.
 
@@ -40,7 +40,7 @@ def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
         opens_ms=loaded.opens_ms,
         step_ms=loaded.interval.ms,
         names=loaded.names,
-        signal=_before(signal if isinstance(signal, np.ndarray) else matrix_of(loaded, signal)),
+        signal=_before(_matrix_of(loaded, signal)),
         close=_before(prices[CLOSE]),
         dollar_volume=_before(prices[CLOSE] * prices[VOLUME]),
         funding_rate=rate,
@@ -49,15 +49,28 @@ def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
     )
 
 
+def _matrix_of(loaded: Loaded, signal: Any) -> Floats:
+    if signal is None:
+        return np.full(loaded.has_bar.shape, np.nan)
+    return signal if isinstance(signal, np.ndarray) else matrix_of(loaded, signal)
+
+
 def matrix_of(loaded: Loaded, signal: Any) -> Floats:
     """A signal by (datetime, instrument) as a matrix of the loaded bars; what lies outside of them is left out.
 
     Raises
     ------
     DataError
-        When a bar has two scores of one instrument, or none of the signal falls on a bar.
+        When the signal has no levels datetime and instrument, a bar has two scores of one instrument, or none of the
+        signal falls on a bar.
 
     """
+    names = list(getattr(getattr(signal, "index", None), "names", []))
+    if not {"datetime", "instrument"} <= set(names):
+        raise DataError(
+            f"the signal has index levels {names}, not datetime and instrument; of a frame with a column each "
+            "instrument: signal.stack().rename_axis(['datetime', 'instrument'])"
+        )
     column = signal.iloc[:, 0] if isinstance(signal, pd.DataFrame) else signal
     column = column.dropna()
     times = column.index.get_level_values("datetime").to_numpy().astype("datetime64[ms]").astype(np.int64)

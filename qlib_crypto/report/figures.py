@@ -113,7 +113,7 @@ def capacity(sizes: pd.DataFrame, quote: str = "quote coin") -> go.Figure:
     figure = go.Figure(line)
     figure.add_hline(
         float(sizes["net_return"].iloc[0]), line={"dash": "dot", "width": 1, "color": COLOURS["equal"]},
-        annotation={"text": "without impact", "showarrow": False, "yanchor": "top"},
+        annotation={"text": "the run itself", "showarrow": False, "yanchor": "top"},
     )  # fmt: skip
     figure.update_yaxes(title="Net return", tickformat=_percent(sizes[["net_return"]]), zeroline=True)
     figure.update_xaxes(title=f"Account, {quote}", type="log", tickformat=".2~s", hoverformat=",.0f", dtick=1)

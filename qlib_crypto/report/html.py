@@ -71,6 +71,7 @@ def page(data: ReportData, measures: Measures, summary: Mapping[str, Any]) -> st
         days=measures.risk.numbers["days"],
         shape=risk_tables.shape(measures),
         trades=risk_tables.trades(measures),
+        kinds=risk_tables.kinds(data, measures),
         stress=risk_tables.stress(measures),
         stress_other=risk_tables.stress_other(measures),
         stress_sizes=[formats.percent(size, 0) for size in SIZES],
@@ -96,7 +97,7 @@ def _sections(measures: Measures, summary: Mapping[str, Any]) -> list[Section]:
                 Plot(
                     "equity",
                     "Equity and drawdown",
-                    "Net of fees and funding, against BTC and the equally weighted market, which pay neither.",
+                    "After all costs and funding, against BTC and the equally weighted market, which pay neither.",
                     figures.equity_and_drawdown(measures.curve),
                 ),
                 Plot(

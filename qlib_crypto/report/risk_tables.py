@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pandas as pd
 
+from qlib_crypto.backtest.notes import KINDS
 from qlib_crypto.report import formats
+from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import Measures
 from qlib_crypto.report.scenarios import LARGE_MOVES
 
-__all__ = ["shape", "stress", "stress_note", "stress_other", "tails", "trades"]
+__all__ = ["kinds", "shape", "stress", "stress_note", "stress_other", "tails", "trades"]
 
 Line = tuple[str, str]
 _MOVES = (
@@ -52,6 +54,25 @@ def shape(measures: Measures) -> list[Line]:
         broken = f"{numbers['var_95_breaches']} of {checked}; {formats.number(0.05 * checked, 1)} expected"
         lines.append(("Days that lost more than the value at risk before them", broken))
     return lines
+
+
+def kinds(data: ReportData, measures: Measures) -> list[tuple[str, ...]]:
+    """By kind of order: fills, what they traded, the profit of what they closed before fees, fees.
+
+    Empty where all are market orders.
+    """
+    fills = data.fills
+    if not {"order", "realised"} <= set(fills.columns) or set(fills["order"]) <= {"market"}:
+        return []
+    scale = float(measures.equity.iloc[0])
+    rows: list[tuple[str, ...]] = []
+    for kind in (kind for kind in KINDS if (fills["order"] == kind).any()):
+        own = fills[fills["order"] == kind]
+        traded, realised = float((own["quantity"] * own["price"]).abs().sum()), float(own["realised"].sum())
+        fee = float(own["fee"].sum()) if kind != "venue" else 0.0
+        amounts = formats.money(traded, scale), formats.money(realised, scale, signed=True), formats.money(fee, scale)
+        rows.append((kind.capitalize(), formats.integer(len(own)), *amounts))
+    return rows
 
 
 def trades(measures: Measures) -> list[Line]:
@@ -137,7 +158,7 @@ def _held(hours: float) -> str:
 
 
 def _account(size: float) -> str:
-    return formats.money(size) if math.isfinite(size) else "unknown"
+    return formats.money(size) if math.isfinite(size) else formats.NONE
 
 
 def _pair(one: float, other: float) -> str:

@@ -79,7 +79,7 @@ def cards(measures: Measures, summary: Mapping[str, Any]) -> list[Card]:
         Card("IC", _signed(summary["ic"]), _error(summary["ic_se"]), hint=_ERROR),
         Card("Turnover a day", formats.times(summary["turnover_per_day"]), "traded, both sides, over equity"),
         Card(
-            "Trades",
+            "Fills",
             formats.integer(summary["trades"]),
             f"in {formats.integer(summary['steps'])} step{'' if summary['steps'] == 1 else 's'}",
         ),
@@ -175,7 +175,7 @@ def statistics(measures: Measures, summary: Mapping[str, Any]) -> list[Line]:
 def instrument_columns(measures: Measures) -> list[str]:
     """The heads of `instruments`."""
     sources = [SOURCES[name] for name in shown_sources(measures.instruments)]
-    return ["Instrument", *sources, "Total", "Trades", "Traded"]
+    return ["Instrument", *sources, "Total", "Fills", "Traded"]
 
 
 def instruments(measures: Measures) -> list[tuple[str, ...]]:

@@ -57,6 +57,8 @@ class FundingCarry:
 
     """
 
+    uses_signal = False
+
     def __init__(
         self,
         *,

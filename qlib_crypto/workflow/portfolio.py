@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from qlib_crypto.backtest.entries import Entries
 from qlib_crypto.backtest.qlib_position import PerpPosition
-from qlib_crypto.backtest.qlib_targets import makes_targets, split
+from qlib_crypto.backtest.qlib_targets import makes_targets, split, uses_signal
 from qlib_crypto.backtest.run import BACKTEST_KEYS, ENGINES, POSITION, completed, innermost
 from qlib_crypto.backtest.terms import MAX_GROSS_LEVERAGE
 from qlib_crypto.backtest.values import one_of
@@ -72,7 +72,7 @@ def check_portfolio(where: str, config: Any, test: tuple[int, int], market: str)
         kwargs = mapping(f"{where}.{place}.kwargs", part.get("kwargs") or {})
         if makes_targets(kind):
             kwargs, signal, orders = split(kwargs)
-            if signal is None:
+            if signal is None and uses_signal(part):
                 raise ConfigError(f"{where}.{place}.kwargs.signal is missing; write <PRED>, the prediction")
             Entries.check(f"{where}.{place}.kwargs.orders", orders)
         if hasattr(kind, "check_values"):

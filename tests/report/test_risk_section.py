@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qlib_crypto.report import formats
 from qlib_crypto.report import risk as module
 from qlib_crypto.report.figures import value_at_risk
 from qlib_crypto.report.html import page
 from qlib_crypto.report.measures import measure
-from qlib_crypto.report.risk_tables import stress, stress_other, tails
+from qlib_crypto.report.risk_tables import kinds, stress, stress_other, tails
 from qlib_crypto.report.scenarios import CAP, SETTLEMENTS, stress_table
 from qlib_crypto.report.summary import summarise, to_json
 from qlib_crypto.stats.trades import account_trades
@@ -200,3 +201,23 @@ def test_without_names_the_table_is_empty():
     out = stress_table(none, np.ones(3), none, np.empty(0), np.ones(3), closes, pd.Timedelta("1h"))
     assert out.empty
     assert {"kind", "move", "worst"} <= set(out.columns)
+
+
+def test_fills_are_told_by_kind_of_order(run, make_run):
+    assert kinds(run, measure(run)) == []
+    fills = run.fills.reset_index(drop=True).assign(realised=np.linspace(-50.0, 90.0, len(run.fills)))
+    fills["order"] = ["stop loss", "limit", "venue"] * (len(fills) // 3) + ["market"] * (len(fills) % 3)
+    made = make_run({"fills": fills}, days=40)
+    rows = {row[0]: row[1:] for row in kinds(made, measure(made))}
+    assert list(rows)[-3:] == ["Limit", "Stop loss", "Venue"]
+    own = fills[fills["order"] == "stop loss"]
+    traded, realised, fee = (own["quantity"] * own["price"]).abs().sum(), own["realised"].sum(), own["fee"].sum()
+    assert rows["Stop loss"] == (
+        f"{len(own)}",
+        f"{traded:,.0f}",
+        formats.money(realised, 1e5, signed=True),
+        f"{fee:,.0f}",
+    )
+    assert rows["Venue"][-1] == "0"
+    measures = measure(made)
+    assert "Fills by order" in page(made, measures, summarise(made, measures))

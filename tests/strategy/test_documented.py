@@ -1,0 +1,38 @@
+"""The Python of docs/backtesting.md, word for word."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+from support_backtest import random_market
+
+from qlib_crypto.backtest.run import run_backtest
+
+
+@pytest.fixture
+def signal(tmp_path, monkeypatch):
+    """Scores of a market that lies in `qlib_data` of the working folder."""
+    market = random_market(freq="60min", bars=240, names=6, seed=7, settle_hours=8, wicks=0.01)
+    market.write(tmp_path / "qlib_data")
+    monkeypatch.chdir(tmp_path)
+    closes = {name: bars["close"] for name, bars in market.bars.items()}
+    frames = [close.pct_change().to_frame("score").assign(instrument=name) for name, close in closes.items()]
+    return pd.concat(frames).rename_axis("datetime").set_index("instrument", append=True).sort_index()
+
+
+def test_it_runs(signal, root, capsys):
+    text = (root / "docs" / "backtesting.md").read_text()
+    section = text[text.index("## From Python") : text.index("## Slippage")]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 4
+    names = {"signal": signal}
+    for block in blocks:
+        exec(compile(block, "docs/backtesting.md", "exec"), names)  # noqa: S102 - it is our own page
+    assert "sharpe_365" in capsys.readouterr().out
+    # a score of the first bar trades in the second, and its stop knows the bars before the span
+    assert names["result"].fills["datetime"].min() == names["result"].steps.index[1]
+    fills = run_backtest({**names["config"], "engine": "qlib"}, names["Brackets"]()).fills
+    assert {"limit", "take profit", "stop loss"} <= set(fills["order"])
+    assert (fills.loc[fills["order"] == "limit", "quantity"] > 0).all()

@@ -1,0 +1,96 @@
+"""What a backtest takes as strategy and signal, and what is known before its span begins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from support_backtest import random_market, run
+
+from qlib_crypto.backtest.entries import average_true_range
+from qlib_crypto.backtest.known import Targets
+from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.backtest.qlib_targets import TargetStrategy
+from qlib_crypto.errors import ConfigError, DataError
+
+MODULES = {"FundingCarry": "carry", "VolatilityTargeted": "volatility", "LongShortTopk": "long_short"}
+
+
+def named(kind, **kwargs):
+    return {"class": kind, "module_path": f"qlib_crypto.strategy.{MODULES[kind]}", "kwargs": kwargs}
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    made = random_market(freq="60min", bars=240, names=5, seed=11, settle_hours=4, wicks=0.01)
+    made.open(tmp_path_factory.mktemp("signals"))
+    return made
+
+
+class Always:
+    """The same weight of everything at each tenth bar."""
+
+    uses_signal = False
+
+    def targets(self, known):
+        return Targets(np.full(known.close.shape, 0.1), np.arange(known.bars) % 10 == 0, {})
+
+
+@pytest.mark.parametrize("engine", ["qlib", "array"])
+def test_what_looks_at_no_signal_needs_none(market, engine):
+    carry = named("FundingCarry", topk=2, settlements=2, min_names=1, rebalance_every=8)
+    targeted = named("VolatilityTargeted", base=carry, target_volatility=0.3)
+    for strategy in (carry, targeted, Always()):
+        assert len(run(market, strategy, engine=engine, missing_funding="zero").fills)
+
+
+def test_what_looks_at_one_says_how_it_is_given(market):
+    with pytest.raises(ConfigError, match="signal is missing; write <PRED>"):
+        run(market, named("LongShortTopk", topk=2), missing_funding="zero")
+
+    class Needs(Always):
+        uses_signal = True
+
+    with pytest.raises(ConfigError, match=r"Needs needs a signal: give TargetStrategy\(strategy=…, signal=…\)"):
+        run(market, Needs(), missing_funding="zero")
+    with pytest.raises(ConfigError, match=r"strategy\.ordres is unknown; write orders"):
+        run(market, named("LongShortTopk", topk=2, signal=1, ordres={}), missing_funding="zero")
+
+
+def test_a_frame_with_a_column_each_instrument_is_refused(market):
+    wide = pd.DataFrame(1.0, index=market.times, columns=list(market.bars))
+    with pytest.raises(DataError, match=r"levels \[None\], not datetime and instrument; .* signal\.stack\(\)"):
+        run(market, named("LongShortTopk", topk=2, signal=wide), engine="array", missing_funding="zero")
+    tall = wide.stack().rename_axis(["datetime", "instrument"])  # noqa: PD013 - as the message says
+    assert len(run(market, named("LongShortTopk", topk=2, signal=tall), engine="array", missing_funding="zero").fills)
+
+
+@pytest.mark.parametrize("engine", ["qlib", "array"])
+def test_a_true_range_is_known_when_the_span_begins(market, engine):
+    """A span that begins later sets the stops that a longer one sets there."""
+    orders = {"stop_loss": {"atr": 3.0}, "trailing_stop": {"atr": 4.0}}
+    at, last = market.times[200], market.times[-2]
+    cut = run(
+        market, TargetStrategy(strategy=Always(), orders=orders), engine=engine, start=at, end=last,
+        missing_funding="zero",
+    )  # fmt: skip
+    assert cut.fills["datetime"].min() == at
+    assert "average true range unknown: no position in some name" not in cut.assumptions["notes"]
+    exchange = PerpExchange("60min", at, last, missing_funding="zero")
+    strategy = TargetStrategy(strategy=Always(), orders=orders)
+    strategy.targets(exchange, 0)
+    whole = PerpExchange("60min", market.times[0], last, missing_funding="zero").loaded
+    prices = whole.market.prices[:4]
+    wide = average_true_range(prices, 14)[200:] / prices[3, 199:-1]
+    known = np.isfinite(wide)
+    assert known.any()
+    np.testing.assert_allclose(strategy.plan[2][known], 3.0 * wide[known], rtol=1e-3)
+
+
+def test_an_impact_is_known_when_the_span_begins(market):
+    at, last = market.times[200], market.times[-2]
+    given = {"slippage": {"impact": 1.0}, "missing_funding": "zero"}
+    late, whole = PerpExchange("60min", at, last, **given), PerpExchange("60min", market.times[0], last, **given)
+    np.testing.assert_allclose(late.loaded.market.slips, whole.loaded.market.slips[200:], rtol=1e-6)
+    assert (late.loaded.market.slips[0, 1] > 0).any()
+    assert np.isnan(PerpExchange("60min", market.times[0], last, **given).before(3)).all()
