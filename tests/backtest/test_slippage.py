@@ -75,7 +75,9 @@ def test_the_coefficient_is_fitted_to_the_bars():
 
 def test_a_spread_that_is_not_given_is_no_spread_of_nothing():
     market = loaded([bars(30), bars(30)])
-    with pytest.raises(ConfigError, match=r"nothing of 1 of 2 instruments \(A1_USDT\.OKX …\), only of A0_USDT\.OKX; add"):
+    with pytest.raises(
+        ConfigError, match=r"nothing of 1 of 2 instruments \(A1_USDT\.OKX …\), only of A0_USDT\.OKX; add"
+    ):
         Slippage(spread={"A0_USDT.OKX": 0.001}).rows(market)
     rows, _ = Slippage(spread={"A0_USDT.OKX": 0.001, "default": 0.002, "other": 0.1e-3}).rows(market)
     assert rows.tolist() == [[[0.0005, 0.001], [0.0, 0.0]]]
