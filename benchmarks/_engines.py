@@ -249,6 +249,22 @@ def minutes(provider: str, signal: str) -> Took:
     return took
 
 
+def raw(provider: str, signal: str) -> Took:  # noqa: ARG001 - as the other parts
+    """The files of `minutes`, read and transposed by numpy."""
+    took = Took()
+    folders = sorted(Path(provider, "features").iterdir())
+    with timed(took):
+        bars = max((folder / "open.1min.bin").stat().st_size for folder in folders) // 4 - 1
+        out = np.empty((5, bars, len(folders)))
+        for at, field in enumerate(("open", "high", "low", "close", "volume")):
+            rows = np.full((len(folders), bars), np.nan, np.float32)
+            for row, folder in zip(rows, folders, strict=True):
+                values = np.fromfile(folder / f"{field}.1min.bin", np.float32)[1:]
+                row[: len(values)] = values
+            out[at] = rows.T
+    return took
+
+
 def sweep(provider: str, signal: str, first: int, stop: int) -> Took:
     """TopkDropout with parameter sets [first, stop) of a thousand, the market loaded once."""
     loaded, scores = loaded_of(provider, "60min"), known(np.load(signal))
@@ -268,7 +284,7 @@ def sweep(provider: str, signal: str, first: int, stop: int) -> Took:
 
 
 PARTS: dict[str, Callable[..., Took]] = {
-    "array": array, "stock": stock, "peer": peer, "minutes": minutes, "sweep": sweep,
+    "array": array, "stock": stock, "peer": peer, "minutes": minutes, "raw": raw, "sweep": sweep,
 }  # fmt: skip
 
 if __name__ == "__main__":
