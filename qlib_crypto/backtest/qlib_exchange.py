@@ -172,7 +172,7 @@ class PerpExchange(Exchange):
         self._whole = partial(
             self._load, names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )
-        self._folder, self._freq, self._names, self._span, self.inner = folder, interval.qlib, names, span, inner
+        self._folder, self._names, self._span, self.inner = folder, names, span, inner
         given_inner = None if inner is None or inner == AUTO else Interval.parse(inner)
         if given_inner is not None:
             stored(given_inner.qlib)
@@ -219,9 +219,8 @@ class PerpExchange(Exchange):
 
     def _slipping(self, loaded: Loaded) -> tuple[Loaded, int]:
         slippage = self.terms.costs.slippage
-        return slipping(
-            loaded, slippage, self.before(slippage.window(loaded.interval) + 1) if slippage.impact else None
-        )
+        more = slippage.window(loaded.interval) + 1
+        return slipping(loaded, slippage, self.before(more) if slippage.impact else None)
 
     def before(self, bars: int) -> Floats:
         """Open, high, low, close and volume of so many bars before the first loaded one, NaN where there are none.
@@ -229,10 +228,10 @@ class PerpExchange(Exchange):
         Shape (5, bars, n). What is known when the span begins needs no bars of the span.
         """
         out = np.full((VOLUME + 1, bars, len(self._names)), np.nan)
-        step, start = Interval.parse(self._freq).ms, self._span[0]
+        step, start = self.loaded.interval.ms, int(self.loaded.opens_ms[0])
         try:
             earlier = load(
-                self._folder, Interval.parse(self._freq), self._names, (start - bars * step, start - step), rules={},
+                self._folder, self.loaded.interval, self._names, (start - bars * step, start - step), rules={},
                 margined=False,
             )  # fmt: skip
         except DataError:

@@ -16,6 +16,8 @@ from qlib_crypto.stats.ic import MIN_NAMES
 
 __all__ = ["Notice", "notices"]
 
+#: The share of bars or instruments from which on little enough is assumed to say so below alone.
+_KNOWN = 0.95
 _ATTRIBUTION_TOLERANCE = 1e-9  # of equity: the account's own promise
 
 
@@ -28,7 +30,8 @@ class Notice(NamedTuple):
 
 def notices(data: ReportData, measures: Measures) -> list[Notice]:
     """The statements that hold for this run, the serious ones first."""
-    found = [*_of_origin(data), *_of_signal(data, measures), *_of_account(data, measures), *_of_span(measures)]
+    of_run = [*_of_signal(data, measures), *_of_account(data, measures)]
+    found = [*_of_origin(data), *of_run, *_of_data(data), *_of_span(measures)]
     return sorted(found, key=lambda notice: not notice.serious)
 
 
@@ -111,6 +114,22 @@ def _of_account(data: ReportData, measures: Measures) -> list[Notice]:
         if measures.curve[name].isna().all():
             found.append(Notice(f"There is no {label} benchmark for this run.", serious=False))
     return found
+
+
+def _of_data(data: ReportData) -> list[Notice]:
+    """What was assumed of many instruments because nobody knew it."""
+    given, found = data.assumptions, []
+    coverage = given.get("funding_coverage")
+    if coverage is not None and coverage < _KNOWN:
+        found.append(f"funding is known in {coverage:.1%} of the bars")
+    for key, what in (("margin_tiers", "margin tiers are assumed"), ("order_rules", "lots and ticks are not known")):
+        sources = given.get(key) or {}
+        assumed, of = sources.get("assumed", 0), sum(sources.values())
+        if of and assumed > (1 - _KNOWN) * of:
+            found.append(f"{what} for {assumed} of {of} instruments")
+    if not found:
+        return []
+    return [Notice(f"Look at the assumptions: {'; '.join(found)}.", serious=False)]
 
 
 def _of_span(measures: Measures) -> list[Notice]:

@@ -48,6 +48,18 @@ def test_what_makes_a_headline_number_missing_is_serious_and_first(make_run, opt
         (lambda _: {"label": None}, "No prediction has a label", True),
         (lambda run: {"label": run.label.iloc[: len(run.label) // 2]}, "50.0% of the predictions have no label", False),
         (lambda _: {"prediction": None}, "There are no predictions", True),
+        (
+            lambda run: {
+                "assumptions": {
+                    **run.assumptions,
+                    "funding_coverage": 0.726,
+                    "order_rules": {"assumed": 50},
+                    "margin_tiers": {"assumed": 22, "file": 28},
+                }
+            },
+            "72.6% of the bars; margin tiers are assumed for 22 of 50 instruments; lots and ticks are not known for 50",
+            False,
+        ),
         (lambda run: {"funding": run.funding.iloc[:0]}, "No funding was settled", False),
         (
             lambda run: {"assumptions": {**run.assumptions, "notes": {COUNTED[FUNDING_AS_NONE]: 3}}},

@@ -93,4 +93,6 @@ def test_an_impact_is_known_when_the_span_begins(market):
     late, whole = PerpExchange("60min", at, last, **given), PerpExchange("60min", market.times[0], last, **given)
     np.testing.assert_allclose(late.loaded.market.slips, whole.loaded.market.slips[200:], rtol=1e-6)
     assert (late.loaded.market.slips[0, 1] > 0).any()
+    between = PerpExchange("60min", at - pd.Timedelta("30min"), last, **given)
+    np.testing.assert_array_equal(between.before(30), late.before(30))
     assert np.isnan(PerpExchange("60min", market.times[0], last, **given).before(3)).all()
