@@ -131,6 +131,15 @@ def mark_all(book: Floats, held: Ints, prices: Floats) -> tuple[float, float, in
 
 
 @compiled
+def mark_one(book: Floats, i: int, price: float) -> None:
+    """One position at a price."""
+    amount = book[QUANTITY, i] * (price - book[MARK, i])
+    book[MARK, i] = price
+    book[PRICE, i] += amount
+    book[PRICE, ALL] += amount
+
+
+@compiled
 def equity(book: Floats) -> float:
     """What would be left if everything closed at mark without a cost."""
     total = book[CASH, ALL]

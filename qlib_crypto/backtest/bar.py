@@ -57,6 +57,7 @@ from qlib_crypto.backtest.trading import (
     EQUITY,
     ERROR,
     EXTREME,
+    FILLS,
     GROSS,
     HELD,
     ISOLATED,
@@ -236,6 +237,7 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
             cut_to_what_is_left(book, columns, wanted, notes, desk)
         rested = ends[RESTS] != 0 or len(orders) > 0
         if rested:
+            filled = ends[FILLS]
             place(book, rest, orders, columns, wanted, notes, opens, rules, unknown[ALL] != 0, desk, ends)
         if touched or marks != OPEN:
             take_stock(book, held, sums, opens)
@@ -248,7 +250,7 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         ):  # fmt: skip
             held = room[: positions(book, room)]
         if rested:
-            protect_opened(book, rest, orders, columns, desk, opens, ends)
+            protect_opened(book, rest, orders, columns, desk, opens, ends, fills, filled)
         for order in range(len(columns)):
             counts[OF_WORDS + notes[order]] += 1
     low, high = prices[marks + LOW, t], prices[marks + HIGH, t]

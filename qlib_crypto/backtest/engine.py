@@ -31,7 +31,7 @@ from qlib_crypto.backtest.trading import (
     SUMS,
 )
 from qlib_crypto.clock import iso
-from qlib_crypto.errors import GapError
+from qlib_crypto.errors import ConfigError, GapError
 
 #: Columns of `Engine.curve`: at each close; turnover and the causes are the bar's own.
 CURVE = (
@@ -196,6 +196,12 @@ class Engine:
             As `run`.
 
         """
+        if not np.isfinite(wanted).all():
+            at = int(np.flatnonzero(~np.isfinite(wanted))[0])
+            raise ConfigError(
+                f"the order of {self.loaded.names[columns[at]]} at {iso(int(self.loaded.opens_ms[t]))} is of "
+                f"{wanted[at]} base coins; give a finite number"
+            )
         notes, filled = np.zeros(len(columns), np.int64), self._ends[FILLS]
         while len(self._fills) < filled + len(columns) + 6 * len(self._room):
             self._more_room()

@@ -170,6 +170,7 @@ class Entries:
                 plan[row] = distance["atr"] * wide if isinstance(distance, Mapping) else distance
         # a stop at or below a price of 0 would protect nothing
         unknown = np.isnan(plan).any(axis=0) | (plan[[PLAN_LIMIT, PLAN_LOSS]] >= 1).any(axis=0)
+        unknown |= (plan[PLAN_STOP] >= 1) & (targets.weights < 0)
         weights, notes = np.where(unknown, 0.0, targets.weights), dict(targets.notes)
         cut = ((targets.weights != 0) & unknown)[targets.rebalance].any(axis=1).sum()
         if cut:

@@ -1,10 +1,10 @@
 """What is reached inside a bar, of what rests. Compiled.
 
 Nobody knows in which order a bar's prices came, so it is the one that harms most: a stop before a target, liquidation
-where it lies before the stop. Of an entry and what closes the position before it, both reached: on the same side of the
-open the nearer one comes first; on both sides a stop entry comes first, a limit after. What is opened inside a bar can
-be stopped in it, but not reach its target. A limit is reached by a price beyond it, a stop by its own price; what a bar
-opens beyond fills at the open (a stop) or at its limit.
+where it lies before the stop. Of an entry and what closes the position before it (liquidation too), both reached: on
+the same side of the open the nearer one comes first; on both sides a stop entry comes first, a limit after. What is
+opened inside a bar can be stopped in it, but not reach its target. A limit is reached by a price beyond it, a stop by
+its own price; what a bar opens beyond fills at the open (a stop) or at its limit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, mark_all, positions
+from qlib_crypto.backtest.account import MARK, QUANTITY, Floats, Ints, mark_all, mark_one, positions
 from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.margin_calls import margin_call, on_the_way
 from qlib_crypto.backtest.market import CLOSE, HIGH, INNER_ROWS, LEAST_LEVERAGE, LOW, OPEN, Flags
@@ -53,6 +53,7 @@ from qlib_crypto.backtest.trading import (
     ISOLATED,
     LATER,
     LOWS,
+    MARKED,
     MAX_LEVERAGE,
     OPENS_AGAIN,
     REACHED,
@@ -128,13 +129,19 @@ def _executed(bar: Bar, i: int, order: int, wanted: Floats, price: float, maker:
 
 
 @compiled
-def _enter(bar: Bar, i: int, price: float, opens: Floats) -> None:
-    """An entry whose price was reached. What the bar's volume leaves of it goes on resting, nothing else does."""
+def _enter(bar: Bar, i: int, price: float, opens: Floats, inside: bool) -> None:
+    """An entry whose price was reached. What the bar's volume leaves of it goes on resting, nothing else does.
+
+    `inside` a bar the mark went as far as the price and goes on from there, until the bar is gone through.
+    """
     rest, before, kind = bar.rest, bar.book[QUANTITY, i], int(bar.rest[ENTRY_KIND, i])
     asked = left_of(rest[ENTRY, i], rest[ENTRY_HELD, i], before)
     rest[ENTRY, i] = asked
     if asked == 0.0:
         return
+    if inside and before != 0.0:
+        bar.desk[MARKED, i] = bar.book[MARK, i]
+        mark_one(bar.book, i, bar.book[MARK, i] * price / opens[i])
     note = _executed(bar, i, kind, rest[ENTRY, i : i + 1], price, kind == LIMIT, opens)
     now = bar.book[QUANTITY, i]
     rest[ENTRY, i] = asked - rest[ENTRY, i] if note in (VOLUME, CLIPPED_VOLUME) else 0.0
@@ -204,7 +211,7 @@ def reached_at_open(bar: Bar, opens: Floats) -> None:  # noqa: C901 - entries, w
             if not np.isnan(out) and _after(bar, i, out):
                 desk[WAITS, i], some = 1.0, True
             else:
-                _enter(bar, i, level if limit else price, opens)
+                _enter(bar, i, level if limit else price, opens, False)
     for i in range(len(opens)):
         if desk[BEGUN, i] == 0.0:  # what was opened just now goes its way inside the bar
             out, kind = _out_at_open(bar, i, opens[i])
@@ -213,7 +220,7 @@ def reached_at_open(bar: Bar, opens: Floats) -> None:  # noqa: C901 - entries, w
     if some:
         for i in range(len(opens)):
             if desk[WAITS, i] != 0.0:
-                _enter(bar, i, rest[ENTRY_LEVEL, i] if rest[ENTRY_KIND, i] == LIMIT else opens[i], opens)
+                _enter(bar, i, rest[ENTRY_LEVEL, i] if rest[ENTRY_KIND, i] == LIMIT else opens[i], opens, False)
 
 
 @compiled
@@ -271,11 +278,40 @@ def _leave(
 
 
 @compiled
+def _called_before(bar: Bar, opens: Floats, mark_lows: Floats, mark_highs: Floats) -> None:
+    """The margin call before the entries that come now: marks go as far as they may have gone until then."""
+    rest, desk = bar.rest, bar.desk
+    _copy(mark_lows, desk[LOWS])
+    _copy(mark_highs, desk[HIGHS])
+    for i in range(len(opens)):
+        if bar.book[QUANTITY, i] == 0.0 or not opens[i] > 0.0:
+            continue
+        held, furthest = np.sign(bar.book[QUANTITY, i]), -np.inf
+        if bar.book[QUANTITY, i] * rest[SIDE, i] > 0.0:
+            stop, _ = stop_of(rest, bar.rules, i)
+            furthest = stop if stop < np.inf else -np.inf
+        if desk[WAITS, i] > 1.0:
+            level, ahead = held * rest[ENTRY_LEVEL, i], held * opens[i]
+            if level < ahead:
+                furthest = max(furthest, level)
+            elif rest[ENTRY_KIND, i] != LIMIT:
+                furthest = ahead
+        if furthest > -np.inf:
+            share = held * furthest / opens[i]
+            if held > 0.0:
+                desk[LOWS, i] = max(desk[LOWS, i], min(bar.book[MARK, i] * share, bar.book[MARK, i]))
+            else:
+                desk[HIGHS, i] = min(desk[HIGHS, i], max(bar.book[MARK, i] * share, bar.book[MARK, i]))
+    _margin_called(bar, desk[LOWS], desk[HIGHS])
+
+
+@compiled
 def through(  # noqa: C901, PLR0912 - as `reached_at_open`
     bar: Bar, opens: Floats, lows: Floats, highs: Floats, closes: Floats, mark_lows: Floats, mark_highs: Floats
 ) -> None:
     """The way through a bar with something that rests."""
-    rest, desk, some = bar.rest, bar.desk, False
+    rest, desk, some, now = bar.rest, bar.desk, False, False
+    desk[MARKED] = 0.0
     desk[BEGUN] = 0.0
     desk[WAITS] = 0.0
     for i in range(len(opens)):
@@ -296,15 +332,24 @@ def through(  # noqa: C901, PLR0912 - as `reached_at_open`
             if not np.isnan(out) and _after(bar, i, out):
                 desk[WAITS, i], some = 1.0, True
                 continue
-        _enter(bar, i, level, opens)
+        desk[WAITS, i], now = 2.0, True
+    if now:
+        _called_before(bar, opens, mark_lows, mark_highs)
+        for i in range(len(opens)):
+            if desk[WAITS, i] > 1.0:
+                desk[WAITS, i] = 0.0
+                _enter(bar, i, rest[ENTRY_LEVEL, i], opens, True)
     fired = _leave(bar, opens, lows, highs, mark_lows, mark_highs, False)
     if some:
         for i in range(len(opens)):
             if desk[WAITS, i] != 0.0:
-                _enter(bar, i, rest[ENTRY_LEVEL, i], opens)
+                _enter(bar, i, rest[ENTRY_LEVEL, i], opens, True)
         fired = _leave(bar, opens, lows, highs, mark_lows, mark_highs, True) or fired
     if fired:  # what could not be closed goes all the way
         _margin_called(bar, mark_lows, mark_highs)
+    for i in range(len(opens)):
+        if desk[MARKED, i] != 0.0 and bar.book[QUANTITY, i] != 0.0:
+            mark_one(bar.book, i, desk[MARKED, i])
     for i in range(len(opens)):
         side = rest[SIDE, i]
         if side != 0.0 and opens[i] > 0.0:

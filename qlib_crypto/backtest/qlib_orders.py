@@ -57,12 +57,13 @@ class PerpOrder(Order):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        what = "must be base coins, 0 or more; direction is the side"
+        number(f"PerpOrder of {self.stock_id}: amount", self.amount, lambda v: v >= 0, what)
         for name in _PRICES:
             value = getattr(self, name)
             if value is not None:
-                number(
-                    f"PerpOrder of {self.stock_id}: {name}", value, lambda v: v > 0, "must be a price above 0, or None"
-                )
+                what = "must be a price above 0, or None"
+                number(f"PerpOrder of {self.stock_id}: {name}", value, lambda v: v > 0, what)
         if self.limit is not None and self.stop is not None:
             raise ConfigError(f"PerpOrder of {self.stock_id} has limit and stop; give one")
         if self.until is not None:
@@ -108,7 +109,8 @@ def order_rows(orders: Sequence[Order], now: int, bar_of: Callable[[pd.Timestamp
     if not any(isinstance(order, PerpOrder) for order in orders):
         return np.zeros((0, ORDER_COLUMNS))
     names = [order.stock_id for order in orders]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    special = {order.stock_id for order in orders if isinstance(order, PerpOrder)}
+    twice = next((name for name in names if name in special and names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(
             f"{names.count(twice)} orders of {twice} in one bar with a PerpOrder among them: only one can rest and "

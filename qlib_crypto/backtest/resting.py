@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from qlib_crypto.backtest.account import QUANTITY, Floats, Ints
+from qlib_crypto.backtest.account import MARK, QUANTITY, Floats, Ints
 from qlib_crypto.backtest.admission import worse_tick
 from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.market import TICK
 from qlib_crypto.backtest.notes import CLIPPED_GONE, EXPIRED, GONE, LIMIT, MARKET, RESTING, STOP_LOSS, TRAILING_STOP
-from qlib_crypto.backtest.trading import BEFORE, NOW, RESTS, VOID
+from qlib_crypto.backtest.trading import BEFORE, FILL, FILLS, NOW, RESTS, VOID
 
 #: Columns of orders that are more than market orders, shape (k, 6): one of `notes.MARKET`, `LIMIT`, `STOP`; its price;
 #: the last bar in which it rests; for a position that it opens: the price of its stop, of its target, and how far a
@@ -28,6 +28,7 @@ ORDER_COLUMNS = TRAIL + 1
     SIDE, STOP_AT, TARGET_AT, DISTANCE, BEST,
 ) = range(13)  # fmt: skip
 RESTING_ROWS = BEST + 1
+COLUMN, FILLED, AFTER = FILL.index("column"), FILL.index("quantity"), FILL.index("after")
 
 
 @compiled
@@ -105,13 +106,16 @@ def place(
         i = columns[at]
         quantity, held = wanted[at], book[QUANTITY, i]
         desk[BEFORE, i] = held
-        if len(orders) == 0 or not opens[i] > 0.0 or (unknown_some and desk[VOID, i] != 0.0):
+        if len(orders) == 0 or (unknown_some and desk[VOID, i] != 0.0):
             continue
         order = orders[at]
         if quantity == 0.0:
             if held != 0.0 and notes[at] != GONE:
-                protect(rest, i, np.sign(held), order[LOSS], order[PROFIT], order[TRAIL], opens[i])
+                price = opens[i] if opens[i] > 0.0 else book[MARK, i]
+                protect(rest, i, np.sign(held), order[LOSS], order[PROFIT], order[TRAIL], price)
                 ends[RESTS] = 1
+            continue
+        if not opens[i] > 0.0:
             continue
         kind = int(order[KIND])
         if kind == MARKET:
@@ -129,9 +133,17 @@ def place(
 
 @compiled
 def protect_opened(
-    book: Floats, rest: Floats, orders: Floats, columns: Ints, desk: Floats, opens: Floats, ends: Ints
-) -> None:
-    """Give what protects it to each position that the orders opened; one that they changed keeps what it has."""
+    book: Floats, rest: Floats, orders: Floats, columns: Ints, desk: Floats, opens: Floats, ends: Ints, fills: Floats,
+    first: int,
+) -> None:  # fmt: skip
+    """Give what protects it to each position that the orders opened; one that they changed keeps what it has.
+
+    Their fills are those from row `first` on: what closed or turned a position took its protection with it.
+    """
+    for row in range(first, ends[FILLS]):
+        after = fills[row, AFTER]
+        if (after - fills[row, FILLED]) * after <= 0.0:
+            rest[SIDE, int(fills[row, COLUMN])] = 0.0
     for at in range(len(columns)):
         i = columns[at]
         now = book[QUANTITY, i]

@@ -48,12 +48,12 @@ PAYMENT = ("settlement", "bar", "quantity", "price", "amount", "guessed")
 #: rests (see `resting`); the column and the note of an order that was reached.
 FILLS, PAYMENTS, SETTLED, HELD, RESTS, REACHED, REACHED_NOTE = range(7)
 ENDS = REACHED_NOTE + 1
-#: Rows of a desk, shape (13, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where
+#: Rows of a desk, shape (14, n), room to work in: what was traded of the bar's volume; extremes of marks; 1 where
 #: orders are void; orders that come after the others; 1 where unknown funding was counted; what was held before the
 #: orders, and what is now; the prices at which a reached order finds the market; lows and highs that stops leave; where
-#: a position was opened within the bar; 1 where an entry waits for the position to be closed. The last one stays from
-#: bar to bar: the first bar in which it may be opened again.
-USED, EXTREME, VOID, LATER, TOLD, BEFORE, NOW, AT, LOWS, HIGHS, BEGUN, WAITS, OPENS_AGAIN = range(13)
+#: a position was opened within the bar; 1 where an entry waits for the position to be closed; the mark before an entry
+#: moved it. The last one stays from bar to bar: the first bar in which it may be opened again.
+USED, EXTREME, VOID, LATER, TOLD, BEFORE, NOW, AT, LOWS, HIGHS, BEGUN, WAITS, MARKED, OPENS_AGAIN = range(14)
 DESK_ROWS = OPENS_AGAIN + 1
 #: Places in the sums of a desk, shape (11,): money and gross notional at the bar's opens; equity and gross notional at
 #: the last marks; then what risk limits remember: the highest equity, that at the start of the UTC day, the day's

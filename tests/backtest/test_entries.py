@@ -122,6 +122,8 @@ def asked(direction=PerpOrder.BUY, amount=1.0, **kwargs):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"amount": np.nan}, "amount nan must be base coins, 0 or more"),
+        ({"amount": -1.0}, "amount -1.0 must be base coins, 0 or more"),
         ({"limit": "100"}, "limit '100' must be a price above 0"),
         ({"limit": True}, "limit True must be a price above 0"),
         ({"limit": 100.0, "stop_loss": 110.0}, "the order's price 100 must be above stop_loss 110 for who buys"),
@@ -151,6 +153,8 @@ def test_the_orders_of_a_bar_are_checked_together():
 
     plain = Order("BTC_USDT.OKX", 1.0, Order.BUY, NOON, NOON)
     assert order_rows([plain, plain], 0, bar_of).shape == (0, 6)
+    other = PerpOrder("ETH_USDT.OKX", 1.0, Order.BUY, NOON, NOON, stop_loss=1.0)
+    assert order_rows([plain, plain, other], 0, bar_of).shape == (3, 6)
     with pytest.raises(ConfigError, match=r"2 orders of BTC_USDT\.OKX in one bar with a PerpOrder among them"):
         order_rows([plain, asked(limit=1.0)], 0, bar_of)
     with pytest.raises(ConfigError, match="until 2025-01-01 11:00:00 is before its own bar"):

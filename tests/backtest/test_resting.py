@@ -10,6 +10,7 @@ from support_arrays import engine
 
 from qlib_crypto.backtest.notes import KINDS, LIMIT, MARKET, STOP
 from qlib_crypto.backtest.trading import FILL
+from qlib_crypto.errors import ConfigError
 
 #: Nothing happens: open, high, low, close, volume.
 QUIET = (100.0, 100.0, 100.0, 100.0, 1000.0)
@@ -149,6 +150,76 @@ def test_liquidation_where_it_comes_before_the_stop():
     assert fills(stopped)[1:] == [(1, "stop loss", -1.0, 92.0)]
     crossed = ran(bars, {0: order(30.0, loss=92.0)}, margin_mode="cross", leverage=10.0, account=1_000.0)
     assert fills(crossed)[1:] == [(1, "stop loss", -30.0, 92.0)]
+
+
+LENT = {"margin_mode": "isolated", "leverage": 10.0, "account": 1_000.0, "taker": 0.0, "maker": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("entry", "then"),
+    [
+        # 10 are set aside: taken over at 90 / 0.99, before the limit is reached
+        (order(1.0, kind=LIMIT, level=85.0, until=9), [("limit", 1.0, 85.0)]),
+        (order(-1.0, kind=STOP, level=90.0, until=9), []),
+        # what it opens has the whole bar to come: the short is taken over at (90 + 9) / 1.01
+        (
+            order(-3.0, kind=STOP, level=90.0, until=9),
+            [("stop", -2.0, 90.0), ("venue", 2.0, pytest.approx(99 / 1.01))],
+        ),
+        # the price goes down first, to harm most
+        (order(-1.0, kind=LIMIT, level=100.5, until=9), []),
+    ],
+)
+def test_no_entry_saves_a_position_from_a_liquidation_before_it(entry, then):
+    bars = [QUIET, QUIET, (100, 101, 84.5, 100, 1000)]
+    account = ran(bars, {0: order(1.0), 1: entry}, **LENT)
+    assert [row[1:] for row in fills(account)[1:]] == [("venue", -1.0, pytest.approx(90 / 0.99)), *then]
+
+
+def test_an_entry_before_the_liquidation_comes_first():
+    bars = [QUIET, QUIET, (100, 101, 84.5, 100, 1000)]
+    for sold in (order(-1.0, kind=STOP, level=92.0, until=9), order(-1.0, kind=STOP, level=99.5, until=9)):
+        account = ran(bars, {0: order(1.0), 1: sold}, **LENT)
+        assert [row[1] for row in fills(account)[1:]] == ["stop"]
+    # two coins, 10 and 9.2 set aside, at 96 in the mean: what is lost counts from where it was added
+    added = ran(bars, {0: order(1.0), 1: order(1.0, kind=LIMIT, level=92.0, until=9)}, **LENT)
+    assert fills(added)[1] == (2, "limit", 1.0, 92.0)
+    ((_, kind, quantity, price),) = fills(added)[2:]
+    assert (kind, quantity) == ("venue", -2.0)
+    assert price == pytest.approx((2 * 96 - 19.2) / (2 * 0.99))
+
+
+def test_a_cross_account_is_called_before_a_stop_entry_sells():
+    bars = [QUIET, QUIET, (100, 100, 80, 90, 1000)]
+    terms = {"margin_mode": "cross", "leverage": 20.0, "account": 100.0, "taker": 0.0, "maker": 0.0}
+    account = ran(bars, {0: order(10.0), 1: order(-10.0, kind=STOP, level=85.0, until=9)}, **terms)
+    # 100 - 10 (100 - p) = 10 p / 100
+    assert fills(account)[1:] == [(2, "venue", -10.0, pytest.approx(900 / 9.9))]
+
+
+def test_a_stop_goes_with_the_position_that_plain_orders_close():
+    bars = [QUIET, QUIET, (100, 100, 90, 95, 1000)]
+    for orders in ([-10.0, 5.0], [-15.0, 10.0]):
+        account = engine([bars])
+        account.step(0, np.zeros(1, np.int64), np.array([10.0]), np.array([[MARKET, 0, 0, 95.0, 0, 0]]))
+        account.step(1, np.zeros(2, np.int64), np.array(orders))
+        account.step(2, np.zeros(0, np.int64), np.zeros(0))
+        assert [row[1] for row in fills(account)] == ["market"] * 3
+
+
+@pytest.mark.parametrize("amount", [np.nan, np.inf])
+def test_an_order_of_no_number_is_refused(amount):
+    account = engine([[QUIET]])
+    with pytest.raises(
+        ConfigError, match=r"the order of A0_USDT\.OKX at 1970-01-01.* base coins; give a finite number"
+    ):
+        account.step(0, np.zeros(1, np.int64), np.array([amount]))
+
+
+def test_a_stop_can_be_moved_in_a_bar_without_a_price():
+    bars = [QUIET, NONE, (100, 100, 92, 95, 1000)]
+    account = ran(bars, {0: order(1.0, loss=90.0), 1: order(0.0, loss=93.0)})
+    assert fills(account)[1:] == [(2, "stop loss", -1.0, 93.0)]
 
 
 def test_an_entry_without_margin_is_refused_when_it_is_reached():
