@@ -215,7 +215,18 @@ def test_agree(seed, tmp_path_factory):
 
 
 @pytest.mark.long
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 @given(seed=st.integers(0, 2**31))
 def test_agree_on_many(seed, tmp_path_factory):
     assert_same(case_of(seed), tmp_path_factory.mktemp("case"))
+
+
+@pytest.mark.long
+@pytest.mark.xfail(
+    strict=True, reason="the replay is 1.43 of 100,000 apart: isolated positions opened at half the price"
+)
+def test_agree_where_slippage_is_at_its_most(tmp_path):
+    """Both engines agree here; which of them and the replay is right is to be found out."""
+    assert_same(case_of(41), tmp_path)
