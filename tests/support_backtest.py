@@ -305,27 +305,42 @@ class Replay:
     def on_the_way(price, start, end):
         assert min(start, end) * (1 - 1e-12) <= price <= max(start, end) * (1 + 1e-12)
 
-    def go_through(self, fills):
+    def go_through(self, fills, step):
         """A bar in which something that rested was reached, in the order of its fills; what was taken over is booked.
 
-        When it had to be taken over is for other tests: stops end the way to it.
+        When it had to be taken over is for other tests: stops end the way to it. The last ones that no price of the
+        bar explains came with its settlements: they are returned.
         """
-        for fill in fills:
-            if fill.note != "liquidated":
+        last = max(at for at, fill in enumerate(fills) if fill.note != "liquidated") + 1
+        for fill in fills[:last]:
+            if fill.note == "liquidated":
+                self.book(fill)
+            else:
                 self.trade(fill)
-                continue
-            self.cash -= fill.quantity * fill.price + fill.fee
-            self.liquidated -= fill.fee
-            self.turnover += abs(fill.quantity) * fill.price
-            self.forget(fill.instrument)
+        worst = self.worst(step)
+        later = [fill for fill in fills[last:] if self.sound(fill.instrument, worst)]
+        for fill in fills[last:]:
+            if fill not in later:
+                self.book(fill)
+        return later
 
-    def take(self, fill, kept):
-        """`kept` is what it may have cost, here and on either side: just there a tier may begin."""
-        assert any(np.isclose(fill.fee, each, rtol=1e-8, atol=1e-6) for each in kept)
+    def sound(self, name, worst) -> bool:
+        """Whether nothing between its mark and the worst one takes a position over."""
+        if self.margin.isolated:
+            return min(self.left(name, self.mark[name]), self.left(name, worst[name])) > 0
+        return min(self.surplus(self.mark), self.surplus(worst)) > 0
+
+    def book(self, fill):
+        """What was taken over."""
         self.cash -= fill.quantity * fill.price + fill.fee
         self.liquidated -= fill.fee
         self.turnover += abs(fill.quantity) * fill.price
         self.forget(fill.instrument)
+
+    def take(self, fill, kept):
+        """`kept` is what it may have cost, here and on either side: just there a tier may begin."""
+        assert any(np.isclose(fill.fee, each, rtol=1e-8, atol=1e-6) for each in kept)
+        self.book(fill)
 
     def forget(self, name):
         for of in (self.held, self.mark, self.entry, self.aside):
@@ -383,7 +398,7 @@ class Replay:
         self.mark.setdefault(name, reference)
 
     def slipped_price(self, fill, price) -> float:
-        """The next tick that is worse by the slippage at least, in exact decimals."""
+        """The next tick that is worse by the slippage at least, in decimals; a billionth beside a tick is on it."""
         tick = Decimal(repr(self.market.specs[fill.instrument]["tick_size"]))
         slip = self.slippage
         if not isinstance(slip, float):
@@ -397,8 +412,10 @@ class Replay:
             * tick
             * (1 + Decimal(repr(round(float(slip), 13))) * (1 if fill.quantity > 0 else -1))
         )
-        side = ROUND_CEILING if fill.quantity > 0 else ROUND_FLOOR
-        return max(float((worse / tick).quantize(Decimal(1), side) * tick), float(tick))
+        ticks, side = worse / tick, ROUND_CEILING if fill.quantity > 0 else ROUND_FLOOR
+        if abs(ticks - round(ticks)) <= Decimal("1e-9") * ticks:  # as good as on it
+            ticks = Decimal(round(ticks))
+        return max(float(ticks.quantize(Decimal(1), side) * tick), float(tick))
 
     @cache  # noqa: B019 - a replay is short
     def scales(self, name):
@@ -445,8 +462,7 @@ def replay(
         for fill in asked:
             second.trade(fill)
         if any(fill.order in MADE + STOPPED for fill in mine):
-            second.go_through([fill for fill in mine if fill.note not in FORCED])
-            taken.clear()
+            taken = second.go_through([fill for fill in mine if fill.note not in FORCED], step)
         else:
             second.call(second.mark_of_held(), taken)
             for fill in mine:

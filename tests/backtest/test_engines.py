@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import qlib
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.strategy.base import BaseStrategy
@@ -210,6 +210,7 @@ def assert_same(case: Case, folder: Path) -> dict[str, int]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(seed=st.integers(0, 2**31))
+@example(seed=41)  # what the settlements of a bar with a risk limit's orders make the venue take over
 def test_agree(seed, tmp_path_factory):
     assert_same(case_of(seed), tmp_path_factory.mktemp("case"))
 
@@ -221,12 +222,3 @@ def test_agree(seed, tmp_path_factory):
 @given(seed=st.integers(0, 2**31))
 def test_agree_on_many(seed, tmp_path_factory):
     assert_same(case_of(seed), tmp_path_factory.mktemp("case"))
-
-
-@pytest.mark.long
-@pytest.mark.xfail(
-    strict=True, reason="the replay is 1.43 of 100,000 apart: isolated positions opened at half the price"
-)
-def test_agree_where_slippage_is_at_its_most(tmp_path):
-    """Both engines agree here; which of them and the replay is right is to be found out."""
-    assert_same(case_of(41), tmp_path)
