@@ -133,10 +133,8 @@ def mark_all(book: Floats, held: Ints, prices: Floats) -> tuple[float, float, in
 @compiled
 def mark_one(book: Floats, i: int, price: float) -> None:
     """One position at a price."""
-    amount = book[QUANTITY, i] * (price - book[MARK, i])
+    change(book, i, PRICE, book[QUANTITY, i] * (price - book[MARK, i]))
     book[MARK, i] = price
-    book[PRICE, i] += amount
-    book[PRICE, ALL] += amount
 
 
 @compiled
