@@ -257,7 +257,7 @@ class Replay:
         return self.cash + sum(q * prices[n] - self.margin.needed(n, q, prices[n]) for n, q in self.held.items())
 
     def call(self, worst, taken):
-        """What the way from the marks to the worst ones breaks is in `taken`, in that order, and nothing else is."""
+        """What the way from the marks to the worst ones breaks is in `taken`."""
         if self.margin is None:
             return
         if not self.margin.isolated:
@@ -266,8 +266,9 @@ class Replay:
             return
         for name in sorted(self.held):
             if self.left(name, worst[name]) <= 0:
-                fill = taken.pop(0)
-                assert (fill.instrument, fill.quantity) == (name, -self.held[name])
+                # an entry that was reached and refused may have called one position before the others
+                fill = taken.pop([each.instrument for each in taken].index(name))
+                assert fill.quantity == -self.held[name]
                 self.on_the_way(fill.price, self.mark[name], worst[name])
                 near = 1e-9 * abs(self.held[name]) * fill.price
                 start = self.left(name, self.mark[name]) <= 0
