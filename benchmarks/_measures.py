@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 Took = dict[str, Any]
@@ -16,6 +17,12 @@ Took = dict[str, Any]
 def measure(value: float | None, unit: str, *, equal: bool | None = None) -> dict[str, Any]:
     """A figure seen once; `equal`: whether the results beside it were right, None where nothing is compared."""
     return {"value": value, "min": value, "max": value, "unit": unit, "equal": equal}
+
+
+def several(values: Sequence[float], unit: str, *, equal: bool | None = None) -> dict[str, Any]:
+    """As `measure`, of a figure seen more than once: median, lowest, highest."""
+    value = statistics.median(values)
+    return {"value": value, "min": min(values), "max": max(values), "unit": unit, "equal": equal}
 
 
 @contextlib.contextmanager

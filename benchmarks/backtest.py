@@ -25,7 +25,6 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from _market import write
-from _measures import measure
+from _measures import measure, several
 
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.convert import convert
@@ -115,13 +114,9 @@ def array(bench: Bench) -> None:
         and np.isclose(traded.sum(), theirs["turnover"][-1], rtol=1e-9)
     )
     same = bool(np.allclose(ours_in_qlib["equity"], theirs["equity"], rtol=1e-9))
-    median = statistics.median(seconds)
     put = bench.measures
-    put["array_vs_qlib"] = {
-        "value": stock["wall"] / median, "min": stock["wall"] / max(seconds), "max": stock["wall"] / min(seconds),
-        "unit": "x", "equal": equal,
-    }  # fmt: skip
-    put["array_s"], put["qlib_s"] = measure(median, "s"), measure(stock["wall"], "s")
+    put["array_vs_qlib"] = several([stock["wall"] / each for each in seconds], "x", equal=equal)
+    put["array_s"], put["qlib_s"] = several(seconds, "s"), measure(stock["wall"], "s")
     put["array_cold_s"], put["orders"] = measure(ours["cold"], "s"), measure(len(fills), "")
     put["qlib_engine_vs_qlib"] = measure(stock["wall"] / inside["wall"], "x", equal=same)
 
@@ -135,21 +130,16 @@ def peer(bench: Bench) -> None:
     ratios = [theirs / mine for mine, theirs in zip(took["mine"], took["theirs"], strict=True)]
     equal = took["orders"][0] == took["orders"][1] and took["apart"] <= 1e-9
     put = bench.measures
-    put["array_vs_vectorbt"] = {
-        "value": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "unit": "x", "equal": equal,
-    }  # fmt: skip
-    put["array_ms"] = measure(statistics.median(took["mine"]) * 1e3, "ms")
-    put["vectorbt_ms"] = measure(statistics.median(took["theirs"]) * 1e3, "ms")
+    put["array_vs_vectorbt"] = several(ratios, "x", equal=equal)
+    put["array_ms"] = several([each * 1e3 for each in took["mine"]], "ms")
+    put["vectorbt_ms"] = several([each * 1e3 for each in took["theirs"]], "ms")
 
 
 def minutes(bench: Bench) -> None:
     """A year of minutes."""
     raws, tooks = zip(*((bench.part("raw"), bench.part("minutes")) for _ in range(3)), strict=True)
     for name, parts in (("minute_year_s", tooks), ("minute_raw_s", raws)):
-        walls = [took["wall"] for took in parts]
-        bench.measures[name] = {
-            "value": statistics.median(walls), "min": min(walls), "max": max(walls), "unit": "s", "equal": None,
-        }  # fmt: skip
+        bench.measures[name] = several([took["wall"] for took in parts], "s")
     bench.measures["minute_year_gb"] = measure(max(took["gb"] for took in tooks), "GB")
 
 

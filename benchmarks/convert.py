@@ -29,7 +29,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,6 +41,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from _market import T0, day, instruments, whole_months, write
+from _measures import several
 
 from qlib_crypto.clock import DAY_MS
 from qlib_crypto.lake import Lake
@@ -71,8 +71,7 @@ class Bench:
 
     def put(self, name: str, values: Sequence[float], unit: str, *, equal: bool | None = None) -> None:
         """A figure: median, lowest, highest."""
-        median = statistics.median(values)
-        self.measures[name] = {"value": median, "min": min(values), "max": max(values), "unit": unit, "equal": equal}
+        self.measures[name] = several(values, unit, equal=equal)
 
     def lake(self, name: str) -> Path:
         """A lake, made when it is first asked for."""

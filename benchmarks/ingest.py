@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-from _measures import measure
+from _measures import measure, several
 
 from qlib_crypto.clock import DAY_MS, parse_utc
 from qlib_crypto.lake import Lake
@@ -223,10 +223,7 @@ def together(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, A
     out = {}
     for name, first in runs[0].items():
         values = [run[name]["value"] for run in runs]
-        out[name] = {
-            "value": statistics.median(values), "min": min(values), "max": max(values), "unit": first["unit"],
-            "equal": all(run[name]["equal"] for run in runs),
-        }  # fmt: skip
+        out[name] = several(values, first["unit"], equal=all(run[name]["equal"] for run in runs))
     return out
 
 

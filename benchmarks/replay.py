@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from _measures import several
 from _truth import equal_bars, minutes, tape_rows
 
 from qlib_crypto.clock import DAY_MS, VenueClock, iso
@@ -174,12 +174,12 @@ def _websocket(venue: Venue, arguments: argparse.Namespace) -> dict[str, dict[st
     equal = all(r["equal"] for r in results)
     same_funding = all(r["funding_equal"] for r in results)
     return {
-        f"{name}_rows": _measure([r["rows"] for r in results], "rows", equal=equal),
-        f"{name}_streamed": _measure([r["streamed"] for r in results], "rows", equal=equal),
-        f"{name}_settlements": _measure([r["settlements"] for r in results], "rows", equal=same_funding),
-        f"{name}_wall": _measure([r["wall"] for r in results], "s", equal=equal),
-        f"{name}_cpu": _measure([r["cpu"] for r in results], "s", equal=equal),
-        f"{name}_rate": _measure([r["rows"] / r["wall"] for r in results], "rows/s", equal=equal),
+        f"{name}_rows": several([r["rows"] for r in results], "rows", equal=equal),
+        f"{name}_streamed": several([r["streamed"] for r in results], "rows", equal=equal),
+        f"{name}_settlements": several([r["settlements"] for r in results], "rows", equal=same_funding),
+        f"{name}_wall": several([r["wall"] for r in results], "s", equal=equal),
+        f"{name}_cpu": several([r["cpu"] for r in results], "s", equal=equal),
+        f"{name}_rate": several([r["rows"] / r["wall"] for r in results], "rows/s", equal=equal),
     }
 
 
@@ -193,17 +193,12 @@ def _rest(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
             results.append(killed_backfill(tape, of, H1, root))
     equal = all(r["equal"] for r in results)
     return {
-        "okx_1h_rows": _measure([r["rows"] for r in results], "rows", equal=equal),
-        "okx_1h_kept_after_kill": _measure([r["kept"] for r in results], "rows", equal=equal),
-        "okx_1h_asked_again": _measure([r["asked_again"] for r in results], "rows", equal=equal),
-        "okx_1h_wall": _measure([r["wall"] for r in results], "s", equal=equal),
-        "okx_1h_rate": _measure([r["rows"] / r["wall"] for r in results], "rows/s", equal=equal),
+        "okx_1h_rows": several([r["rows"] for r in results], "rows", equal=equal),
+        "okx_1h_kept_after_kill": several([r["kept"] for r in results], "rows", equal=equal),
+        "okx_1h_asked_again": several([r["asked_again"] for r in results], "rows", equal=equal),
+        "okx_1h_wall": several([r["wall"] for r in results], "s", equal=equal),
+        "okx_1h_rate": several([r["rows"] / r["wall"] for r in results], "rows/s", equal=equal),
     }
-
-
-def _measure(values: Sequence[float], unit: str, *, equal: bool) -> dict[str, Any]:
-    value = statistics.median(values)
-    return {"value": value, "min": min(values), "max": max(values), "unit": unit, "equal": equal}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, dict[str, Any]]]] = {
