@@ -17,7 +17,9 @@ from qlib_crypto.symbols import Interval
 TABLE = MarginTable((MarginTier(0, 1e12, 0.01, 20),), by_quantity=False, source="file")
 
 
-def loaded(bars, *, tick: float = 0.0, lot: float = 0.0, table: MarginTable = TABLE, inner=None) -> Loaded:
+def loaded(
+    bars, *, tick: float = 0.0, lot: float = 0.0, min_notional: float = 0.0, table: MarginTable = TABLE, inner=None
+) -> Loaded:
     """Bars of shape (n, bars, 5): open, high, low, close, volume, each an hour; NaN is no bar.
 
     `inner`, shape (n, bars x k, 4), are finer ones.
@@ -34,7 +36,7 @@ def loaded(bars, *, tick: float = 0.0, lot: float = 0.0, table: MarginTable = TA
     market = Market(
         prices, 0, np.empty((0, 3), np.int64), np.empty((0, 2)), np.zeros((length, n + 1), np.uint8),
         np.array([np.flatnonzero(own)[-1] for own in there.T]), np.zeros(1, np.int64),
-        rules_of([OrderRules(tick_size=tick, lot_base=lot)] * n)[None], np.zeros(1, np.int64), tiers[None],
+        rules_of([OrderRules(lot, 0.0, min_notional, tick)] * n)[None], np.zeros(1, np.int64), tiers[None],
         by_quantity[None], bounds_of(tiers[None]), np.empty((0, 2, n)), fine, np.arange(length) // 24, moves,
     )  # fmt: skip
     names = tuple(f"A{i}_USDT.OKX" for i in range(n))
@@ -51,6 +53,7 @@ def engine(
     slippage=0.0,
     tick=0.0,
     lot=0.0,
+    min_notional=0.0,
     table=TABLE,
     inner=None,
     **terms,
@@ -59,5 +62,7 @@ def engine(
     costs = Costs.of(None, taker, maker, "taker", slippage)
     usual = {"missing_funding": "zero", "margin_mode": "none", "max_gross_leverage": None}
     return Engine(
-        loaded(bars, tick=tick, lot=lot, table=table, inner=inner), Terms(costs, **{**usual, **terms}), account
+        loaded(bars, tick=tick, lot=lot, min_notional=min_notional, table=table, inner=inner),
+        Terms(costs, **{**usual, **terms}),
+        account,
     )

@@ -130,7 +130,7 @@ def _executed(bar: Bar, i: int, order: int, wanted: Floats, price: float, maker:
 
 @compiled
 def _enter(bar: Bar, i: int, price: float, opens: Floats, inside: bool) -> None:
-    """An entry whose price was reached. What the bar's volume leaves of it goes on resting, nothing else does.
+    """An entry whose price was reached. What the bar's volume leaves of it goes on, a stop at the opens; nothing else.
 
     `inside` a bar the mark went as far as the price and goes on from there, until the bar is gone through.
     """
@@ -145,6 +145,8 @@ def _enter(bar: Bar, i: int, price: float, opens: Floats, inside: bool) -> None:
     note = _executed(bar, i, kind, rest[ENTRY, i : i + 1], price, kind == LIMIT, opens)
     now = bar.book[QUANTITY, i]
     rest[ENTRY, i] = asked - rest[ENTRY, i] if note in (VOLUME, CLIPPED_VOLUME) else 0.0
+    if kind != LIMIT:
+        rest[ENTRY_LEVEL, i] = np.copysign(np.inf, -asked)
     rest[ENTRY_HELD, i] = now
     if now != 0.0 and before * now <= 0.0:
         bar.desk[BEGUN, i] = price
@@ -319,7 +321,7 @@ def through(  # noqa: C901, PLR0912 - as `reached_at_open`
         held = bar.book[QUANTITY, i] * side > 0.0
         if held and side * opens[i] > side * rest[BEST, i]:
             rest[BEST, i] = opens[i]
-        if quantity == 0.0 or not opens[i] > 0.0:
+        if quantity == 0.0 or not opens[i] > 0.0 or np.isinf(level):
             continue
         if rest[ENTRY_KIND, i] == LIMIT:
             reached = lows[i] < level if quantity > 0.0 else highs[i] > level

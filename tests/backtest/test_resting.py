@@ -332,6 +332,17 @@ def test_the_rest_of_a_stop_goes_on_wherever_the_next_bar_opens():
     short = [QUIET, (100, 106, 100, 104, 10), (102, 103, 101, 102, 1000)]
     covered = ran(short, {0: order(-8.0, loss=105.0)}, participation=0.5)
     assert fills(covered)[1:] == [(1, "stop loss", 5.0, 105.0), (2, "stop loss", 3.0, 102.0)]
+    entered = ran(short, {0: order(8.0, kind=STOP, level=105.0, until=5)}, participation=0.5)
+    assert fills(entered) == [(1, "stop", 5.0, 105.0), (2, "stop", 3.0, 102.0)]
+    sold = ran(bars, {0: order(-8.0, kind=STOP, level=95.0, until=5)}, participation=0.5)
+    assert fills(sold) == [(1, "stop", -5.0, 95.0), (2, "stop", -3.0, 98.0)]
+
+
+def test_the_rest_of_a_stop_entry_never_fills_at_a_price_that_is_gone():
+    bars = [QUIET, (100, 100, 94, 96, 10), (90, 91, 89, 90, 4), (88, 90, 80, 82, 1000)]
+    account = ran(bars, {0: order(-8.0, kind=STOP, level=95.0, until=5)}, participation=0.5, min_notional=185.0)
+    # 2 of the 4 coins of bar 2 would be 180 at its open, 190 at the 95 that it never had
+    assert fills(account) == [(1, "stop", -5.0, 95.0), (3, "stop", -3.0, 88.0)]
 
 
 def test_a_gap_inside_a_bar_is_a_margin_call_before_it_is_a_stop():
