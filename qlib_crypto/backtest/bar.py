@@ -34,7 +34,6 @@ from qlib_crypto.backtest.market import (
     UNKNOWN_AT_OPEN,
     UNKNOWN_LATER,
     VOLUME,
-    Market,
 )
 from qlib_crypto.backtest.notes import (
     CLOSED_DELISTED,
@@ -49,6 +48,7 @@ from qlib_crypto.backtest.notes import (
 )
 from qlib_crypto.backtest.resting import ENTRY, cut_to_what_is_left, place, protect_opened, tidy
 from qlib_crypto.backtest.risk_limits import close_all, new_day, watch
+from qlib_crypto.backtest.running import Running
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
     BEFORE,
@@ -173,16 +173,14 @@ def dated(since: Ints, t: int) -> int:
 
 @pasted
 def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
-    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
-    room: Ints,
-) -> int:  # fmt: skip
+    running: Running, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints
+) -> int:
     """Everything that happens in a bar: -1, or the column whose funding is missing.
 
     `columns` and `wanted` are the orders (signed base coins), in order, `orders` what else they say (see `resting`), of
-    length 0 when all are market orders; `notes` gets why each is not whole. `room`, shape (n,), holds the columns of
-    positions, as many as `ends` says, from bar to bar.
+    length 0 when all are market orders; `notes` gets why each is not whole.
     """
+    book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, room, _, _ = running
     unknown, last, taker, maker = market.unknown[t], market.last, fees[TAKER, t], fees[MAKER, t]
     limited = terms[LIMITED] != 0.0
     if limited:

@@ -15,6 +15,7 @@ from qlib_crypto.backtest.loops import run, run_dropout, run_one, try_orders
 from qlib_crypto.backtest.market import SETTLED_BAR, SETTLED_COLUMN
 from qlib_crypto.backtest.notes import COUNTED, OF_WORDS, WORDS
 from qlib_crypto.backtest.resting import ORDER_COLUMNS, RESTING_ROWS
+from qlib_crypto.backtest.running import Running
 from qlib_crypto.backtest.slippage import slipping
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.backtest.trading import (
@@ -139,9 +140,7 @@ class Engine:
         orders = np.zeros((n if len(until) else 0, ORDER_COLUMNS))
         while first < end:
             first, missing = run(
-                self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums,
-                self._fills, self._payments, self._ends, self._counts, weights, rebalance, plan, until, first, end,
-                self.curve, self._before, columns, wanted, orders, notes, self._room,
+                self._running(), weights, rebalance, plan, until, first, end, columns, wanted, orders, notes,
             )  # fmt: skip
             if missing >= 0:
                 raise self._gap(first, missing)
@@ -174,10 +173,8 @@ class Engine:
         tried, tried_ends, tried_wanted = np.empty((n, len(FILL))), np.zeros(ENDS, np.int64), np.empty(n)
         while first < end:
             first, missing = run_dropout(
-                self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums,
-                self._fills, self._payments, self._ends, self._counts, scores, rules, first, end, self.curve,
-                self._before, columns, wanted, _MARKET_ORDERS, notes, self._room, choice, copy, tried, tried_ends,
-                tried_wanted,
+                self._running(), scores, rules, first, end, columns, wanted, _MARKET_ORDERS, notes, choice, copy,
+                tried, tried_ends, tried_wanted,
             )  # fmt: skip
             if missing >= 0:
                 raise self._gap(first, missing)
@@ -192,6 +189,8 @@ class Engine:
 
         Raises
         ------
+        ConfigError
+            A quantity is not finite.
         GapError
             As `run`.
 
@@ -205,14 +204,16 @@ class Engine:
         notes, filled = np.zeros(len(columns), np.int64), self._ends[FILLS]
         while len(self._fills) < filled + len(columns) + 6 * len(self._room):
             self._more_room()
-        missing = run_one(
-            self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
-            self._payments, self._ends, self._counts, t, columns, wanted, orders, notes, self._room, self.curve,
-            self._before,
-        )  # fmt: skip
+        missing = run_one(self._running(), t, columns, wanted, orders, notes)
         if missing >= 0:
             raise self._gap(t, missing)
         return self._fills[filled : self._ends[FILLS]], [WORDS[note] for note in notes]
+
+    def _running(self) -> Running:
+        return Running(
+            self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
+            self._payments, self._ends, self._counts, self._room, self.curve, self._before,
+        )  # fmt: skip
 
     def _more_room(self) -> None:
         self._fills = np.concatenate([self._fills, np.empty_like(self._fills)])

@@ -13,6 +13,7 @@ from qlib_crypto.backtest.entries import PLAN_LIMIT, PLAN_LOSS, PLAN_PROFIT, PLA
 from qlib_crypto.backtest.market import CLOSE, LEAST_LEVERAGE, OPEN, VOLUME, Market
 from qlib_crypto.backtest.notes import LIMIT, MARKET, STOP
 from qlib_crypto.backtest.resting import KIND, LEVEL, LOSS, PROFIT, TRAIL, UNTIL
+from qlib_crypto.backtest.running import Running
 from qlib_crypto.backtest.trading import (
     AS_TAKER,
     EQUITY,
@@ -91,17 +92,11 @@ def _as_planned(
 
 
 @pasted
-def step(
-    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
-    room: Ints, curve: Floats, before: Floats,
-) -> int:  # fmt: skip
+def step(running: Running, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints) -> int:
     """`run_bar`, and its row of the curve."""
-    filled = ends[FILLS]
-    missing = run_bar(
-        book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns, wanted, orders, notes,
-        room,
-    )  # fmt: skip
+    book, sums, fills, ends, curve = running.book, running.sums, running.fills, running.ends, running.curve
+    before, filled = running.before, ends[FILLS]
+    missing = run_bar(running, t, columns, wanted, orders, notes)
     if missing >= 0:
         return missing
     curve[t, 0] = sums[EQUITY]
@@ -121,32 +116,24 @@ def step(
 
 
 @compiled
-def run_one(
-    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
-    room: Ints, curve: Floats, before: Floats,
-) -> int:  # fmt: skip
+def run_one(running: Running, t: int, columns: Ints, wanted: Floats, orders: Floats, notes: Ints) -> int:
     """As `step`, for callers that are not compiled."""
-    return step(
-        book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns, wanted, orders, notes,
-        room, curve, before,
-    )  # fmt: skip
+    return step(running, t, columns, wanted, orders, notes)
 
 
 @compiled
 def run(
-    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, weights: Floats, rebalance: NDArray[np.bool_], plan: Floats,
-    until: Ints, first: int, stop: int, curve: Floats, before: Floats, columns: Ints, wanted: Floats, orders: Floats,
-    notes: Ints, room: Ints,
+    running: Running, weights: Floats, rebalance: NDArray[np.bool_], plan: Floats, until: Ints, first: int, stop: int,
+    columns: Ints, wanted: Floats, orders: Floats, notes: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """Bars [first, stop): the bar that was not done, and the column whose funding is missing there, or -1.
 
     `plan` and `until`, the last bar in which the entries of a bar rest, are empty when all orders are market orders.
     """
+    book, market, desk, sums = running.book, running.market, running.desk, running.sums
     n, planned = book.shape[1] - 1, len(until) > 0
     for t in range(first, stop):
-        if ends[FILLS] + 8 * n > len(fills):
+        if running.ends[FILLS] + 8 * n > len(running.fills):
             return t, -1
         count = 0
         if rebalance[t]:
@@ -158,10 +145,7 @@ def run(
             if planned:
                 _as_planned(plan, until[t], t, opens, columns[:count], wanted, shrink, orders)
         notes[:count] = 0
-        missing = step(
-            book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count],
-            wanted[:count], orders[: count if planned else 0], notes[:count], room, curve, before,
-        )  # fmt: skip
+        missing = step(running, t, columns[:count], wanted[:count], orders[: count if planned else 0], notes[:count])
         if missing >= 0:
             return t, missing
     return stop, -1
@@ -169,15 +153,14 @@ def run(
 
 @compiled
 def run_dropout(  # noqa: C901 - one loop, as `market_orders`
-    book: Floats, rest: Floats, market: Market, terms: Floats, fees: Floats, desk: Floats, sums: Floats, fills: Floats,
-    payments: Floats, ends: Ints, counts: Ints, scores: Floats, rules: Dropout, first: int, stop: int, curve: Floats,
-    before: Floats, columns: Ints, wanted: Floats, orders: Floats, notes: Ints, room: Ints, choice: Ints, copy: Floats,
-    tried: Floats, tried_ends: Ints, tried_wanted: Floats,
+    running: Running, scores: Floats, rules: Dropout, first: int, stop: int, columns: Ints, wanted: Floats,
+    orders: Floats, notes: Ints, choice: Ints, copy: Floats, tried: Floats, tried_ends: Ints, tried_wanted: Floats,
 ) -> tuple[int, int]:  # fmt: skip
     """As `run`, for the orders of Qlib's TopkDropout; `copy` to `tried_wanted` are for what its sales would bring."""
-    n, cash_at = book.shape[1] - 1, book.shape[1] - 1
+    book, market = running.book, running.market
+    n = book.shape[1] - 1
     for t in range(first, stop):
-        if ends[FILLS] + 8 * n > len(fills):
+        if running.ends[FILLS] + 8 * n > len(running.fills):
             return t, -1
         count, row, opens, closes = 0, scores[t], market.prices[OPEN, t], market.prices[CLOSE, t]
         scored = False
@@ -186,7 +169,7 @@ def run_dropout(  # noqa: C901 - one loop, as `market_orders`
         if scored:
             buys = choose(book, row, rules, choice)
             count = sells_of(book, closes, rules, choice, columns, wanted)
-            cash = book[CASH, cash_at]
+            cash = book[CASH, ALL]
             if count:
                 for part in range(book.shape[0]):
                     for i in range(n + 1):
@@ -196,18 +179,15 @@ def run_dropout(  # noqa: C901 - one loop, as `market_orders`
                 notes[:count] = 0
                 tried_ends[:] = 0
                 try_orders(
-                    copy, market, terms, fees, desk, sums, tried, tried_ends, t, columns[:count], tried_wanted[:count],
-                    notes[:count], room,
+                    copy, market, running.terms, running.fees, running.desk, running.sums, tried, tried_ends, t,
+                    columns[:count], tried_wanted[:count], notes[:count], running.room,
                 )  # fmt: skip
                 for at in range(tried_ends[FILLS]):
                     cash += abs(tried[at, 2]) * tried[at, 3] - tried[at, FEE_OF_FILL]
             if buys:
                 count = buys_of(opens, closes, cash, buys, rules, choice, columns, wanted, count)
         notes[:count] = 0
-        missing = step(
-            book, rest, market, terms, fees, desk, sums, fills, payments, ends, counts, t, columns[:count],
-            wanted[:count], orders, notes[:count], room, curve, before,
-        )  # fmt: skip
+        missing = step(running, t, columns[:count], wanted[:count], orders, notes[:count])
         if missing >= 0:
             return t, missing
         age(book, choice)
