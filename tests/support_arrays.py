@@ -7,7 +7,7 @@ import numpy as np
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.market import Market, bounds_of, moves_of, rules_of, tiers_of
+from qlib_crypto.backtest.market import OPEN, VOLUME, Market, bounds_of, moves_of, rules_of, tiers_of
 from qlib_crypto.backtest.orders import OrderRules
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.market.margin import MarginTable, MarginTier
@@ -20,7 +20,7 @@ TABLE = MarginTable((MarginTier(0, 1e12, 0.01, 20),), by_quantity=False, source=
 def loaded(
     bars, *, tick: float = 0.0, lot: float = 0.0, min_notional: float = 0.0, table: MarginTable = TABLE, inner=None
 ) -> Loaded:
-    """Bars of shape (n, bars, 5): open, high, low, close, volume, each an hour; NaN is no bar.
+    """Bars of shape (n, bars, 5 or 9): open, high, low, close, volume, marks, each an hour; NaN is no bar.
 
     `inner`, shape (n, bars x k, 4), are finer ones.
     """
@@ -32,9 +32,10 @@ def loaded(
     tiers, by_quantity = tiers_of([table] * n)
     there = np.isfinite(prices[0])
     moves = np.empty(length)
-    moves_of(prices, 0, moves)
+    marks = VOLUME + 1 if len(prices) > VOLUME + 1 else OPEN
+    moves_of(prices, marks, moves)
     market = Market(
-        prices, 0, np.empty((0, 3), np.int64), np.empty((0, 2)), np.zeros((length, n + 1), np.uint8),
+        prices, marks, np.empty((0, 3), np.int64), np.empty((0, 2)), np.zeros((length, n + 1), np.uint8),
         np.array([np.flatnonzero(own)[-1] for own in there.T]), np.zeros(1, np.int64),
         rules_of([OrderRules(lot, 0.0, min_notional, tick)] * n)[None], np.zeros(1, np.int64), tiers[None],
         by_quantity[None], bounds_of(tiers[None]), np.empty((0, 2, n)), fine, np.arange(length) // 24, moves,

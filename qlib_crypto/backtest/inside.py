@@ -246,6 +246,20 @@ def _out(bar: Bar, i: int, start: float, begun: bool, low: float, high: float) -
     return (max(target, side * start), TAKE_PROFIT) if best > target else (np.nan, 0)
 
 
+@inlined
+def _stops_mark(bar: Bar, i: int, price: float, opens: Floats) -> None:
+    """The mark of a position goes no further the way that harms it, in proportion, than the market does to a price."""
+    desk, mark, start = bar.desk, bar.book[MARK, i], opens[i]
+    if desk[BEGUN, i] > 0.0:
+        start = desk[BEGUN, i]
+    elif desk[MARKED, i] != 0.0:
+        mark = desk[MARKED, i]
+    if bar.book[QUANTITY, i] > 0.0:
+        desk[LOWS, i] = max(desk[LOWS, i], mark * min(price / start, 1.0))
+    else:
+        desk[HIGHS, i] = min(desk[HIGHS, i], mark * max(price / start, 1.0))
+
+
 @compiled
 def _leave(
     bar: Bar, opens: Floats, lows: Floats, highs: Floats, mark_lows: Floats, mark_highs: Floats, again: bool
@@ -258,11 +272,9 @@ def _leave(
         side = rest[SIDE, i]
         if bar.book[QUANTITY, i] * side > 0.0 and opens[i] > 0.0 and not (again and desk[WAITS, i] == 0.0):
             stop, _ = stop_of(rest, bar.rules, i)
-            # marks go no further where the position is closed on the way
-            if stop < np.inf and side > 0.0 and lows[i] <= stop:
-                desk[LOWS, i] = max(desk[LOWS, i], stop)
-            elif stop < np.inf and side < 0.0 and -highs[i] <= stop:
-                desk[HIGHS, i] = min(desk[HIGHS, i], -stop)
+            worst = lows[i] if side > 0.0 else -highs[i]
+            if stop < np.inf and worst <= stop:  # it is closed on the way
+                _stops_mark(bar, i, side * stop, opens)
     _margin_called(bar, desk[LOWS], desk[HIGHS])
     fired = False
     for i in range(len(opens)):
@@ -299,11 +311,7 @@ def _called_before(bar: Bar, opens: Floats, mark_lows: Floats, mark_highs: Float
             elif rest[ENTRY_KIND, i] != LIMIT:
                 furthest = ahead
         if furthest > -np.inf:
-            share = held * furthest / opens[i]
-            if held > 0.0:
-                desk[LOWS, i] = max(desk[LOWS, i], min(bar.book[MARK, i] * share, bar.book[MARK, i]))
-            else:
-                desk[HIGHS, i] = min(desk[HIGHS, i], max(bar.book[MARK, i] * share, bar.book[MARK, i]))
+            _stops_mark(bar, i, held * furthest, opens)
     _margin_called(bar, desk[LOWS], desk[HIGHS])
 
 

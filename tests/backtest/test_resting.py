@@ -345,6 +345,20 @@ def test_the_rest_of_a_stop_entry_never_fills_at_a_price_that_is_gone():
     assert fills(account) == [(1, "stop", -5.0, 95.0), (3, "stop", -3.0, 88.0)]
 
 
+@pytest.mark.parametrize(("mark", "first"), [(102.0, "stop loss"), (98.0, "venue")])
+def test_a_mark_beside_the_market_goes_as_far_as_the_stop_in_proportion(mark, first):
+    # 5 behind 1 at 100: p with 5 + p - 100 = p (0.01 + 0.0005) is 96.008; 4 % below 102 is 97.92, below 98 94.08
+    bars = [(*QUIET, *[mark] * 4), (100, 100, 90, 92, 1000, mark, mark, 88, 90)]
+    terms = {"margin_mode": "isolated", "leverage": 20.0}
+    account = ran(bars, {0: order(1.0, loss=96.0)}, **terms)
+    at = 96.0 if first == "stop loss" else 95 / 0.9895
+    assert fills(account)[1:] == [(1, first, -1.0, pytest.approx(at, rel=1e-12))]
+    short = [(*QUIET, *[200 - mark] * 4), (100, 110, 100, 108, 1000, 200 - mark, 112, 200 - mark, 110)]
+    account = ran(short, {0: order(-1.0, loss=104.0)}, **terms)
+    at = 104.0 if first == "stop loss" else 105 / 1.0105
+    assert fills(account)[1:] == [(1, first, 1.0, pytest.approx(at, rel=1e-12))]
+
+
 def test_a_gap_inside_a_bar_is_a_margin_call_before_it_is_a_stop():
     terms = {"margin_mode": "isolated", "leverage": 20.0, "account": 1_000.0}
     inner = [(100,) * 4] * 2 + [(100, 100, 97, 97), (82, 85, 80, 85)]
