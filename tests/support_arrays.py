@@ -7,8 +7,9 @@ import numpy as np
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.market import OPEN, VOLUME, Market, bounds_of, moves_of, rules_of, tiers_of
+from qlib_crypto.backtest.market import OPEN, VOLUME, Market, bounds_of, rules_of, tiers_of
 from qlib_crypto.backtest.orders import OrderRules
+from qlib_crypto.backtest.prices import moves_of
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.market.margin import MarginTable, MarginTier
 from qlib_crypto.provider.funding import SERIES

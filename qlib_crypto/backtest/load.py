@@ -16,23 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import Floats, Ints
-from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.market import (
     CLOSE,
-    HIGH,
     INNER_ROWS,
-    LOW,
     OPEN,
     UNKNOWN_AT_OPEN,
     UNKNOWN_LATER,
     VOLUME,
     Market,
     bounds_of,
-    moves_of,
     rules_of,
     tiers_of,
 )
 from qlib_crypto.backtest.orders import ASSUMED, Rules
+from qlib_crypto.backtest.prices import inner_prices, moves_of, unpack, without_price
 from qlib_crypto.clock import DAY_MS, iso
 from qlib_crypto.errors import ConfigError, DataError, SchemaError
 from qlib_crypto.market.margin import MarginTable, assumed_table
@@ -44,13 +41,8 @@ from qlib_crypto.symbols import QUOTES, Instrument, Interval
 
 BARS = ("open", "high", "low", "close", "volume")
 MARKS = ("mark_open", "mark_high", "mark_low", "mark")
-_BARS = len(BARS)
-#: How far prices that are the same may lie apart in the provider's float32, relative.
-_SAME = 1e-6
 #: Margin tiers of one instrument and since when, Unix milliseconds, ascending.
 Tables = Sequence[tuple[int, MarginTable]]
-#: Bars that are unpacked at a time: the written rows of so many stay in the processor's cache.
-_BLOCK = 64
 #: The days whose turnover tells which margin tiers are assumed.
 _TURNOVER_DAYS = 30
 
@@ -155,9 +147,9 @@ def load(
     marked = any(MARKS[0] in manifest.extra_fields.get(name, ()) for name in ordered)
     prices = np.empty((len(BARS) + len(MARKS) * marked, len(opens), len(ordered)))
     for at, field in enumerate(BARS + MARKS * marked):
-        _unpack(files.read(field), ticks if at != VOLUME else np.zeros(len(ordered)), prices[at])
+        unpack(files.read(field), ticks if at != VOLUME else np.zeros(len(ordered)), prices[at])
     last = np.full(len(ordered), -1, np.int64)
-    _without_price(prices, last)
+    without_price(prices, last)
     if not (last >= 0).any():
         raise DataError(
             f"no {interval.qlib} bars of {len(ordered)} instruments between {iso(span_ms[0])} and {iso(span_ms[1])} in "
@@ -173,8 +165,8 @@ def load(
         )
         finer = np.empty((INNER_ROWS * (1 + marked), len(opens) * each, len(ordered)))
         for at, field in enumerate(BARS[:INNER_ROWS] + MARKS * marked):
-            _unpack(files.read(field), ticks, finer[at])
-        _inner_prices(finer, prices, each)
+            unpack(files.read(field), ticks, finer[at])
+        inner_prices(finer, prices, each)
     histories = tuple(Settled.of_all([read_series(folder, Instrument.parse(name)) for name in ordered]))
     settled, series, unknown = _funding(histories, interval, opens)
     given = [(tables or {}).get(name, ()) for name in ordered]
@@ -251,77 +243,6 @@ def _read_into(path: str, offset: int, out: NDArray[np.float32]) -> None:
         raise SchemaError(f"{path} cannot be read ({error.strerror}); see qlib-crypto verify") from None
     if read < out.nbytes:
         raise SchemaError(f"{path} ends {(out.nbytes - read) // FLOAT.itemsize} values early; see qlib-crypto verify")
-
-
-@compiled
-def _unpack(raw: NDArray[np.float32], ticks: Floats, out: Floats) -> None:
-    """From (n, bars) to (bars, n) in float64, prices on their ticks."""
-    n, bars = raw.shape
-    for begin in range(0, bars, _BLOCK):
-        for i in range(n):
-            tick = ticks[i]
-            for t in range(begin, min(begin + _BLOCK, bars)):
-                value = raw[i, t]
-                price = float(value)
-                if tick > 0.0:
-                    snapped = np.rint(price / tick) * tick
-                    if np.float32(snapped) == value:
-                        price = snapped
-                out[t, i] = price
-
-
-@compiled
-def _without_price(prices: Floats, last: Ints) -> None:
-    """NaN in the whole bar where open or close is no price; the last bar that has one. Marks stand in by trade prices.
-
-    A mark of its own stays in a bar without a trade.
-    """
-    for t in range(prices.shape[1]):
-        for i in range(prices.shape[2]):
-            if prices[OPEN, t, i] > 0.0 and prices[CLOSE, t, i] > 0.0:
-                last[i] = t
-            else:
-                for row in range(_BARS):
-                    prices[row, t, i] = np.nan
-            marks = prices.shape[0] - _BARS
-            marked = marks > 0 and prices[_BARS + OPEN, t, i] > 0.0 and prices[_BARS + CLOSE, t, i] > 0.0
-            for row in range(marks):
-                if not (marked and prices[_BARS + row, t, i] > 0.0):
-                    prices[_BARS + row, t, i] = prices[row, t, i]
-
-
-@compiled
-def _inner_prices(finer: Floats, prices: Floats, each: int) -> None:
-    """As `_without_price` for the finer bars; where they do not show a bar's extremes its own are the first of them."""
-    rows = finer.shape[0]
-    for t in range(prices.shape[1]):
-        for i in range(prices.shape[2]):
-            for at in range(t * each, (t + 1) * each):
-                if finer[OPEN, at, i] > 0.0 and finer[CLOSE, at, i] > 0.0:
-                    for row in range(INNER_ROWS, rows):
-                        if not finer[row, at, i] > 0.0:
-                            finer[row, at, i] = finer[row - INNER_ROWS, at, i]
-                else:
-                    for row in range(rows):
-                        finer[row, at, i] = np.nan
-            if prices[OPEN, t, i] > 0.0 and not _same_extremes(finer, prices, t, each, i):
-                for row in range(rows):
-                    finer[row, t * each : (t + 1) * each, i] = np.nan
-                    finer[row, t * each, i] = prices[row if row < INNER_ROWS else row + _BARS - INNER_ROWS, t, i]
-
-
-@inlined
-def _same_extremes(finer: Floats, prices: Floats, t: int, each: int, i: int) -> bool:
-    """Whether the finer bars of a bar have its lowest and highest price and mark."""
-    same = True
-    for row in range(0, finer.shape[0], INNER_ROWS):
-        of = 0 if row == 0 else row + _BARS - INNER_ROWS
-        low, high = np.inf, -np.inf
-        for at in range(t * each, (t + 1) * each):
-            low, high = min(low, finer[row + LOW, at, i]), max(high, finer[row + HIGH, at, i])
-        same = same and low < np.inf and abs(low - prices[of + LOW, t, i]) <= _SAME * low
-        same = same and abs(high - prices[of + HIGH, t, i]) <= _SAME * high
-    return same
 
 
 def _funding(

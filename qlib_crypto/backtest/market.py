@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import Floats, Ints
-from qlib_crypto.backtest.compiled import compiled
 from qlib_crypto.backtest.orders import SIZES, OrderRules
 from qlib_crypto.market.margin import MarginTable
 
@@ -68,7 +67,7 @@ class Market(NamedTuple):
     days
         Shape (bars,): the UTC day in which each bar opens, a number.
     moves
-        Shape (bars,): how far any mark goes from its open within each bar, a fraction; see `moves_of`.
+        Shape (bars,): how far any mark goes from its open within each bar, a fraction; see `prices.moves_of`.
 
     """
 
@@ -102,24 +101,6 @@ def tiers_of(tables: Sequence[MarginTable]) -> tuple[Floats, Flags]:
 def bounds_of(tiers: Floats) -> Floats:
     """`Market.bounds` of `Market.tiers`: an account that is sound even by these needs no look at its tiers."""
     return np.column_stack([tiers[:, RATE].max(axis=(1, 2)), tiers[:, LEVERAGE].min(axis=(1, 2))])
-
-
-@compiled
-def moves_of(prices: Floats, marks: int, moves: Floats) -> None:
-    """Make `moves` those of `Market.prices`, inf where an extreme has no open to count from.
-
-    An account that bears them with all it holds needs no look at each position.
-    """
-    for t in range(len(moves)):
-        most = 0.0
-        for i in range(prices.shape[2]):
-            first, low, high = prices[marks + OPEN, t, i], prices[marks + LOW, t, i], prices[marks + HIGH, t, i]
-            if first > 0.0:
-                most = max(most, high / first - 1.0)  # NaN leaves what is there
-                most = max(most, 1.0 - low / first)
-            elif low > 0.0 or high > 0.0:
-                most = np.inf
-        moves[t] = most
 
 
 def rules_of(rules: Sequence[OrderRules]) -> Floats:
