@@ -83,6 +83,8 @@ def parse_utc(text: str | date | datetime) -> int:
         value = datetime.fromisoformat(text.strip()) if isinstance(text, str) else text
     except ValueError:
         raise ConfigError(f"time {text!r} is not an ISO date or time; write 2025-04-17 or 2025-04-17T16:50") from None
+    if not isinstance(value, date):
+        raise ConfigError(f"time {text!r} is no ISO text, date or datetime; write 2025-04-17T16:50")
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if value.tzinfo is None:

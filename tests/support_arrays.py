@@ -43,7 +43,17 @@ def loaded(
     )  # fmt: skip
     names = tuple(f"A{i}_USDT.OKX" for i in range(n))
     opens = np.arange(length) * 3_600_000
-    return Loaded(market, names, Interval.parse("1h"), opens, np.zeros(0, SERIES), (), ("venue",) * n, ("file",) * n)
+    return Loaded(
+        market,
+        names,
+        Interval.parse("1h"),
+        opens,
+        np.zeros(0, SERIES),
+        (),
+        ("venue",) * n,
+        ("file",) * n,
+        np.full((2, n), np.nan),
+    )
 
 
 def engine(

@@ -51,7 +51,7 @@ def trade(
 
     The fee is |quantity| x price x `fee_rate`; an order that crosses zero pays it on both legs. A held position keeps
     its mark, a new one is marked at the reference. `leverage` > 0 sets notional / leverage aside for what is opened
-    (isolated margin) and releases it in proportion as the position is reduced; 0 is cross margin. Profit is before fee.
+    (isolated margin), 0 sets nothing; what is there is released as the position is reduced. Profit is before fee.
     """
     held, entry = book[QUANTITY, i], book[ENTRY, i]
     if held == 0.0:
@@ -68,9 +68,10 @@ def trade(
     if abs(after) <= DUST * max(abs(held), abs(quantity)):
         clear(book, i)
         return fee, realised
+    if book[MARGIN, i] != 0.0:
+        book[MARGIN, i] *= 1.0 - closed / abs(held)
     if leverage > 0.0:
-        kept = 0.0 if held == 0.0 else book[MARGIN, i] * (1.0 - closed / abs(held))
-        book[MARGIN, i] = kept + (abs(quantity) - closed) * price / leverage
+        book[MARGIN, i] += (abs(quantity) - closed) * price / leverage
     entry += (price - entry) * (quantity / after) * (not opposite)
     book[QUANTITY, i] = after
     book[ENTRY, i] = price if held * after < 0.0 else entry

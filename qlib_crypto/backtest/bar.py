@@ -251,6 +251,8 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
             protect_opened(book, rest, orders, columns, desk, opens, ends, fills, filled)
         for order in range(len(columns)):
             counts[OF_WORDS + notes[order]] += 1
+    if marks != OPEN and (touched or len(columns)):
+        mark_all(book, held, at)  # what was opened now
     low, high = prices[marks + LOW, t], prices[marks + HIGH, t]
     if market.inner.shape[1] > 0:
         through_inner(bar, market.inner, market.inner.shape[1] // prices.shape[1])
@@ -258,7 +260,7 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
         if ends[RESTS]:
             tidy(book, rest, last, ends, counts, t)
     elif ends[RESTS]:
-        through(bar, opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], low, high)
+        through(bar, opens, prices[LOW, t], prices[HIGH, t], prices[CLOSE, t], at, low, high)
         held = room[: positions(book, room)]
         tidy(book, rest, last, ends, counts, t)
     elif margined:

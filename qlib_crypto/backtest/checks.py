@@ -6,7 +6,7 @@ anything, so that `qlib-crypto run` can refuse it before training; the construct
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ _CHOICES = {
     "liquidity": ("taker", "maker"),
     "missing_funding": ("error", "untradable", "zero"),
     "margin_mode": ("cross", "isolated", "none"),
+}
+#: What they must be, and what to write.
+_NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "max_gross_leverage": (lambda v: v > 0, "must be a positive multiple of equity such as 3.0, or null"),
+    "leverage": (lambda v: v >= 1, "must be notional over initial margin, 1 or more, such as 5.0"),
+    "liquidation_fee": (lambda v: 0 <= v <= 1, "must be a fraction from 0 to 1, or null"),
+    "participation": (lambda v: 0 < v <= 1, "must be a fraction above 0 and up to 1, or null"),
 }
 
 
@@ -61,12 +68,8 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
         at = f"{where}.{key}"
         if key in _CHOICES:
             one_of(at, value, _CHOICES[key])
-        elif key == "max_gross_leverage" and value is not None:
-            number(at, value, lambda v: v > 0, "must be a positive multiple of equity such as 3.0, or null")
-        elif key == "leverage" and value is not None:
-            number(at, value, lambda v: v >= 1, "must be notional over initial margin, 1 or more, such as 5.0")
-        elif key in ("liquidation_fee", "participation") and value is not None:
-            number(at, value, lambda v: 0 <= v <= 1, "must be a fraction from 0 to 1, or null")
+        elif key in _NUMBERS and (value is not None or not _NUMBERS[key][1].endswith("null")):
+            number(at, value, *_NUMBERS[key])
         elif key == "deal_price" and value is not None:
             deal_at_open(at, value)
         elif key == "codes" and not (isinstance(value, str) or is_names(value)):

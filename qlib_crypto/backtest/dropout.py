@@ -79,7 +79,7 @@ def choose(book: Floats, scores: Floats, rules: Dropout, room: Ints) -> int:
         count += 1
     sold[:] = 0
     sells = 0
-    for at in range(max(count - rules.n_drop, 0) if rules.n_drop > 0 else 0, count):
+    for at in range(max(count - rules.n_drop, 0) if rules.n_drop > 0 else min(-rules.n_drop, count), count):
         if book[QUANTITY, together[at]] != 0.0:
             sold[together[at]] = 1
             sells += 1

@@ -209,6 +209,10 @@ class Engine:
             raise self._gap(t, missing)
         return self._fills[filled : self._ends[FILLS]], [WORDS[note] for note in notes]
 
+    def note(self, word: int, times: int) -> None:
+        """Count what only the caller saw, one of `notes.WORDS`."""
+        self._counts[OF_WORDS + word] += times
+
     def _running(self) -> Running:
         return Running(
             self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,

@@ -129,10 +129,11 @@ def _executed(bar: Bar, i: int, order: int, wanted: Floats, price: float, maker:
 
 
 @compiled
-def _enter(bar: Bar, i: int, price: float, opens: Floats, inside: bool) -> None:
+def _enter(bar: Bar, i: int, price: float, opens: Floats, marks: Floats, inside: bool) -> None:
     """An entry whose price was reached. What the bar's volume leaves of it goes on, a stop at the opens; nothing else.
 
-    `inside` a bar the mark went as far as the price and goes on from there, until the bar is gone through.
+    `inside` a bar the mark went from where it opened, `marks`, as far as the price, and goes on from there; of what was
+    held before until the bar is gone through.
     """
     rest, before, kind = bar.rest, bar.book[QUANTITY, i], int(bar.rest[ENTRY_KIND, i])
     asked = left_of(rest[ENTRY, i], rest[ENTRY_HELD, i], before)
@@ -148,6 +149,8 @@ def _enter(bar: Bar, i: int, price: float, opens: Floats, inside: bool) -> None:
     if kind != LIMIT:
         rest[ENTRY_LEVEL, i] = np.copysign(np.inf, -asked)
     rest[ENTRY_HELD, i] = now
+    if inside and before == 0.0 and now != 0.0 and marks[i] > 0.0 and marks[i] != opens[i]:
+        mark_one(bar.book, i, marks[i] * price / opens[i])
     if now != 0.0 and before * now <= 0.0:
         bar.desk[BEGUN, i] = price
         protect(rest, i, np.sign(now), rest[NEXT_LOSS, i], rest[NEXT_PROFIT, i], rest[NEXT_TRAIL, i], price)
@@ -213,7 +216,7 @@ def reached_at_open(bar: Bar, opens: Floats) -> None:  # noqa: C901 - entries, w
             if not np.isnan(out) and _after(bar, i, out):
                 desk[WAITS, i], some = 1.0, True
             else:
-                _enter(bar, i, level if limit else price, opens, False)
+                _enter(bar, i, level if limit else price, opens, opens, False)
     for i in range(len(opens)):
         if desk[BEGUN, i] == 0.0:  # what was opened just now goes its way inside the bar
             out, kind = _out_at_open(bar, i, opens[i])
@@ -222,7 +225,8 @@ def reached_at_open(bar: Bar, opens: Floats) -> None:  # noqa: C901 - entries, w
     if some:
         for i in range(len(opens)):
             if desk[WAITS, i] != 0.0:
-                _enter(bar, i, rest[ENTRY_LEVEL, i] if rest[ENTRY_KIND, i] == LIMIT else opens[i], opens, False)
+                level = rest[ENTRY_LEVEL, i] if rest[ENTRY_KIND, i] == LIMIT else opens[i]
+                _enter(bar, i, level, opens, opens, False)
 
 
 @compiled
@@ -317,9 +321,10 @@ def _called_before(bar: Bar, opens: Floats, mark_lows: Floats, mark_highs: Float
 
 @compiled
 def through(  # noqa: C901, PLR0912 - as `reached_at_open`
-    bar: Bar, opens: Floats, lows: Floats, highs: Floats, closes: Floats, mark_lows: Floats, mark_highs: Floats
-) -> None:
-    """The way through a bar with something that rests."""
+    bar: Bar, opens: Floats, lows: Floats, highs: Floats, closes: Floats, marks: Floats, mark_lows: Floats,
+    mark_highs: Floats,
+) -> None:  # fmt: skip
+    """The way through a bar with something that rests; `marks` are those at its open."""
     rest, desk, some, now = bar.rest, bar.desk, False, False
     desk[MARKED] = 0.0
     desk[BEGUN] = 0.0
@@ -348,12 +353,12 @@ def through(  # noqa: C901, PLR0912 - as `reached_at_open`
         for i in range(len(opens)):
             if desk[WAITS, i] > 1.0:
                 desk[WAITS, i] = 0.0
-                _enter(bar, i, rest[ENTRY_LEVEL, i], opens, True)
+                _enter(bar, i, rest[ENTRY_LEVEL, i], opens, marks, True)
     fired = _leave(bar, opens, lows, highs, mark_lows, mark_highs, False)
     if some:
         for i in range(len(opens)):
             if desk[WAITS, i] != 0.0:
-                _enter(bar, i, rest[ENTRY_LEVEL, i], opens, True)
+                _enter(bar, i, rest[ENTRY_LEVEL, i], opens, marks, True)
         fired = _leave(bar, opens, lows, highs, mark_lows, mark_highs, True) or fired
     if fired:  # what could not be closed goes all the way
         _margin_called(bar, mark_lows, mark_highs)
@@ -374,15 +379,15 @@ def through_inner(bar: Bar, inner: Floats, each: int) -> None:
     marks, first = len(inner) - INNER_ROWS, bar.t * each
     for row in range(first, first + each):
         opens, lows, highs, closes = inner[OPEN, row], inner[LOW, row], inner[HIGH, row], inner[CLOSE, row]
-        mark_lows, mark_highs = inner[marks + LOW, row], inner[marks + HIGH, row]
+        at, mark_lows, mark_highs = inner[marks + OPEN, row], inner[marks + LOW, row], inner[marks + HIGH, row]
         if row > first:
-            at = inner[marks + OPEN, row]
             mark_all(bar.book, bar.room[: positions(bar.book, bar.room)], at)
             _margin_called(bar, at, at)
         if bar.ends[RESTS]:
             if row > first:
                 reached_at_open(bar, opens)
-            through(bar, opens, lows, highs, closes, mark_lows, mark_highs)
+                mark_all(bar.book, bar.room[: positions(bar.book, bar.room)], at)
+            through(bar, opens, lows, highs, closes, at, mark_lows, mark_highs)
         else:
             _margin_called(bar, mark_lows, mark_highs)
         mark_all(bar.book, bar.room[: positions(bar.book, bar.room)], inner[marks + CLOSE, row])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.clock import DAY_MS
+from qlib_crypto.errors import ConfigError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -103,6 +104,27 @@ class Targets:
     weights: Floats
     rebalance: Bools
     notes: dict[str, int]
+
+
+def checked(targets: Any, known: Known, who: str) -> Targets:
+    """What a strategy answered, when it is what `Targets` says.
+
+    Raises
+    ------
+    ConfigError
+        When it is something else, an array has another shape, or a weight is infinite.
+
+    """
+    if not isinstance(targets, Targets):
+        raise ConfigError(f"{who}.targets gave {type(targets).__name__}; return Targets(weights, rebalance, notes)")
+    weights, rebalance = np.asarray(targets.weights, dtype=np.float64), np.asarray(targets.rebalance)
+    for name, given, shape in (("weights", weights, known.signal.shape), ("rebalance", rebalance, (known.bars,))):
+        if given.shape != shape:
+            raise ConfigError(f"{who}.targets gave {name} of shape {given.shape}; give {shape}, a row a bar")
+    if np.isinf(weights).any():
+        t, i = np.argwhere(np.isinf(weights))[0].tolist()
+        raise ConfigError(f"{who}.targets gave {known.names[i]} the weight {weights[t, i]} in bar {t}; give a number")
+    return replace(targets, weights=weights, rebalance=rebalance.astype(np.bool_))
 
 
 @runtime_checkable

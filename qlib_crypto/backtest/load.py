@@ -65,6 +65,8 @@ class Loaded:
         All settlements of each instrument, those before and after the bars too.
     rule_sources, tier_sources
         Where each instrument's order rules and margin tiers are from.
+    before
+        Shape (2, n): close and volume of the bar before the first one, NaN where there is none.
 
     """
 
@@ -76,6 +78,7 @@ class Loaded:
     settled: tuple[Settled, ...]
     rule_sources: tuple[str, ...]
     tier_sources: tuple[str, ...]
+    before: Floats
 
     @cached_property
     def column(self) -> Mapping[str, int]:
@@ -155,6 +158,13 @@ def load(
             f"no {interval.qlib} bars of {len(ordered)} instruments between {iso(span_ms[0])} and {iso(span_ms[1])} in "
             f"{folder}; convert them, or change the span"
         )
+    for i in np.flatnonzero((last >= 0) & (last < len(opens) - 1)).tolist():
+        last[i] = max(last[i], files.last_after(i))  # the span may end in an outage
+    before = np.empty((2, 1, len(ordered)))
+    files = _Files(folder, manifest, interval, ordered, first - 1, 1)
+    unpack(files.read(BARS[CLOSE]), ticks, before[0])
+    unpack(files.read(BARS[VOLUME]), np.zeros(len(ordered)), before[1])
+    before[before <= 0.0] = np.nan
     finer = np.empty((INNER_ROWS, 0, len(ordered)))
     if inner is not None:
         if inner.ms >= interval.ms or interval.ms % inner.ms:
@@ -184,7 +194,7 @@ def load(
     )  # fmt: skip
     sources = tuple(own[-1][1].spec_source for own in ruled)
     tier_sources = tuple(own[0][1].source for own in given)
-    return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources)
+    return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources, before[:, 0])
 
 
 def _by_date[T](given: Sequence[Sequence[tuple[int, T]]], opens: Ints) -> tuple[Ints, list[list[T]]]:
@@ -212,6 +222,7 @@ class _Files:
         self, folder: Path, manifest: Manifest, interval: Interval, names: tuple[str, ...], first: int, length: int
     ) -> None:
         self._rows, self._length = len(names), length
+        self._later: dict[int, tuple[str, int, int]] = {}
         self._parts: list[tuple[int, str, frozenset[str], int, int, int]] = []
         for row, name in enumerate(names):
             span = manifest.instruments.get(name, {}).get(interval.qlib)
@@ -222,6 +233,7 @@ class _Files:
                 path = str(folder / feature_name(Instrument.parse(name), "{}", interval))
                 fields = frozenset(manifest.fields_of(name))
                 self._parts.append((row, path, fields, begin - first, stop - first, begin - span[0]))
+                self._later[row] = path, stop - span[0], span[1]
 
     def read(self, field: str) -> NDArray[np.float32]:
         """Shape (n, bars), NaN where an instrument has no file of the field or no such slot."""
@@ -230,6 +242,16 @@ class _Files:
             if field in fields:
                 _read_into(path.format(field), FLOAT.itemsize * (1 + at), out[row, begin:stop])
         return out
+
+    def last_after(self, row: int) -> int:
+        """The last slot, counted from the first, at which an instrument has a close after these; -1 for none."""
+        path, begin, stop = self._later[row]
+        if begin == stop:
+            return -1
+        closes = np.empty(stop - begin, dtype=FLOAT)
+        _read_into(path.format(BARS[CLOSE]), FLOAT.itemsize * (1 + begin), closes)
+        priced = np.flatnonzero(closes > 0)
+        return self._length + int(priced[-1]) if len(priced) else -1
 
 
 def _read_into(path: str, offset: int, out: NDArray[np.float32]) -> None:

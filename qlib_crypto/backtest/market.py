@@ -48,7 +48,7 @@ class Market(NamedTuple):
     unknown
         Shape (bars, n + 1): whether it is unknown what settled, in bits: at the open, later in the bar; then of any.
     last
-        Shape (n,): the last bar with a price, -1 for none.
+        Shape (n,): the last bar with a price, also beyond these bars where the provider has one; -1 for none.
     rules_since, rules
         First bar of each state of the order rules, shape (dates,), and shape (dates, 4, n): lot and smallest order
         (base coins), smallest notional (quote coins), tick; 0 is no rule.

@@ -65,6 +65,9 @@ def _dated(rows: Sequence[Mapping[str, float | str | None]]) -> Rules:
 
 
 def _rules(row: Mapping[str, float | str | None]) -> OrderRules:
+    unknown = sorted(set(row) - {*SIZES, "spec_source", "since_ms"})
+    if unknown:
+        raise ValueError(f"{unknown[0]} is none of {', '.join(SIZES)}, spec_source, since_ms")
     lot, least, notional, tick = (float(row.get(key) or 0.0) for key in SIZES)
     if any(not math.isfinite(size) or size < 0 for size in (lot, least, notional, tick)):
         raise ValueError(f"sizes {[lot, least, notional, tick]} must be finite and not negative")

@@ -28,7 +28,7 @@ from qlib_crypto.backtest.market import OPEN, VOLUME
 from qlib_crypto.backtest.notes import NO_PRICE, WORDS
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
-from qlib_crypto.backtest.quotes import Quotes, unix_ms
+from qlib_crypto.backtest.quotes import Quotes, naive_utc, unix_ms
 from qlib_crypto.backtest.slippage import slipping
 from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, RiskLimits, Terms
 from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError
@@ -150,6 +150,7 @@ class PerpExchange(Exchange):
         **unknown: Any,
     ) -> None:
         refuse_stock_rules(deal_price, unknown)
+        start_time, end_time = naive_utc(start_time), naive_utc(end_time)
         given: dict[str, Any] = {
             "taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs,
             "missing_funding": missing_funding, "max_gross_leverage": max_gross_leverage, "slippage": slippage,
@@ -166,9 +167,12 @@ class PerpExchange(Exchange):
         folder, interval = stored(freq), Interval.parse(freq)
         self.spans: dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] = {}
         names = names_of(codes, interval.qlib, start_time, end_time, self.spans)
-        span = (unix_ms(pd.Timestamp(start_time)), unix_ms(pd.Timestamp(end_time)))
+        span = unix_ms(start_time), unix_ms(end_time)
         known = next((path for path in (folder / "rules.json", folder / "specs.json") if path.is_file()), folder)
-        self._load = partial(load, folder, interval, rules=load_specs(Path(specs) if specs else known))
+        rules = load_specs(Path(specs) if specs else known)
+        if specs and not set(rules) & set(names):
+            raise ConfigError(f"exchange.specs {specs} has no rules of any instrument; write them by Qlib name")
+        self._load = partial(load, folder, interval, rules=rules)
         self._whole = partial(
             self._load, names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
         )

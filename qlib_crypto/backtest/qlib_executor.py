@@ -119,6 +119,7 @@ class PerpExecutor(SimulatorExecutor):
         columns = np.array([column[order.stock_id] for order in known], dtype=np.int64)
         orders = order_rows(known, row, self.exchange.quote.bar_of)
         fills, notes = self.engine.step(row, columns, wanted, orders)
+        self.engine.note(NO_PRICE, len(asked) - len(known))
         for order in asked:
             order.factor, order.deal_amount, order.note = 1.0, 0.0, WORDS[NO_PRICE]
         for order, quantity, note in zip(known, wanted.tolist(), notes, strict=True):

@@ -15,11 +15,10 @@ from qlib.log import get_module_logger
 from qlib.utils import fill_placeholder
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_crypto.backtest.run import PerpRun, run_backtest
+from qlib_crypto.backtest.run import PARTS, PerpRun, run_backtest
 from qlib_crypto.errors import ConfigError, DataError
 
 OBJECTS = ("perp_steps.pkl", "perp_fills.pkl", "perp_funding.pkl", "perp_positions.pkl", "perp_assumptions.pkl")
-PARTS = ("strategy", "executor", "backtest", "engine")
 
 
 class PerpPortfolioRecord(ACRecordTemp):

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from qlib.backtest.decision import OrderDir, TradeDecisionWO
 from qlib.contrib.strategy.signal_strategy import TopkDropoutStrategy
 from qlib.strategy.base import BaseStrategy
@@ -14,14 +15,14 @@ from qlib.utils import get_callable_kwargs, init_instance_by_config
 
 from qlib_crypto.backtest.dropout import Dropout
 from qlib_crypto.backtest.entries import PLAN, Entries
-from qlib_crypto.backtest.known import Strategy, Targets
+from qlib_crypto.backtest.known import Floats, Strategy, Targets, checked
 from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import CLOSE
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_orders import PerpOrder
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import unix_ms
-from qlib_crypto.backtest.view import known_of
+from qlib_crypto.backtest.view import known_of, scores_known
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
 
@@ -85,8 +86,8 @@ class TargetStrategy(BaseStrategy):
 
         """
         self._bars = exchange.loaded if step is None else exchange.decided_on(step)
-        known = known_of(self._bars, self.signal, exchange.terms.missing_funding)
-        self._targets = self.strategy.targets(known.since(first))
+        known = known_of(self._bars, self.signal, exchange.terms.missing_funding).since(first)
+        self._targets = checked(self.strategy.targets(known), known, type(self.strategy).__name__)
         if self.orders is not None:
             if self._bars is not exchange.loaded:
                 raise ConfigError(
@@ -159,7 +160,7 @@ def in_qlib(strategy: Any) -> Any:
 
     """
     if isinstance(strategy, Mapping):
-        kind, kwargs = get_callable_kwargs(dict(strategy))
+        kind, kwargs = _named(strategy)
         if not makes_targets(kind):
             return strategy
         own, signal, orders = split(dict(kwargs))
@@ -176,7 +177,22 @@ def in_qlib(strategy: Any) -> Any:
                 "configuration with signal among kwargs"
             )
         return TargetStrategy(strategy=strategy)
+    if not isinstance(strategy, BaseStrategy):
+        raise ConfigError(f"strategy {strategy!r} is none; give a strategy, or class, module_path and kwargs of one")
     return strategy
+
+
+def _named(strategy: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class that a configuration names, and its keyword arguments."""
+    if not isinstance(strategy.get("class"), str | type):
+        raise ConfigError(f"strategy {dict(strategy)!r} has no class; write class, module_path and kwargs")
+    if not isinstance(strategy.get("kwargs") or {}, Mapping):
+        raise ConfigError(f"strategy.kwargs {strategy['kwargs']!r} must be a mapping")
+    try:
+        kind, kwargs = get_callable_kwargs({**strategy, "kwargs": strategy.get("kwargs") or {}})
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"strategy.class {strategy['class']!r} cannot be found: {error}") from None
+    return kind, kwargs
 
 
 def uses_signal(strategy: Any) -> bool:
@@ -225,3 +241,26 @@ def dropout_of(strategy: Any) -> tuple[Dropout, Any]:
         )
     rules = Dropout(made.topk, made.n_drop, made.hold_thresh, float(made.risk_degree))
     return rules, made.signal.signal_cache
+
+
+def dropout_scores(loaded: Loaded, signal: Any) -> Floats:
+    """The scores of TopkDropout, see `scores_known`.
+
+    Raises
+    ------
+    ConfigError
+        When the signal has what Qlib's own loop would rank and compiled code cannot see.
+
+    """
+    scores = scores_known(loaded, signal)
+    instead = "or write engine: qlib, which ranks them too"
+    absent = sorted(set(signal.index.get_level_values("instrument")) - set(loaded.names))
+    if absent:
+        raise ConfigError(
+            f"engine array: the signal has scores of {len(absent)} instruments that the exchange has not, such as "
+            f"{absent[0]}; leave them out of the signal, add them to codes, {instead}"
+        )
+    unknown = int((signal.iloc[:, 0] if isinstance(signal, pd.DataFrame) else signal).isna().sum())
+    if unknown:
+        raise ConfigError(f"engine array: {unknown:,} scores of the signal are NaN; drop them, {instead}")
+    return scores

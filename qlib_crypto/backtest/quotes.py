@@ -13,6 +13,7 @@ from qlib.utils.index_data import SingleData
 from qlib_crypto.backtest.account import Floats
 from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import CLOSE, HIGH, LOW, OPEN, VOLUME
+from qlib_crypto.clock import parse_utc
 
 FIELDS = {"$open": OPEN, "$high": HIGH, "$low": LOW, "$close": CLOSE, "$volume": VOLUME}
 
@@ -20,6 +21,11 @@ FIELDS = {"$open": OPEN, "$high": HIGH, "$low": LOW, "$close": CLOSE, "$volume":
 def unix_ms(time: pd.Timestamp) -> int:
     """Unix milliseconds of a time of Qlib's, which is UTC."""
     return int(time.value // 1_000_000)
+
+
+def naive_utc(time: Any) -> pd.Timestamp:
+    """A time as `parse_utc` takes it, as Qlib wants it: UTC without a zone."""
+    return pd.Timestamp(parse_utc(time), unit="ms").as_unit("ns")
 
 
 class Quotes(BaseQuote):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, trade
+from qlib_crypto.backtest.admission import sized
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.market import TICK
-from qlib_crypto.backtest.notes import CLOSED_DAY, CLOSED_DRAWDOWN, RISK_LIMIT
+from qlib_crypto.backtest.market import LOT, MIN_BASE, MIN_NOTIONAL, TICK
+from qlib_crypto.backtest.notes import CLOSED_DAY, CLOSED_DRAWDOWN, RISK_LIMIT, WHOLE
 from qlib_crypto.backtest.trading import (
     CLOSING,
     DAILY_LOSS,
@@ -47,7 +48,11 @@ def close_all(
         if terms[PARTICIPATION] < np.inf:
             most = max(terms[PARTICIPATION] * volumes[i] - desk[USED, i], 0.0)
             if not abs(quantity) <= most:
-                quantity = np.copysign(most, quantity) if most > 0.0 else 0.0
+                part = -np.copysign(most, quantity) if most > 0.0 and reference > 0.0 else 0.0
+                part, _ = sized(
+                    part, WHOLE, quantity, reference, rules[LOT, i], rules[MIN_BASE, i], rules[MIN_NOTIONAL, i]
+                )
+                quantity = -part
                 left += 1
         if quantity == 0.0 or not reference > 0.0:
             left += quantity != 0.0

@@ -25,11 +25,11 @@ from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import OPEN
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
-from qlib_crypto.backtest.qlib_targets import TargetStrategy, dropout_of, in_qlib
+from qlib_crypto.backtest.qlib_targets import TargetStrategy, dropout_of, dropout_scores, in_qlib
+from qlib_crypto.backtest.quotes import naive_utc
 from qlib_crypto.backtest.tables import fills_table, funding_table, positions_table, steps_table
 from qlib_crypto.backtest.terms import Terms
-from qlib_crypto.backtest.values import number, one_of
-from qlib_crypto.backtest.view import known_of
+from qlib_crypto.backtest.values import no_others, number, one_of
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.provider.funding import PRICE_SOURCES
@@ -53,6 +53,7 @@ POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
 ACCOUNT = 100_000
 #: Qlib's own loop, or compiled code for target weights alone: the same account, the same results.
 ENGINES = ("qlib", "array")
+PARTS = ("strategy", "executor", "backtest", "engine")
 BACKTEST_KEYS = {"start_time", "end_time", "account", "pos_type", "exchange_kwargs"}
 
 
@@ -117,12 +118,13 @@ def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         On a key that would be silently ignored, a benchmark (both are built from the provider), or a missing part.
 
     """
-    backtest = deepcopy(dict(config.get("backtest") or {}))
+    no_others("config", config, PARTS)
+    backtest = deepcopy(_mapping("backtest", config.get("backtest")))
     if "benchmark" in backtest:
         raise ConfigError(
             f"backtest.benchmark {backtest['benchmark']!r}: leave it out, BTC and equal weight are built from the data"
         )
-    exchange_kwargs = dict(backtest.pop("exchange_kwargs", None) or {})
+    exchange_kwargs = _mapping("backtest.exchange_kwargs", backtest.pop("exchange_kwargs", None))
     exchange = _named(exchange_kwargs.pop("exchange", None) or {}, EXCHANGE)
     ignored = sorted(exchange_kwargs) + sorted(set(backtest) - BACKTEST_KEYS)
     if ignored:
@@ -136,6 +138,8 @@ def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     if "time_per_step" not in executor["kwargs"]:
         raise ConfigError("executor.kwargs needs time_per_step, such as 60min")
     _refuse_cut_day(backtest["end_time"], Interval.parse(executor["kwargs"]["time_per_step"]))
+    backtest |= {key: naive_utc(backtest[key]) for key in ("start_time", "end_time")}
+    _refuse_part_of_a_step(executor, backtest)
     defaults = {
         "freq": innermost(executor)["kwargs"]["time_per_step"],
         "start_time": backtest["start_time"],
@@ -190,6 +194,8 @@ def _by_arrays(
     """The same backtest without Qlib's loop: every bar in compiled code."""
     if "inner_executor" in executor["kwargs"]:
         raise ConfigError("engine array has one bar length; take the nested executor out or write engine: qlib")
+    if not isinstance(init_instance_by_config(dict(executor)), PerpExecutor) or backtest["pos_type"] != POSITION:
+        raise ConfigError("engine array runs PerpExecutor and PerpPosition alone; leave class and pos_type out")
     first, last = (exchange.loaded.row(parse_utc(backtest[key])) for key in ("start_time", "end_time"))
     if first is None or last is None:
         raise ConfigError(
@@ -209,7 +215,7 @@ def _by_arrays(
             engine.run(weights, rebalance, first, last + 1, plan=plan, until=np.pad(strategy.until, (first, 0)) + first)
     else:
         rules, signal = dropout_of(strategy)
-        engine.run_dropout(known_of(exchange.loaded, signal, "zero").signal, rules, first, last + 1)
+        engine.run_dropout(dropout_scores(exchange.loaded, signal), rules, first, last + 1)
     return engine
 
 
@@ -241,9 +247,22 @@ def _by_qlib(
 
 def _refuse_cut_day(end: Any, step: Interval) -> None:
     """Qlib reads a date as its 00:00, so that the last day would have one bar."""
-    whole_day = isinstance(end, str) and len(end.strip()) == len("2025-01-01")
+    whole_day = isinstance(end, str) and not set(end) & set("T: ")
     if step.ms < DAY_MS and (whole_day or (isinstance(end, date) and not isinstance(end, datetime))):
         raise ConfigError(f"backtest.end_time {end} means 00:00 and cuts its day; write the last bar's full UTC time")
+
+
+def _refuse_part_of_a_step(executor: Mapping[str, Any], backtest: Mapping[str, Any]) -> None:
+    """Qlib begins with the next whole step, and asks for bars after the end to finish the last one."""
+    step, bar = (Interval.parse(each["kwargs"]["time_per_step"]).ms for each in (executor, innermost(executor)))
+    first, last = (parse_utc(backtest[key]) for key in ("start_time", "end_time"))
+    if step == bar:
+        return
+    if first % step:
+        raise ConfigError(f"backtest.start_time {iso(first)} is inside a step; write {iso(first - first % step)}")
+    if (last + bar) % step:
+        whole = last - last % step + step - bar
+        raise ConfigError(f"backtest.end_time {iso(last)} is inside a step; write its last bar, {iso(whole)}")
 
 
 def _refuse_wrong_span(backtest: Mapping[str, Any], exchange: Mapping[str, Any]) -> None:
@@ -262,8 +281,14 @@ def _named(part: Any, default: tuple[str, str]) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise ConfigError(f"{default[0]}: write class, module_path and kwargs, not {part!r}")
     named: dict[str, Any] = {"class": default[0], "module_path": default[1], **deepcopy(dict(part))}
-    named["kwargs"] = dict(named.get("kwargs") or {})
+    named["kwargs"] = _mapping(f"{default[0]}.kwargs", named.get("kwargs"))
     return named
+
+
+def _mapping(key: str, given: Any) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"{key} {given!r} must be a mapping")
+    return dict(given or {})
 
 
 def innermost(executor: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 from qlib_crypto.backtest.account import Floats
 from qlib_crypto.backtest.known import Known
 from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.market import CLOSE, OPEN, VOLUME
+from qlib_crypto.backtest.market import CLOSE, OPEN, UNKNOWN_AT_OPEN, UNKNOWN_LATER, VOLUME
 from qlib_crypto.backtest.terms import POLICIES
 from qlib_crypto.backtest.trading import UNTRADABLE
 from qlib_crypto.errors import DataError
@@ -26,7 +26,8 @@ def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
         Bars and settlements.
     signal
         Scores by (datetime, instrument), first column, as Qlib's predictions; or a matrix of shape (bars, n) whose row
-        is stamped at the open of its bar. Either way a score is known at that bar's close. None is no score at all.
+        is stamped at the open of its bar. Either way a score is known at that bar's close; that of the bar before the
+        first one counts too. None is no score at all.
     missing_funding
         Under `untradable` a name whose funding is unknown in a bar cannot be opened in it.
 
@@ -36,27 +37,24 @@ def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
     if POLICIES[missing_funding] == UNTRADABLE:
         tradable &= market.unknown[:, :-1] == 0
     rate, interval = _funding(loaded)
+    close, volume = loaded.before
     return Known(
         opens_ms=loaded.opens_ms,
         step_ms=loaded.interval.ms,
         names=loaded.names,
-        signal=_before(_matrix_of(loaded, signal)),
-        close=_before(prices[CLOSE]),
-        dollar_volume=_before(prices[CLOSE] * prices[VOLUME]),
+        signal=scores_known(loaded, signal),
+        close=_before(prices[CLOSE], close),
+        dollar_volume=_before(prices[CLOSE] * prices[VOLUME], close * volume),
         funding_rate=rate,
         funding_interval=interval,
         tradable=tradable,
     )
 
 
-def _matrix_of(loaded: Loaded, signal: Any) -> Floats:
-    if signal is None:
-        return np.full(loaded.has_bar.shape, np.nan)
-    return signal if isinstance(signal, np.ndarray) else matrix_of(loaded, signal)
+def scores_known(loaded: Loaded, signal: Any) -> Floats:
+    """A signal as `known_of` takes it, known at the open of each loaded bar: shape (bars, n), NaN without a score.
 
-
-def matrix_of(loaded: Loaded, signal: Any) -> Floats:
-    """A signal by (datetime, instrument) as a matrix of the loaded bars; what lies outside of them is left out.
+    What lies outside of the bars is left out.
 
     Raises
     ------
@@ -65,6 +63,10 @@ def matrix_of(loaded: Loaded, signal: Any) -> Floats:
         signal falls on a bar.
 
     """
+    if signal is None:
+        return np.full(loaded.has_bar.shape, np.nan)
+    if isinstance(signal, np.ndarray):
+        return _before(signal, np.full(len(loaded.names), np.nan))
     names = list(getattr(getattr(signal, "index", None), "names", []))
     if not {"datetime", "instrument"} <= set(names):
         raise DataError(
@@ -73,16 +75,19 @@ def matrix_of(loaded: Loaded, signal: Any) -> Floats:
         )
     column = signal.iloc[:, 0] if isinstance(signal, pd.DataFrame) else signal
     column = column.dropna()
+    if not len(column):
+        raise DataError("the signal has no score; check the model's test segment and its features")
     times = column.index.get_level_values("datetime").to_numpy().astype("datetime64[ms]").astype(np.int64)
-    row, off = np.divmod(times - loaded.opens_ms[0], loaded.interval.ms)
+    row, off = np.divmod(times + loaded.interval.ms - loaded.opens_ms[0], loaded.interval.ms)
     place = pd.Index(loaded.names).get_indexer(column.index.get_level_values("instrument"))
-    inside = (off == 0) & (row >= 0) & (row < len(loaded.opens_ms)) & (place >= 0)
-    if len(column) and not inside.any():
+    inside = (off == 0) & (row >= 0) & (row <= len(loaded.opens_ms)) & (place >= 0)
+    if not inside.any():
         raise DataError(
             f"none of {len(column)} scores falls on a {loaded.interval.qlib} bar of the exchange; the signal's times "
             "must be opens of its bars, its instruments those of codes"
         )
     out = np.full((len(loaded.opens_ms), len(loaded.names)), np.nan)
+    inside &= row < len(loaded.opens_ms)
     row, place = row[inside], place[inside]
     if len(np.unique(row * len(loaded.names) + place)) < len(row):
         raise DataError("the signal has two scores of one instrument at one time; give one")
@@ -90,22 +95,26 @@ def matrix_of(loaded: Loaded, signal: Any) -> Floats:
     return out
 
 
-def _before(values: Floats) -> Floats:
-    """What the bar before had, NaN in the first."""
-    out = np.full(values.shape, np.nan)
-    out[1:] = values[:-1]
-    return out
+def _before(values: Floats, first: Floats) -> Floats:
+    """What the bar before had."""
+    return np.concatenate([first[None], values[:-1]])
 
 
 def _funding(loaded: Loaded) -> tuple[Floats, Floats]:
-    """The last rate settled at or before each open, no older than the longest interval, and its interval's hours."""
-    shape = len(loaded.opens_ms), len(loaded.names)
+    """The last rate settled at or before each open, no older than the longest interval, and its interval's hours.
+
+    NaN where it is unknown what settled at the open, or since the last rate in the bar before.
+    """
+    shape, unknown = (len(loaded.opens_ms), len(loaded.names)), loaded.market.unknown[:, :-1]
+    at_open, since = unknown & UNKNOWN_AT_OPEN != 0, np.zeros(shape, np.bool_)
+    since[1:] = unknown[:-1] & UNKNOWN_LATER != 0
     rate, interval = np.full(shape, np.nan), np.full(shape, np.nan)
     for i, of in enumerate(loaded.settled):
         if not len(of.series):
             continue
         at = np.searchsorted(of.time_ms, loaded.opens_ms, side="right") - 1
-        fresh = (at >= 0) & (loaded.opens_ms - of.time_ms[at] <= LONGEST_INTERVAL_MS)
+        age = loaded.opens_ms - of.time_ms[at]
+        fresh = (at >= 0) & (age <= LONGEST_INTERVAL_MS) & ~at_open[:, i] & ~(since[:, i] & (age > 0))
         rate[fresh, i] = of.series["rate"][at[fresh]]
         interval[fresh, i] = of.interval_hours[at[fresh]]
     return rate, interval

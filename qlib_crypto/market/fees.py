@@ -73,6 +73,8 @@ def fee_schedule(given: str | Sequence[Mapping[str, Any]], where: str = "fees") 
         if given not in PRESETS:
             raise ConfigError(f"{where} {given!r} is unknown; choose one of: {', '.join(PRESETS)}, or give rates")
         return FeeSchedule(((0, PRESETS[given]),))
+    if not isinstance(given, Sequence):
+        raise ConfigError(f"{where} {given!r} must be a preset such as okx_vip0, or a list of since, maker and taker")
     if not given:
         raise ConfigError(f"{where} is empty; write a preset such as okx_vip0, or rates")
     changes = []
@@ -82,7 +84,11 @@ def fee_schedule(given: str | Sequence[Mapping[str, Any]], where: str = "fees") 
         maker, taker = (
             fee_rate(f"{where}[{at}].{side}", row[side], rebate=side == "maker") for side in FeeRates._fields
         )
-        changes.append((parse_utc(str(row["since"])), FeeRates(maker, taker)))
+        try:
+            since = parse_utc(str(row["since"]))
+        except ConfigError as error:
+            raise ConfigError(f"{where}[{at}].since: {error}") from None
+        changes.append((since, FeeRates(maker, taker)))
     for (one, _), (other, _) in pairwise(changes):
         if other <= one:
             raise ConfigError(f"{where}: the times must ascend; put the oldest first")

@@ -149,3 +149,28 @@ def test_what_only_qlibs_loop_knows_is_refused_by_the_array_engine(tmp_path, kwa
     opened(market, tmp_path)
     with pytest.raises(ConfigError, match=rf"TopkDropoutStrategy with {next(iter(kwargs))}: .*write engine: qlib"):
         run(market, dropout(scores(market, 1), **kwargs), engine="array", **OFF)
+
+
+@pytest.mark.parametrize("n_drop", [-2, -1, 0, 1, 9])
+@pytest.mark.parametrize("first", [0, 7])
+def test_the_score_before_the_span_counts_and_odd_numbers_of_drops_do_as_in_qlib(tmp_path, n_drop, first):
+    market = plain(4)
+    market.open(tmp_path)
+    one, other = (
+        run(market, dropout(scores(market, 5), n_drop=n_drop), engine=engine, start=market.times[first], **OFF)
+        for engine in ("qlib", "array")
+    )
+    pd.testing.assert_frame_equal(one.fills, other.fills)
+    assert (one.fills["datetime"].min() == market.times[first]) == (first > 0)
+
+
+def test_what_only_qlib_would_rank_is_refused(tmp_path):
+    market = plain(4)
+    market.open(tmp_path)
+    signal = scores(market, 5)
+    fewer = sorted(market.bars)[1:]
+    with pytest.raises(ConfigError, match="1 instruments that the exchange has not, such as "):
+        run(market, dropout(signal), engine="array", **{**OFF, "codes": fewer})
+    signal.iloc[3:5] = np.nan
+    with pytest.raises(ConfigError, match="2 scores of the signal are NaN; drop them"):
+        run(market, dropout(signal), engine="array", **OFF)

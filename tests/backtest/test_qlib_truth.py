@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from support_backtest import Market, Scripted, assert_replayed, run
+from support_provider import write_provider
 
 from qlib_crypto.backtest import notes as why
+from qlib_crypto.backtest.load import load
 from qlib_crypto.backtest.notes import COUNTED, WORDS
 from qlib_crypto.errors import GapError
+from qlib_crypto.symbols import Interval
 
 BTC = "BTC_USDT.OKX"
 ETH = "ETH_USDT.OKX"
@@ -357,3 +360,37 @@ def test_without_equity_orders_can_only_reduce(tmp_path):
     assert result.steps["equity"].loc[at("01 03:00")] < 0
     assert result.fills["quantity"].tolist() == [-10.0, 4.0, 6.0]
     assert_replayed(market, result, account=900.0)
+
+
+def test_a_file_that_ends_with_the_instrument_is_a_delisting(tmp_path):
+    times = pd.date_range("2025-01-01", periods=60, freq="60min")
+    bars = dict.fromkeys(("open", "high", "low", "close", "volume", "factor"), 100.0)
+    frames = {BTC: pd.DataFrame(bars, times), ETH: pd.DataFrame(bars, times[:30])}
+    settled = {name: [(at, 0.0, 1.0) for at in frame.index[::8]] for name, frame in frames.items()}
+    write_provider(tmp_path, frames, "60min", settlements=settled)
+    names, rules = sorted(frames), {}
+    span = tuple(int(time.value // 1_000_000) for time in (times[0], times[-1]))
+    assert load(tmp_path, Interval.parse("60min"), names, span, rules=rules).market.last.tolist() == [59, 29]
+    span = tuple(int(time.value // 1_000_000) for time in (times[5], times[9]))
+    later = load(tmp_path, Interval.parse("60min"), names, span, rules=rules)
+    assert later.market.last.tolist() == [4, 4]
+    assert later.before.tolist() == [[100.0, 100.0], [100.0, 100.0]]
+
+
+@pytest.mark.parametrize("end", [45, 59, 95])
+def test_a_span_that_ends_in_an_outage_is_no_delisting(tmp_path, end):
+    times = pd.date_range("2025-01-01", periods=96, freq="60min")
+    whole = pd.DataFrame({"open": 100.0, "close": 100.0}, times)
+    settled = [(at, 0.0001, 100.0) for at in pd.date_range("2024-12-31", "2025-01-06", freq="8h")]
+    out = [each for each in settled if not times[30] <= each[0] < times[60]]
+    names = ("BTC_USDT.OKX", "ETH_USDT.OKX")
+    market = Market(
+        "60min", dict(zip(names, (whole.drop(times[30:60]), whole), strict=True)),
+        dict(zip(names, (out, settled), strict=True)),
+    )  # fmt: skip
+    market.open(tmp_path)
+    script = {times[2]: dict(zip(names, (5.0, -5.0), strict=True))}
+    with pytest.raises(GapError, match=r"BTC_USDT\.OKX is unknown in the 60min bar of 2025-01-02 08:00"):
+        run(market, Scripted(script), end=times[end])
+    held = run(market, Scripted(script), end=times[end], missing_funding="zero").positions
+    assert (held[held["datetime"] == times[end]]["quantity"].abs() == 5.0).sum() == 2

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
 import pandas as pd
 import pytest
 import qlib
 from support_backtest import POSITION, Market, Scripted, random_market, run, topk
 
+from qlib_crypto.backtest.known import Targets
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.qlib_targets import in_qlib
 from qlib_crypto.backtest.run import completed, run_backtest
-from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.errors import ConfigError, DataError, SchemaError
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,10 @@ def test_the_bare_region_defaults_are_refused(market, folder, defaults, message)
         ({"freq": "7min"}, "interval '7min' is unknown"),
         ({"missing_funding": "ignore"}, "missing_funding 'ignore' is unknown; choose one of: error, untradable, zero"),
         ({"liquidity": "best"}, "liquidity 'best'"),
+        ({"participation": 0}, "exchange.participation 0 must be a fraction above 0"),
+        ({"leverage": None}, "exchange.leverage None must be notional over initial margin"),
+        ({"fees": 3}, "exchange.fees 3 must be a preset"),
+        ({"fees": [{"since": "x", "maker": 0, "taker": 0}]}, r"exchange.fees\[0\].since: time 'x'"),
         ({"max_gross_leverage": 0}, "max_gross_leverage 0 must be a positive"),
         ({"max_gross_leverage": "3"}, "max_gross_leverage '3' must be a positive"),
         ({"taker_fee": 5}, "taker_fee 5 is no fraction"),
@@ -110,6 +116,12 @@ def test_without_a_future_calendar_the_last_bar_is_refused(market, folder):
         future.write_text(content)
 
 
+def signal_of(market: Market) -> pd.DataFrame:
+    """A score of each name at each bar."""
+    index = pd.MultiIndex.from_product([market.times, sorted(market.bars)], names=["datetime", "instrument"])
+    return pd.DataFrame({"score": np.random.default_rng(0).normal(size=len(index))}, index)
+
+
 BACKTEST = {"start_time": "2025-01-01", "end_time": "2025-01-03 23:00"}
 STEP = {"kwargs": {"time_per_step": "60min"}}
 
@@ -140,11 +152,99 @@ def test_a_configuration_that_qlib_would_misread_is_refused(config, message):
 def test_what_is_said_once_is_put_where_qlib_wants_it():
     executor, exchange, backtest = completed({"executor": STEP, "backtest": BACKTEST})
     assert (executor["class"], executor["module_path"]) == ("PerpExecutor", "qlib_crypto.backtest.qlib_executor")
-    assert exchange["kwargs"] == {"freq": "60min", **BACKTEST}
-    assert backtest == {"account": 100_000, "pos_type": POSITION, **BACKTEST}
+    span = {key: pd.Timestamp(time) for key, time in BACKTEST.items()}
+    assert exchange["kwargs"] == {"freq": "60min", **span}
+    assert backtest == {"account": 100_000, "pos_type": POSITION, **span}
     own = {"exchange": {"class": "Mine", "module_path": "my", "kwargs": {"freq": "15min"}}}
     _, exchange, _ = completed({"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": own}})
     assert (exchange["class"], exchange["kwargs"]["freq"]) == ("Mine", "15min")
+
+
+@pytest.mark.parametrize("wrong", ["class", "settle_type", "pos_type", "foo"])
+def test_the_array_engine_ignores_nothing_of_the_executor(market, wrong):
+    executor = {"kwargs": {"time_per_step": "60min"}}
+    backtest = {"start_time": market.times[0], "end_time": market.times[-1]}
+    if wrong == "class":
+        executor |= {"class": "SimulatorExecutor", "module_path": "qlib.backtest.executor"}
+    elif wrong == "pos_type":
+        backtest["pos_type"] = "Position"
+    else:
+        executor["kwargs"][wrong] = "cash"
+    exchange = {"exchange_kwargs": {"exchange": {"kwargs": {"codes": "okx_60min"}}}}
+    config = {"engine": "array", "executor": executor, "backtest": {**backtest, **exchange}}
+    with pytest.raises(ConfigError, match=r"leave|foo is unknown"):
+        run_backtest(config, Scripted({}))
+
+
+@pytest.mark.parametrize(
+    ("weights", "rebalance", "message"),
+    [
+        (lambda n, m: np.full((n, m), np.inf), True, r"gave .* the weight inf in bar 0; give a number"),
+        (lambda _, m: np.zeros(m), True, r"gave weights of shape \(8,\); give \(60, 8\), a row a bar"),
+        (lambda n, m: np.zeros((n, m + 1)), True, r"gave weights of shape \(60, 9\)"),
+        (lambda n, m: np.zeros((n, m)), None, r"gave rebalance of shape \(\); give \(60,\)"),
+        (None, None, "gave NoneType; return Targets"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["qlib", "array"])
+def test_weights_that_are_none_are_refused(market, engine, weights, rebalance, message):
+    class Wrong:
+        uses_signal = False
+
+        def targets(self, known):
+            if weights is None:
+                return None
+            when = np.ones(known.bars, bool) if rebalance else None
+            return Targets(weights(known.bars, len(known.names)), when, {})
+
+    with pytest.raises(ConfigError, match=message):
+        run(market, Wrong(), engine=engine)
+
+
+@pytest.mark.parametrize("strategy", [{}, None, "x", {"class": "Nope", "module_path": "qlib_crypto.strategy.carry"}])
+def test_what_is_no_strategy_is_refused(market, strategy):
+    with pytest.raises(ConfigError, match="strategy"):
+        run(market, strategy)
+
+
+def test_a_zone_is_converted_and_misspelt_parts_are_refused(market):
+    zoned = market.times[5].tz_localize("UTC").tz_convert("Asia/Tokyo")
+    for engine in ("qlib", "array"):
+        first = run(market, topk(signal_of(market)), start=zoned, missing_funding="zero", engine=engine).steps.index[0]
+        assert first == market.times[5]
+    for config, message in (
+        ({"enginee": "array"}, "config.enginee is unknown"),
+        ({"backtest": [1]}, "backtest .1. must be a mapping"),
+        ({"backtest": {**BACKTEST, "exchange_kwargs": [1]}}, "exchange_kwargs .1. must be a mapping"),
+        ({"backtest": {**BACKTEST, "end_time": "20250103"}, "executor": STEP}, "means 00:00 and cuts its day"),
+        ({"backtest": {**BACKTEST, "start_time": 5}, "executor": STEP}, "time 5 is no ISO text"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            completed(config)
+
+
+def test_a_nested_backtest_has_whole_steps():
+    inner = {"class": "PerpExecutor", "kwargs": {"time_per_step": "5min"}}
+    executor = {"class": "NestedExecutor", "kwargs": {"time_per_step": "240min", "inner_executor": inner}}
+    for span, message in (
+        (
+            ("2025-01-01", "2025-01-02 13:25"),
+            "end_time 2025-01-02 13:25:00 is inside a step; write its last bar, 2025-01-02 15:55",
+        ),
+        (
+            ("2025-01-01 02:00", "2025-01-02 15:55"),
+            "start_time 2025-01-01 02:00:00 is inside a step; write 2025-01-01 00:00",
+        ),
+    ):
+        backtest = dict(zip(("start_time", "end_time"), span, strict=True))
+        with pytest.raises(ConfigError, match=message):
+            completed({"executor": executor, "backtest": backtest})
+
+
+def test_an_order_of_what_the_exchange_has_not_is_counted(market):
+    held = sorted(market.bars)[:2]
+    result = run(market, Scripted({market.times[1]: {sorted(market.bars)[5]: 1.0}}), codes=held, missing_funding="zero")
+    assert result.assumptions["notes"]["no price: not traded"] == 1
 
 
 def test_stock_classes_are_refused(market):
@@ -199,3 +299,24 @@ def test_an_inverse_contract_is_refused(tmp_path):
     market.open(tmp_path)
     with pytest.raises(ConfigError, match=r"BTC_USD\.OKX is not quoted in USDT or USDC: .* linear contracts only"):
         run(market, Scripted({}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"BTC_USDT.OKX": {"lot": 1}}', "lot is none of lot_base, min_base"),
+        ("", "has no rules of any instrument"),
+        ('{"NONE_USDT.OKX": {"lot_base": 1}}', "has no rules of any instrument"),
+    ],
+)
+def test_specs_that_say_nothing_are_refused(market, tmp_path, text, message):
+    path = tmp_path / "specs.json"
+    path.write_text(text)
+    with pytest.raises((ConfigError, SchemaError), match=message):
+        run(market, Scripted({}), specs=str(path))
+
+
+def test_an_empty_signal_is_refused(market):
+    for signal in (signal_of(market) * np.nan, signal_of(market)[:0]):
+        with pytest.raises(DataError, match="the signal has no score"):
+            run(market, topk(signal), missing_funding="zero")

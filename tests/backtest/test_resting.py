@@ -359,6 +359,26 @@ def test_a_mark_beside_the_market_goes_as_far_as_the_stop_in_proportion(mark, fi
     assert fills(account)[1:] == [(1, first, 1.0, pytest.approx(at, rel=1e-12))]
 
 
+def test_what_is_opened_beside_its_mark_is_marked_there():
+    # A is bought at 95 with its mark 10 % above: 950 of profit while B loses 1,500 of the 1,000 that there were
+    bars = [(*QUIET, *[104.5] * 4), (95, 95, 94, 95, 1000, *[104.5] * 4)]
+    other = [(*QUIET, *QUIET[:4]), (100, 100, 85, 85, 1000, 100, 100, 85, 85)]
+    terms = {"account": 1_000.0, "margin_mode": "cross", "leverage": 20.0, "taker": 0.0}
+    account = engine([bars, other], **terms)
+    for t in range(2):
+        account.step(t, np.array([1 - t]), np.array([100.0]))
+    assert fills(account) == [(0, "market", 100.0, 100.0), (1, "market", 100.0, 95.0)]
+    assert account.curve[1, 0] == pytest.approx(1_000 + 950 - 1_500)
+
+
+def test_what_a_bar_opens_is_marked_where_the_mark_is_then():
+    # the mark 10 % below the market: bought at 95 it is at 85.5, less than the 475 of 20 times leverage can bear
+    bars = [(*QUIET, *[90.0] * 4), (100, 100, 94, 95, 1000, 90, 90, 84.6, 85.5)]
+    terms = {"margin_mode": "isolated", "leverage": 20.0}
+    account = ran(bars, {0: order(1.0, kind=LIMIT, level=95.0, until=5)}, **terms)
+    assert fills(account) == [(1, "limit", 1.0, 95.0), (1, "venue", -1.0, 85.5)]
+
+
 def test_a_gap_inside_a_bar_is_a_margin_call_before_it_is_a_stop():
     terms = {"margin_mode": "isolated", "leverage": 20.0, "account": 1_000.0}
     inner = [(100,) * 4] * 2 + [(100, 100, 97, 97), (82, 85, 80, 85)]

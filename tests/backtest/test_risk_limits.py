@@ -40,6 +40,19 @@ def fills(account):
 FLAT = bars(*[100.0] * 60)
 
 
+def test_what_a_limit_closes_in_part_takes_its_margin_along_in_whole_lots():
+    # 10 at 100 with 4 times leverage: 250 aside; 5 of them closed at 80 leave 125 behind 5 from 100:
+    # 125 + 5 (p - 100) = 5 p 0.01 at p = 375 / 4.95, which the fall to 50 meets
+    fall = [(*bar[:4], volume) for bar, volume in zip(bars(100, 80, 80, 80, 50), [1e6, 1e6, 11, 0, 0], strict=True)]
+    terms = {"margin_mode": "isolated", "leverage": 4.0, "participation": 0.5, "lot": 1.0}
+    account = ran([fall], {0: [(0, 10.0)]}, limits={"daily_loss": 0.1}, **terms)
+    assert [row[:5] for row in fills(account)] == [
+        (0, 0, "market", 10.0, 100.0),
+        (2, 0, "risk limit", -5.0, 80.0),
+        (4, 0, "venue", -5.0, pytest.approx(375 / 4.95)),
+    ]
+
+
 def test_no_order_takes_a_position_beyond_its_limit():
     account = ran([FLAT], {0: [(0, 8.0)], 1: [(0, 1.0)], 2: [(0, -20.0)], 3: [(0, 3.0)]}, limits={"position": 0.5})
     assert fills(account) == [

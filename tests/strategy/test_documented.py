@@ -31,8 +31,8 @@ def test_it_runs(signal, root, capsys):
     for block in blocks:
         exec(compile(block, "docs/backtesting.md", "exec"), names)  # noqa: S102 - it is our own page
     assert "sharpe_365" in capsys.readouterr().out
-    # a score of the first bar trades in the second, and its stop knows the bars before the span
-    assert names["result"].fills["datetime"].min() == names["result"].steps.index[1]
+    # the score of the bar before the span trades in the first one, and its stop knows the bars before
+    assert names["result"].fills["datetime"].min() == names["result"].steps.index[0]
     fills = run_backtest({**names["config"], "engine": "qlib"}, names["Brackets"]()).fills
     assert {"limit", "take profit", "stop loss"} <= set(fills["order"])
     assert (fills.loc[fills["order"] == "limit", "quantity"] > 0).all()

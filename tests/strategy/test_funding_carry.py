@@ -3,9 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from support_backtest import Market
 from support_strategy import HOUR_MS, market
 
+from qlib_crypto.backtest.qlib_exchange import PerpExchange
+from qlib_crypto.backtest.view import known_of
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.strategy.carry import FundingCarry, annual_funding
 
@@ -111,3 +115,27 @@ def test_levels_in_a_wrong_order_are_refused(levels, message):
     with pytest.raises(ConfigError) as error:
         FundingCarry(**levels)
     assert str(error.value) == message
+
+
+def test_a_settlement_that_is_missing_starts_the_count_again(tmp_path):
+    times = pd.date_range("2025-01-01", periods=96, freq="60min")
+    settled = pd.date_range("2024-12-31", "2025-01-06", freq="4h")
+    missing = pd.Timestamp("2025-01-02 04:00")
+    name = "BTC_USDT.OKX"
+    rates = {at: round(0.0001 * (n % 5 + 1), 4) for n, at in enumerate(settled)}
+    market = Market(
+        "60min", {name: pd.DataFrame({"open": 100.0, "close": 100.0}, times)},
+        {name: [(at, rate, 100.0) for at, rate in rates.items() if at != missing]},
+    )  # fmt: skip
+    market.open(tmp_path)
+    exchange = PerpExchange("60min", times[0], times[-1], codes=[name], missing_funding="untradable")
+    known = known_of(exchange.loaded, None, "untradable")
+    rate = pd.Series(known.funding_rate[:, 0], times)
+    assert rate[missing - pd.Timedelta(1, "h")] == rates[missing - pd.Timedelta(4, "h")]
+    assert rate[missing : missing + pd.Timedelta(3, "h")].isna().all()
+    assert rate[missing + pd.Timedelta(4, "h")] == rates[missing + pd.Timedelta(4, "h")]
+    score = pd.Series(annual_funding(known, 3)[:, 0], times)
+    assert score[missing : missing + pd.Timedelta(11, "h")].isna().all()
+    fourth = missing + pd.Timedelta(16, "h")
+    seen = [rates[at] for at in pd.date_range(missing + pd.Timedelta(8, "h"), fourth, freq="4h")]
+    assert score[fourth] == pytest.approx(sum(seen) / 12 * 24 * 365, rel=1e-12)
