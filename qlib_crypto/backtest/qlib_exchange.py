@@ -109,7 +109,7 @@ class PerpExchange(Exchange):
         What the account forbids itself besides: `{position, net, daily_loss, drawdown, pause, cool_down}`, see
         `RiskLimits`.
     specs
-        File of order rules (see `load_specs`); what the provider knows of them, by date, when None.
+        File of order rules (see `load_specs`), `{}` for none; what the provider knows of them, by date, when None.
     inner
         Finer bars that say more of what happened inside a bar, such as `5min`; the provider must have them. `auto` are
         the longest it has, for a strategy with `orders`; None for none.
@@ -170,7 +170,7 @@ class PerpExchange(Exchange):
         span = unix_ms(start_time), unix_ms(end_time)
         known = next((path for path in (folder / "rules.json", folder / "specs.json") if path.is_file()), folder)
         rules = load_specs(Path(specs) if specs else known)
-        if specs and not set(rules) & set(names):
+        if specs and not set(rules) & set(names) and (rules or not Path(specs).stat().st_size):
             raise ConfigError(f"exchange.specs {specs} has no rules of any instrument; write them by Qlib name")
         self._load = partial(load, folder, interval, rules=rules)
         self._whole = partial(

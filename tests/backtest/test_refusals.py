@@ -314,6 +314,8 @@ def test_specs_that_say_nothing_are_refused(market, tmp_path, text, message):
     path.write_text(text)
     with pytest.raises((ConfigError, SchemaError), match=message):
         run(market, Scripted({}), specs=str(path))
+    path.write_text("{}")  # says that there are none
+    assert run(market, Scripted({}), specs=str(path)).assumptions["order_rules"] == {"assumed": 8}
 
 
 def test_an_empty_signal_is_refused(market):
