@@ -5,7 +5,7 @@ after paying quantity x price for every position, so that
 
     equity = cash + sum(quantity x mark)        wallet = cash + sum(quantity x entry)
 
-Every change of equity is one of five causes, by instrument. Instruments are numbers of columns.
+Every change of equity is one of five causes, by instrument. Instruments are numbers: columns of prices, rows of a book.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from qlib_crypto.backtest.compiled import compiled, inlined
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: Rows of a book: signed base coins, average entry price, last seen mark, quote coins set aside for an isolated
+#: Columns of a book: signed base coins, average entry price, last seen mark, quote coins set aside for an isolated
 #: position; then what price, funding, fees, slippage and liquidation changed so far. 0 where nothing is held.
 QUANTITY, ENTRY, MARK, MARGIN, PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION, CASH = range(10)
-#: The column of the whole account, after those of the instruments: what each cause changed, and the cash.
+#: The row of the whole account, after those of the instruments: what each cause changed, and the cash.
 ALL = -1
 #: The causes of a change of equity.
 CAUSES = (PRICE, FUNDING, FEE, SLIPPAGE, LIQUIDATION)
@@ -30,17 +30,23 @@ DUST = 1e-12
 
 
 def new_book(cash: float, instruments: int) -> Floats:
-    """A flat one, shape (10, n + 1): one array, because compiled functions hand it on so often."""
-    book = np.zeros((CASH + 1, instruments + 1))
-    book[CASH, ALL] = cash
+    """A flat one, shape (n + 1, 10): one array, handed on so often; what is of one instrument lies together."""
+    book = np.zeros((instruments + 1, CASH + 1))
+    book[ALL, CASH] = cash
     return book
+
+
+@inlined
+def index(number: int) -> int:
+    """A number as an index that does not count from the end: to ask for that took a twentieth of a backtest."""
+    return np.uint64(number)  # type: ignore[return-value]
 
 
 @inlined
 def change(book: Floats, i: int, cause: int, amount: float) -> None:
     """Note why equity changed."""
-    book[cause, i] += amount
-    book[cause, ALL] += amount
+    book[i, cause] += amount
+    book[ALL, cause] += amount
 
 
 @inlined
@@ -53,13 +59,13 @@ def trade(
     its mark, a new one is marked at the reference. `leverage` > 0 sets notional / leverage aside for what is opened
     (isolated margin), 0 sets nothing; what is there is released as the position is reduced. Profit is before fee.
     """
-    held, entry = book[QUANTITY, i], book[ENTRY, i]
+    held, entry = book[i, QUANTITY], book[i, ENTRY]
     if held == 0.0:
-        book[MARK, i] = reference
+        book[i, MARK] = reference
         entry = price
     fee = abs(quantity) * price * fee_rate
-    book[CASH, ALL] -= quantity * price + fee
-    change(book, i, PRICE, quantity * (book[MARK, i] - reference))
+    book[ALL, CASH] -= quantity * price + fee
+    change(book, i, PRICE, quantity * (book[i, MARK] - reference))
     change(book, i, SLIPPAGE, quantity * (reference - price))
     change(book, i, FEE, -fee)
     after, opposite = held + quantity, held * quantity < 0.0
@@ -68,23 +74,23 @@ def trade(
     if abs(after) <= DUST * max(abs(held), abs(quantity)):
         clear(book, i)
         return fee, realised
-    if book[MARGIN, i] != 0.0:
-        book[MARGIN, i] *= 1.0 - closed / abs(held)
+    if book[i, MARGIN] != 0.0:
+        book[i, MARGIN] *= 1.0 - closed / abs(held)
     if leverage > 0.0:
-        book[MARGIN, i] += (abs(quantity) - closed) * price / leverage
+        book[i, MARGIN] += (abs(quantity) - closed) * price / leverage
     entry += (price - entry) * (quantity / after) * (not opposite)
-    book[QUANTITY, i] = after
-    book[ENTRY, i] = price if held * after < 0.0 else entry
+    book[i, QUANTITY] = after
+    book[i, ENTRY] = price if held * after < 0.0 else entry
     return fee, realised
 
 
 @inlined
 def clear(book: Floats, i: int) -> None:
     """Nothing is held any more."""
-    book[QUANTITY, i] = 0.0
-    book[ENTRY, i] = 0.0
-    book[MARK, i] = 0.0
-    book[MARGIN, i] = 0.0
+    book[i, QUANTITY] = 0.0
+    book[i, ENTRY] = 0.0
+    book[i, MARK] = 0.0
+    book[i, MARGIN] = 0.0
 
 
 @inlined
@@ -93,11 +99,11 @@ def settle(book: Floats, i: int, cash_per_base: float) -> float:
 
     What an isolated position pays or gets changes the margin set aside for it.
     """
-    amount = -book[QUANTITY, i] * cash_per_base
-    book[CASH, ALL] += amount
+    amount = -book[i, QUANTITY] * cash_per_base
+    book[ALL, CASH] += amount
     change(book, i, FUNDING, amount)
-    if book[MARGIN, i] != 0.0:
-        book[MARGIN, i] += amount
+    if book[i, MARGIN] != 0.0:
+        book[i, MARGIN] += amount
     return amount
 
 
@@ -107,44 +113,45 @@ def positions(book: Floats, room: Ints) -> int:
     count = 0
     for i in range(len(room)):
         room[count] = i
-        count += book[QUANTITY, i] != 0.0
+        count += book[i, QUANTITY] != 0.0
     return count
 
 
 @inlined
 def mark_all(book: Floats, held: Ints, prices: Floats) -> tuple[float, float, int]:
     """Every position at its price, without one at its last mark: equity, gross notional, and how many had none."""
-    money, gross, changed, without = book[CASH, ALL], 0.0, 0.0, 0
-    for i in held:
-        quantity, mark = book[QUANTITY, i], book[MARK, i]
+    money, gross, changed, without = book[ALL, CASH], 0.0, 0.0, 0
+    for name in held:
+        i = index(name)
+        quantity, mark = book[i, QUANTITY], book[i, MARK]
         if prices[i] > 0.0:
             amount = quantity * (prices[i] - mark)
             mark = prices[i]
-            book[MARK, i] = mark
-            book[PRICE, i] += amount
+            book[i, MARK] = mark
+            book[i, PRICE] += amount
             changed += amount
         else:
             without += 1
         money += quantity * mark
         gross += abs(quantity * mark)
-    book[PRICE, ALL] += changed
+    book[ALL, PRICE] += changed
     return money, gross, without
 
 
 @compiled
 def mark_one(book: Floats, i: int, price: float) -> None:
     """One position at a price."""
-    change(book, i, PRICE, book[QUANTITY, i] * (price - book[MARK, i]))
-    book[MARK, i] = price
+    change(book, i, PRICE, book[i, QUANTITY] * (price - book[i, MARK]))
+    book[i, MARK] = price
 
 
 @compiled
 def equity(book: Floats) -> float:
     """What would be left if everything closed at mark without a cost."""
-    total = book[CASH, ALL]
-    for i in range(book.shape[1] - 1):
-        if book[QUANTITY, i] != 0.0:
-            total += book[QUANTITY, i] * book[MARK, i]
+    total = book[ALL, CASH]
+    for i in range(book.shape[0] - 1):
+        if book[i, QUANTITY] != 0.0:
+            total += book[i, QUANTITY] * book[i, MARK]
     return total
 
 
@@ -152,6 +159,6 @@ def equity(book: Floats) -> float:
 def gross(book: Floats) -> float:
     """The absolute notional at mark."""
     total = 0.0
-    for i in range(book.shape[1] - 1):
-        total += abs(book[QUANTITY, i]) * book[MARK, i]
+    for i in range(book.shape[0] - 1):
+        total += abs(book[i, QUANTITY]) * book[i, MARK]
     return total

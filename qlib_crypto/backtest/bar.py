@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, mark_all, positions, settle, trade
+from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, index, mark_all, positions, settle, trade
 from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.inside import Bar, reached_at_open, through, through_inner
 from qlib_crypto.backtest.margin_calls import margin_call, margin_ratio, on_the_way, surely_sound
@@ -104,31 +104,32 @@ def settle_part(  # noqa: C901 - one loop, as `market_orders`
                     return i
                 counts[FUNDING_AS_NONE] += told[i] == 0.0
                 told[i] = 1.0
-    while ends[SETTLED] < len(settled):
-        at = ends[SETTLED]
+    paid = ends[PAYMENTS]
+    for at in range(ends[SETTLED], len(settled)):
         bar = settled[at, SETTLED_BAR]
         if bar > t or (bar == t and at_open and settled[at, SETTLED_AT_OPEN] == 0):
             break
-        ends[SETTLED] += 1
+        ends[SETTLED] = at + 1
         i, rate, price = settled[at, SETTLED_COLUMN], settlements[at, SETTLED_RATE], settlements[at, SETTLED_PRICE]
-        quantity = book[QUANTITY, i]
+        quantity = book[index(i), QUANTITY]
         if bar < t or quantity == 0.0 or rate == 0.0:
             continue
         guessed = 0.0
         if not np.isfinite(price):
             if policy == ERROR and last[i] >= t:
                 return i
-            price, guessed = book[MARK, i], 1.0
+            price, guessed = book[i, MARK], 1.0
             counts[PAID_AT_LAST_PRICE] += 1
         amount = settle(book, i, rate * price)
-        row = payments[ends[PAYMENTS]]
+        row = payments[paid]
         row[0] = at
         row[1] = t
         row[2] = quantity
         row[3] = price
         row[4] = amount
         row[5] = guessed
-        ends[PAYMENTS] += 1
+        paid += 1
+        ends[PAYMENTS] = paid
     return -1
 
 
@@ -142,8 +143,8 @@ def forced_closes(
     for i in held:
         if unknown[i] == 0:
             continue
-        quantity = book[QUANTITY, i]
-        price = reference = book[MARK, i]
+        quantity = book[i, QUANTITY]
+        price = reference = book[i, MARK]
         note = CLOSED_DELISTED
         if last[i] >= t:
             if terms[MISSING_FUNDING] != UNTRADABLE:
@@ -210,7 +211,7 @@ def run_bar(  # noqa: C901, PLR0912, PLR0915 - a bar, in its order
     cut = len(columns) > 0 and ((margined and not sound) or ends[RESTS] != 0 or closing)
     if cut:
         for i in columns:
-            desk[BEFORE, i] = book[QUANTITY, i]
+            desk[BEFORE, i] = book[i, QUANTITY]
             rest[ENTRY, i] = 0.0  # orders replace what rests
     # they are marked at the open: neither end of this way is worse
     if margined and not sound and on_the_way(book, held, tiers, by_quantity, isolated, taker, at, at, extremes):

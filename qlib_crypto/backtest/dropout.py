@@ -61,7 +61,7 @@ def choose(book: Floats, scores: Floats, rules: Dropout, room: Ints) -> int:
     sort_by(scores, order)
     held, others = 0, 0
     for i in order:
-        if book[QUANTITY, i] != 0.0:
+        if book[i, QUANTITY] != 0.0:
             last[held] = i
             held += 1
         elif not np.isnan(scores[i]):
@@ -80,7 +80,7 @@ def choose(book: Floats, scores: Floats, rules: Dropout, room: Ints) -> int:
     sold[:] = 0
     sells = 0
     for at in range(max(count - rules.n_drop, 0) if rules.n_drop > 0 else min(-rules.n_drop, count), count):
-        if book[QUANTITY, together[at]] != 0.0:
+        if book[together[at], QUANTITY] != 0.0:
             sold[together[at]] = 1
             sells += 1
     return _stop(sells + rules.topk - held, others)
@@ -92,7 +92,7 @@ def sells_of(book: Floats, closes: Floats, rules: Dropout, room: Ints, columns: 
     count = 0
     for i in range(len(closes)):
         if room[SOLD, i] and closes[i] > 0.0 and room[BARS_HELD, i] >= rules.hold_thresh:
-            columns[count], wanted[count] = i, -book[QUANTITY, i]
+            columns[count], wanted[count] = i, -book[i, QUANTITY]
             count += 1
     return count
 
@@ -115,4 +115,4 @@ def buys_of(
 def age(book: Floats, room: Ints) -> None:
     """One bar more for what is held, as Qlib counts it at the end of each."""
     for i in range(room.shape[1]):
-        room[BARS_HELD, i] = room[BARS_HELD, i] + 1 if book[QUANTITY, i] != 0.0 else 0
+        room[BARS_HELD, i] = room[BARS_HELD, i] + 1 if book[i, QUANTITY] != 0.0 else 0

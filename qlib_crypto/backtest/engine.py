@@ -232,7 +232,7 @@ class Engine:
             lacks, needs = f"of rate {market.settlements[unpriced[0], 0]:.6g} has no price", "bars of that minute"
         return GapError(
             f"funding of {of.names[column]} {lacks} in the {of.interval.qlib} bar of {iso(int(of.opens_ms[t]))} while "
-            f"{self.book[QUANTITY, column]:,.6g} are held: import its {needs} and convert again, or set "
+            f"{self.book[column, QUANTITY]:,.6g} are held: import its {needs} and convert again, or set "
             "missing_funding: untradable or zero"
         )
 

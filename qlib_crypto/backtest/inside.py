@@ -135,16 +135,16 @@ def _enter(bar: Bar, i: int, price: float, opens: Floats, marks: Floats, inside:
     `inside` a bar the mark went from where it opened, `marks`, as far as the price, and goes on from there; of what was
     held before until the bar is gone through.
     """
-    rest, before, kind = bar.rest, bar.book[QUANTITY, i], int(bar.rest[ENTRY_KIND, i])
+    rest, before, kind = bar.rest, bar.book[i, QUANTITY], int(bar.rest[ENTRY_KIND, i])
     asked = left_of(rest[ENTRY, i], rest[ENTRY_HELD, i], before)
     rest[ENTRY, i] = asked
     if asked == 0.0:
         return
     if inside and before != 0.0:
-        bar.desk[MARKED, i] = bar.book[MARK, i]
-        mark_one(bar.book, i, bar.book[MARK, i] * price / opens[i])
+        bar.desk[MARKED, i] = bar.book[i, MARK]
+        mark_one(bar.book, i, bar.book[i, MARK] * price / opens[i])
     note = _executed(bar, i, kind, rest[ENTRY, i : i + 1], price, kind == LIMIT, opens)
-    now = bar.book[QUANTITY, i]
+    now = bar.book[i, QUANTITY]
     rest[ENTRY, i] = asked - rest[ENTRY, i] if note in (VOLUME, CLIPPED_VOLUME) else 0.0
     if kind != LIMIT:
         rest[ENTRY_LEVEL, i] = np.copysign(np.inf, -asked)
@@ -160,13 +160,13 @@ def _enter(bar: Bar, i: int, price: float, opens: Floats, marks: Floats, inside:
 def _close(bar: Bar, i: int, kind: int, price: float, maker: bool, opens: Floats) -> None:
     """Close a protected position; a stop that was reached goes on until it is done."""
     side, wanted = bar.rest[SIDE, i], bar.desk[LATER, i : i + 1]
-    wanted[0] = -bar.book[QUANTITY, i]
+    wanted[0] = -bar.book[i, QUANTITY]
     _executed(bar, i, kind, wanted, price, maker, opens)
     if kind == TAKE_PROFIT:
         return
     if bar.terms[COOL_DOWN] > 0.0 and wanted[0] != 0.0:
         bar.desk[OPENS_AGAIN, i] = bar.t + 1 + bar.terms[COOL_DOWN]
-    if bar.book[QUANTITY, i] * side > 0.0:
+    if bar.book[i, QUANTITY] * side > 0.0:
         if kind == STOP_LOSS:
             bar.rest[STOP_AT, i] = side * np.inf
         else:
@@ -187,7 +187,7 @@ def _after(bar: Bar, i: int, out: float) -> bool:
 def _out_at_open(bar: Bar, i: int, price: float) -> tuple[float, int]:
     """The signed price at which the open itself closes a protected position, NaN when it does not, and by what."""
     side = bar.rest[SIDE, i]
-    if not (bar.book[QUANTITY, i] * side > 0.0 and price > 0.0):
+    if not (bar.book[i, QUANTITY] * side > 0.0 and price > 0.0):
         return np.nan, 0
     stop, kind = stop_of(bar.rest, bar.rules, i)
     if side * price <= stop:
@@ -253,12 +253,12 @@ def _out(bar: Bar, i: int, start: float, begun: bool, low: float, high: float) -
 @inlined
 def _stops_mark(bar: Bar, i: int, price: float, opens: Floats) -> None:
     """The mark of a position goes no further the way that harms it, in proportion, than the market does to a price."""
-    desk, mark, start = bar.desk, bar.book[MARK, i], opens[i]
+    desk, mark, start = bar.desk, bar.book[i, MARK], opens[i]
     if desk[BEGUN, i] > 0.0:
         start = desk[BEGUN, i]
     elif desk[MARKED, i] != 0.0:
         mark = desk[MARKED, i]
-    if bar.book[QUANTITY, i] > 0.0:
+    if bar.book[i, QUANTITY] > 0.0:
         desk[LOWS, i] = max(desk[LOWS, i], mark * min(price / start, 1.0))
     else:
         desk[HIGHS, i] = min(desk[HIGHS, i], mark * max(price / start, 1.0))
@@ -274,7 +274,7 @@ def _leave(
     _copy(mark_highs, desk[HIGHS])
     for i in range(len(opens)):
         side = rest[SIDE, i]
-        if bar.book[QUANTITY, i] * side > 0.0 and opens[i] > 0.0 and not (again and desk[WAITS, i] == 0.0):
+        if bar.book[i, QUANTITY] * side > 0.0 and opens[i] > 0.0 and not (again and desk[WAITS, i] == 0.0):
             stop, _ = stop_of(rest, bar.rules, i)
             worst = lows[i] if side > 0.0 else -highs[i]
             if stop < np.inf and worst <= stop:  # it is closed on the way
@@ -283,7 +283,7 @@ def _leave(
     fired = False
     for i in range(len(opens)):
         side = rest[SIDE, i]
-        if not (bar.book[QUANTITY, i] * side > 0.0 and opens[i] > 0.0) or (again and desk[WAITS, i] == 0.0):
+        if not (bar.book[i, QUANTITY] * side > 0.0 and opens[i] > 0.0) or (again and desk[WAITS, i] == 0.0):
             continue
         begun = desk[BEGUN, i] > 0.0
         out, kind = _out(bar, i, desk[BEGUN, i] if begun else opens[i], begun, lows[i], highs[i])
@@ -302,10 +302,10 @@ def _called_before(bar: Bar, opens: Floats, mark_lows: Floats, mark_highs: Float
     _copy(mark_lows, desk[LOWS])
     _copy(mark_highs, desk[HIGHS])
     for i in range(len(opens)):
-        if bar.book[QUANTITY, i] == 0.0 or not opens[i] > 0.0:
+        if bar.book[i, QUANTITY] == 0.0 or not opens[i] > 0.0:
             continue
-        held, furthest = np.sign(bar.book[QUANTITY, i]), -np.inf
-        if bar.book[QUANTITY, i] * rest[SIDE, i] > 0.0:
+        held, furthest = np.sign(bar.book[i, QUANTITY]), -np.inf
+        if bar.book[i, QUANTITY] * rest[SIDE, i] > 0.0:
             stop, _ = stop_of(rest, bar.rules, i)
             furthest = stop if stop < np.inf else -np.inf
         if desk[WAITS, i] > 1.0:
@@ -331,7 +331,7 @@ def through(  # noqa: C901, PLR0912 - as `reached_at_open`
     desk[WAITS] = 0.0
     for i in range(len(opens)):
         quantity, level, side = rest[ENTRY, i], rest[ENTRY_LEVEL, i], rest[SIDE, i]
-        held = bar.book[QUANTITY, i] * side > 0.0
+        held = bar.book[i, QUANTITY] * side > 0.0
         if held and side * opens[i] > side * rest[BEST, i]:
             rest[BEST, i] = opens[i]
         if quantity == 0.0 or not opens[i] > 0.0 or np.isinf(level):
@@ -363,7 +363,7 @@ def through(  # noqa: C901, PLR0912 - as `reached_at_open`
     if fired:  # what could not be closed goes all the way
         _margin_called(bar, mark_lows, mark_highs)
     for i in range(len(opens)):
-        if desk[MARKED, i] != 0.0 and bar.book[QUANTITY, i] != 0.0:
+        if desk[MARKED, i] != 0.0 and bar.book[i, QUANTITY] != 0.0:
             mark_one(bar.book, i, desk[MARKED, i])
     for i in range(len(opens)):
         side = rest[SIDE, i]

@@ -60,7 +60,7 @@ def needed(tiers: Floats, by_quantity: Flags, i: int, quantity: float, price: fl
 @inlined
 def pocket(book: Floats, i: int, price: float) -> float:
     """What is behind an isolated position at a price: its margin and its profit."""
-    return book[MARGIN, i] + book[QUANTITY, i] * (price - book[ENTRY, i])
+    return book[i, MARGIN] + book[i, QUANTITY] * (price - book[i, ENTRY])
 
 
 @compiled
@@ -68,7 +68,7 @@ def isolated_surplus(
     book: Floats, tiers: Floats, by_quantity: Flags, i: int, price: float, closing_fee: float
 ) -> float:
     """What is behind an isolated position less what is needed, at a price."""
-    return pocket(book, i, price) - needed(tiers, by_quantity, i, book[QUANTITY, i], price, closing_fee)
+    return pocket(book, i, price) - needed(tiers, by_quantity, i, book[i, QUANTITY], price, closing_fee)
 
 
 @compiled
@@ -76,11 +76,11 @@ def isolated_trigger(
     book: Floats, tiers: Floats, by_quantity: Flags, i: int, extreme: float, closing_fee: float
 ) -> float:
     """The price between the mark and `extreme` at which an isolated position is taken over, NaN when there is none."""
-    if isolated_surplus(book, tiers, by_quantity, i, book[MARK, i], closing_fee) <= 0.0:
-        return book[MARK, i]
+    if isolated_surplus(book, tiers, by_quantity, i, book[i, MARK], closing_fee) <= 0.0:
+        return book[i, MARK]
     if isolated_surplus(book, tiers, by_quantity, i, extreme, closing_fee) > 0.0:
         return np.nan
-    safe, lost = book[MARK, i], extreme
+    safe, lost = book[i, MARK], extreme
     for _ in range(_HALVINGS):
         middle = 0.5 * (safe + lost)
         if middle in (safe, lost):
@@ -97,9 +97,9 @@ def cross_surplus(
     book: Floats, held: Ints, tiers: Floats, by_quantity: Flags, extremes: Floats, way: float, closing_fee: float
 ) -> float:
     """Equity less what is needed, `way` (0 to 1) from the marks to the extremes."""
-    surplus = book[CASH, ALL]
+    surplus = book[ALL, CASH]
     for i in held:
-        quantity, price = book[QUANTITY, i], book[MARK, i] + way * (extremes[i] - book[MARK, i])
+        quantity, price = book[i, QUANTITY], book[i, MARK] + way * (extremes[i] - book[i, MARK])
         surplus += quantity * price - needed(tiers, by_quantity, i, quantity, price, closing_fee)
     return surplus
 
@@ -131,10 +131,10 @@ def cross_trigger(
 @compiled
 def take_over(book: Floats, i: int, price: float, penalty: float) -> None:
     """The venue closes a position at a mark and keeps `penalty`; a negative one is what its insurance pays."""
-    held = book[QUANTITY, i]
-    change(book, i, PRICE, held * (price - book[MARK, i]))
+    held = book[i, QUANTITY]
+    change(book, i, PRICE, held * (price - book[i, MARK]))
     change(book, i, LIQUIDATION, -penalty)
-    book[CASH, ALL] += held * price - penalty
+    book[ALL, CASH] += held * price - penalty
     clear(book, i)
 
 
@@ -155,7 +155,7 @@ def liquidate_isolated(
 
     `penalty_rate` is the share of notional that the venue keeps; below 0 it keeps maintenance margin and closing fee.
     """
-    asked = _asked(tiers, by_quantity, i, book[QUANTITY, i], price, closing_fee, penalty_rate)
+    asked = _asked(tiers, by_quantity, i, book[i, QUANTITY], price, closing_fee, penalty_rate)
     penalty = min(pocket(book, i, price), asked)
     take_over(book, i, price, penalty)
     return penalty
@@ -170,14 +170,14 @@ def liquidate_cross(
 
     Each position bears its part of the penalty by what it asked for. `extremes` become the prices of the take-over.
     """
-    left, asked = book[CASH, ALL], 0.0
+    left, asked = book[ALL, CASH], 0.0
     for i in held:
-        quantity = book[QUANTITY, i]
-        extremes[i] = book[MARK, i] + way * (extremes[i] - book[MARK, i])
+        quantity = book[i, QUANTITY]
+        extremes[i] = book[i, MARK] + way * (extremes[i] - book[i, MARK])
         left += quantity * extremes[i]
         asked += _asked(tiers, by_quantity, i, quantity, extremes[i], closing_fee, penalty_rate)
     penalty = min(left, asked)
     for i in held:
-        own = _asked(tiers, by_quantity, i, book[QUANTITY, i], extremes[i], closing_fee, penalty_rate)
+        own = _asked(tiers, by_quantity, i, book[i, QUANTITY], extremes[i], closing_fee, penalty_rate)
         take_over(book, i, extremes[i], penalty * (own / asked) if asked > 0.0 else 0.0)
     return penalty

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Ints, positions
+from qlib_crypto.backtest.account import ALL, CASH, PRICE, QUANTITY, Floats, Ints, index, positions
 from qlib_crypto.backtest.bar import dated, run_bar
 from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.dropout import Dropout, age, buys_of, choose, sells_of
@@ -42,17 +42,18 @@ def _orders_to(
     some = 0
     for i in range(len(weights)):
         room[some] = i
-        some += (weights[i] != 0.0) | (book[QUANTITY, i] != 0.0)
+        some += (weights[i] != 0.0) | (book[i, QUANTITY] != 0.0)
     count, grow = 0, 0
-    for i in room[:some]:
-        weight, held, price = weights[i], book[QUANTITY, i], opens[i]
+    for name in room[:some]:
+        i = index(name)
+        weight, held, price = weights[i], book[i, QUANTITY], opens[i]
         if not price > 0.0:
             continue
         target = 0.0 if np.isnan(weight) else weight * money / price
         order = target - held
         shrinks = (abs(target) <= abs(held)) & (held * target >= 0.0)
-        columns[count], wanted[count] = i, order
-        room[grow], later[grow] = i, order
+        columns[index(count)], wanted[index(count)] = name, order
+        room[index(grow)], later[index(grow)] = name, order
         count += (order != 0.0) & shrinks
         grow += (order != 0.0) & (not shrinks)
     for at in range(grow):
@@ -100,16 +101,16 @@ def step(running: Running, t: int, columns: Ints, wanted: Floats, orders: Floats
     if missing >= 0:
         return missing
     curve[t, 0] = sums[EQUITY]
-    curve[t, 1] = book[CASH, ALL]
+    curve[t, 1] = book[ALL, CASH]
     curve[t, 2] = sums[GROSS]
-    curve[t, 3] = sums[EQUITY] - book[CASH, ALL]
+    curve[t, 3] = sums[EQUITY] - book[ALL, CASH]
     traded = 0.0
     for at in range(filled, ends[FILLS]):
         traded += abs(fills[at, 2]) * fills[at, 3]
     curve[t, 4] = traded
     curve[t, 10] = sums[RATIO]
     for cause in range(5):
-        now = book[PRICE + cause, ALL]
+        now = book[ALL, PRICE + cause]
         curve[t, 5 + cause] = now - before[cause]
         before[cause] = now
     return -1
@@ -131,7 +132,7 @@ def run(
     `plan` and `until`, the last bar in which the entries of a bar rest, are empty when all orders are market orders.
     """
     book, market, desk, sums = running.book, running.market, running.desk, running.sums
-    n, planned = book.shape[1] - 1, len(until) > 0
+    n, planned = book.shape[0] - 1, len(until) > 0
     for t in range(first, stop):
         if running.ends[FILLS] + 8 * n > len(running.fills):
             return t, -1
@@ -158,7 +159,7 @@ def run_dropout(  # noqa: C901 - one loop, as `market_orders`
 ) -> tuple[int, int]:  # fmt: skip
     """As `run`, for the orders of Qlib's TopkDropout; `copy` to `tried_wanted` are for what its sales would bring."""
     book, market = running.book, running.market
-    n = book.shape[1] - 1
+    n = book.shape[0] - 1
     for t in range(first, stop):
         if running.ends[FILLS] + 8 * n > len(running.fills):
             return t, -1
@@ -169,11 +170,11 @@ def run_dropout(  # noqa: C901 - one loop, as `market_orders`
         if scored:
             buys = choose(book, row, rules, choice)
             count = sells_of(book, closes, rules, choice, columns, wanted)
-            cash = book[CASH, ALL]
+            cash = book[ALL, CASH]
             if count:
-                for part in range(book.shape[0]):
-                    for i in range(n + 1):
-                        copy[part, i] = book[part, i]
+                for i in range(n + 1):
+                    for part in range(book.shape[1]):
+                        copy[i, part] = book[i, part]
                 for at in range(count):
                     tried_wanted[at] = wanted[at]
                 notes[:count] = 0

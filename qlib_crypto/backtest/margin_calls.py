@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qlib_crypto.backtest.account import ALL, CASH, ENTRY, LIQUIDATION, MARK, QUANTITY, Floats, Ints
+from qlib_crypto.backtest.account import ALL, CASH, ENTRY, LIQUIDATION, MARK, QUANTITY, Floats, Ints, index
 from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.liquidation import (
     cross_trigger,
@@ -20,9 +20,9 @@ from qlib_crypto.backtest.trading import FEE_OF_FILL, FILLS, ISOLATED, PENALTY_R
 @inlined
 def surely_sound(book: Floats, held: Ints, rate: float, low: Floats, high: Floats) -> bool:
     """Whether the account is sound at these marks even if every position needed `rate`: no look at their tiers."""
-    left, gross = book[CASH, ALL], 0.0
+    left, gross = book[ALL, CASH], 0.0
     for i in held:
-        quantity, price = book[QUANTITY, i], book[MARK, i]
+        quantity, price = book[i, QUANTITY], book[i, MARK]
         lower, higher = min(price, low[i]), max(price, high[i])  # NaN leaves the price
         worst = lower if quantity > 0.0 else higher
         left += quantity * worst
@@ -39,9 +39,9 @@ def on_the_way(
 
     A position without such a mark, or with none that is worse, stands where it is.
     """
-    surplus, broken = book[CASH, ALL], False
+    surplus, broken = book[ALL, CASH], False
     for i in held:
-        quantity, price = book[QUANTITY, i], book[MARK, i]
+        quantity, price = book[i, QUANTITY], book[i, MARK]
         if quantity > 0.0:
             price = min(price, low[i])
         elif high[i] > price:
@@ -60,11 +60,12 @@ def margin_ratio(
 ) -> float:
     """What is needed over what there is, at the marks: 1 is liquidation. Isolated: the largest of the positions'."""
     largest = total = 0.0
-    for i in held:
-        need = needed(tiers, by_quantity, i, book[QUANTITY, i], book[MARK, i], taker)
+    for name in held:
+        i = index(name)
+        need = needed(tiers, by_quantity, i, book[i, QUANTITY], book[i, MARK], taker)
         total += need
         if isolated:
-            largest = max(largest, need / pocket(book, i, book[MARK, i]))
+            largest = max(largest, need / pocket(book, i, book[i, MARK]))
     return largest if isolated else (total / equity if total > 0.0 else 0.0)
 
 
@@ -76,7 +77,7 @@ def margin_call(
     """Liquidate what the way from the marks to the extremes breaks."""
     if terms[ISOLATED] != 0.0:
         for i in held:
-            quantity, entry = book[QUANTITY, i], book[ENTRY, i]
+            quantity, entry = book[i, QUANTITY], book[i, ENTRY]
             price = isolated_trigger(book, tiers, by_quantity, i, extremes[i], taker)
             if price > 0.0:
                 penalty = liquidate_isolated(book, tiers, by_quantity, i, price, taker, terms[PENALTY_RATE])
@@ -99,9 +100,9 @@ def margin_call(
     if way >= 0.0:
         first = ends[FILLS]
         for i in held:
-            quantity, price = book[QUANTITY, i], book[MARK, i] + way * (extremes[i] - book[MARK, i])
-            before, profit = book[LIQUIDATION, i], quantity * (price - book[ENTRY, i])
+            quantity, price = book[i, QUANTITY], book[i, MARK] + way * (extremes[i] - book[i, MARK])
+            before, profit = book[i, LIQUIDATION], quantity * (price - book[i, ENTRY])
             log(fills, ends, t, i, -quantity, price, price, before, profit, LIQUIDATED, 0.0, VENUE)
         liquidate_cross(book, held, tiers, by_quantity, extremes, way, taker, terms[PENALTY_RATE])
         for at in range(len(held)):
-            fills[first + at, FEE_OF_FILL] -= book[LIQUIDATION, held[at]]
+            fills[first + at, FEE_OF_FILL] -= book[held[at], LIQUIDATION]

@@ -65,14 +65,14 @@ class PerpPosition(Position):
         self.position = {"cash": self.get_cash(), "now_account_value": self.calculate_value()}
         for name in self.get_stock_list():
             column = self._column[name]
-            amount, price = float(self.book[QUANTITY, column]), float(self.book[MARK, column])
+            amount, price = float(self.book[column, QUANTITY]), float(self.book[column, MARK])
             self.position[name] = {**before.get(name, {}), "amount": amount, "price": price}
 
     # Qlib's own interface
 
     def get_cash(self, include_settle: bool = False) -> float:  # noqa: ARG002 - Qlib's signature; nothing is delayed
         """What is left after paying quantity x price for every position."""
-        return float(self.book[CASH, ALL])
+        return float(self.book[ALL, CASH])
 
     def update_order(self, order: Order, trade_val: float, cost: float, trade_price: float) -> None:
         """Nothing: the account has executed the order when Qlib learns of it."""
@@ -83,24 +83,24 @@ class PerpPosition(Position):
     def get_stock_price(self, code: str) -> float:
         """The mark of a held instrument, otherwise the last price seen, NaN when there was none."""
         column = self._column.get(code)
-        if column is not None and self.book[QUANTITY, column] != 0.0:
-            return float(self.book[MARK, column])
+        if column is not None and self.book[column, QUANTITY] != 0.0:
+            return float(self.book[column, MARK])
         return self._last_price.get(code, math.nan)
 
     def get_stock_list(self) -> list[str]:
         """By name; Qlib's own order changes with the seed of Python's hashes."""
-        return [self.names[at] for at in np.flatnonzero(self.book[QUANTITY, :-1]).tolist()]
+        return [self.names[at] for at in np.flatnonzero(self.book[:-1, QUANTITY]).tolist()]
 
     def check_stock(self, stock_id: str) -> bool:
         return self.get_stock_amount(stock_id) != 0.0
 
     def get_stock_amount(self, code: str) -> float:
         column = self._column.get(code)
-        return 0.0 if column is None else float(self.book[QUANTITY, column])
+        return 0.0 if column is None else float(self.book[column, QUANTITY])
 
     def calculate_stock_value(self) -> float:
         """The net notional: longs less shorts."""
-        return float(equity(self.book) - self.book[CASH, ALL])
+        return float(equity(self.book) - self.book[ALL, CASH])
 
     def calculate_value(self) -> float:
         return np.float64(equity(self.book))  # Qlib divides by it, and what was liquidated may leave exactly 0
@@ -108,7 +108,7 @@ class PerpPosition(Position):
     def get_stock_weight_dict(self, only_stock: bool = False) -> dict[str, float]:
         """Signed notional over equity; with `only_stock` over gross notional, because a neutral book nets to zero."""
         whole = float(gross(self.book) if only_stock else equity(self.book))
-        value = self.book[QUANTITY, :-1] * self.book[MARK, :-1]
+        value = self.book[:-1, QUANTITY] * self.book[:-1, MARK]
         return {name: float(value[self._column[name]]) / whole if whole else math.nan for name in self.get_stock_list()}
 
     def settle_start(self, settle_type: str) -> None:

@@ -83,7 +83,7 @@ def left_of(wanted: float, before: float, now: float) -> float:
 def cut_to_what_is_left(book: Floats, columns: Ints, wanted: Floats, notes: Ints, desk: Floats) -> None:
     """Orders that were given with `desk[BEFORE]` held, now that something of it may be closed."""
     for i in columns:
-        desk[NOW, i] = book[QUANTITY, i]
+        desk[NOW, i] = book[i, QUANTITY]
     for at in range(len(columns)):
         i, order = columns[at], wanted[at]
         left = left_of(order, desk[BEFORE, i], desk[NOW, i])
@@ -104,14 +104,14 @@ def place(
     """
     for at in range(len(columns)):
         i = columns[at]
-        quantity, held = wanted[at], book[QUANTITY, i]
+        quantity, held = wanted[at], book[i, QUANTITY]
         desk[BEFORE, i] = held
         if len(orders) == 0 or (unknown_some and desk[VOID, i] != 0.0):
             continue
         order = orders[at]
         if quantity == 0.0:
             if held != 0.0 and notes[at] != GONE:
-                price = opens[i] if opens[i] > 0.0 else book[MARK, i]
+                price = opens[i] if opens[i] > 0.0 else book[i, MARK]
                 protect(rest, i, np.sign(held), order[LOSS], order[PROFIT], order[TRAIL], price)
                 ends[RESTS] = 1
             continue
@@ -146,7 +146,7 @@ def protect_opened(
             rest[SIDE, int(fills[row, COLUMN])] = 0.0
     for at in range(len(columns)):
         i = columns[at]
-        now = book[QUANTITY, i]
+        now = book[i, QUANTITY]
         if now != 0.0 and desk[BEFORE, i] * now <= 0.0:
             rest[SIDE, i] = 0.0
             if len(orders):
@@ -162,7 +162,7 @@ def tidy(book: Floats, rest: Floats, last: Ints, ends: Ints, counts: Ints, t: in
         if rest[ENTRY, i] != 0.0 and (rest[ENTRY_UNTIL, i] <= t or last[i] <= t):
             rest[ENTRY, i] = 0.0
             counts[EXPIRED] += 1
-        if not book[QUANTITY, i] * rest[SIDE, i] > 0.0:
+        if not book[i, QUANTITY] * rest[SIDE, i] > 0.0:
             rest[SIDE, i] = 0.0
         some += (rest[ENTRY, i] != 0.0) | (rest[SIDE, i] != 0.0)
     ends[RESTS] = some

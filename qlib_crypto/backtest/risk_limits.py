@@ -42,7 +42,7 @@ def close_all(
     for i in range(len(entries)):
         entries[i] = 0.0
     for i in held:
-        quantity, reference = book[QUANTITY, i], opens[i]
+        quantity, reference = book[i, QUANTITY], opens[i]
         if quantity == 0.0:
             continue
         if terms[PARTICIPATION] < np.inf:
@@ -60,7 +60,7 @@ def close_all(
         slip = slip_of(terms, slips, t, i, quantity, reference)
         price = slipped(reference, -quantity, slip, rules[TICK, i])
         fee, realised = trade(book, i, -quantity, price, reference, taker, 0.0)
-        after = book[QUANTITY, i]
+        after = book[i, QUANTITY]
         log(fills, ends, t, i, -quantity, price, reference, fee, realised, int(sums[CLOSING]), after, RISK_LIMIT)
         desk[USED, i] += abs(quantity)
     if left == 0:

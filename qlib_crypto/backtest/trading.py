@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.backtest import notes as why
-from qlib_crypto.backtest.account import ALL, CASH, MARK, QUANTITY, Floats, Ints, trade
+from qlib_crypto.backtest.account import ALL, CASH, MARK, QUANTITY, Floats, Ints, index, trade
 from qlib_crypto.backtest.admission import sized, towards, worse_tick
 from qlib_crypto.backtest.compiled import compiled, inlined
 from qlib_crypto.backtest.liquidation import largest_leverage, pocket
@@ -107,9 +107,9 @@ def slipped(reference: float, quantity: float, slippage: float, tick: float) -> 
 @compiled
 def take_stock(book: Floats, held: Ints, sums: Floats, opens: Floats) -> None:
     """What there is when the orders come, at the bar's opens."""
-    money, gross = book[CASH, ALL], 0.0
+    money, gross = book[ALL, CASH], 0.0
     for i in held:
-        value = book[QUANTITY, i] * (opens[i] if opens[i] > 0.0 else book[MARK, i])
+        value = book[i, QUANTITY] * (opens[i] if opens[i] > 0.0 else book[i, MARK])
         money += value
         gross += abs(value)
     sums[MONEY], sums[DESK_GROSS] = money, gross
@@ -122,10 +122,10 @@ def _reserved_by_others(
     """The initial margin of all positions but one, or what is set aside for them, at the bar's opens."""
     reserved = 0.0
     for i in range(len(opens)):
-        held = book[QUANTITY, i]
+        held = book[i, QUANTITY]
         if held == 0.0 or i == own:
             continue
-        price = opens[i] if opens[i] > 0.0 else book[MARK, i]
+        price = opens[i] if opens[i] > 0.0 else book[i, MARK]
         if isolated:
             reserved += pocket(book, i, price)
         else:
@@ -153,8 +153,9 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
     least = min(leverage, least_leverage)
     money, gross, changed = sums[MONEY], sums[DESK_GROSS], False
     for at in range(len(columns)):
-        i = columns[at]
-        reference, held = opens[i], book[QUANTITY, i]
+        name = columns[at]
+        i = index(name)
+        reference, held = opens[i], book[i, QUANTITY]
         asked = wanted[at]
         if asked == 0.0:
             continue
@@ -165,7 +166,7 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
         if not reference > 0.0:
             notes[at] = why.NO_PRICE
             continue
-        slip = 0.0 if maker else slip_of(terms, slips, t, i, quantity, reference)
+        slip = 0.0 if maker else slip_of(terms, slips, t, name, quantity, reference)
         if quantity != -held:
             if untradable and unknown[i] != 0:
                 quantity = towards(held, quantity, 0.0)
@@ -183,12 +184,12 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
                     reserved, said = 0.0, why.WHOLE
                     if limited:
                         quantity, said = _within_limits(
-                            book, terms, desk, sums, i, held, quantity, reference, money, opens, t
+                            book, terms, desk, sums, name, held, quantity, reference, money, opens, t
                         )
                     if leverage > 0.0:
-                        reserved = _reserved_by_others(book, tiers, by_quantity, leverage, isolated, opens, i)
+                        reserved = _reserved_by_others(book, tiers, by_quantity, leverage, isolated, opens, name)
                     quantity, note = _within(
-                        tiers, by_quantity, i, held, quantity, reference, money, gross, reserved, leverage,
+                        tiers, by_quantity, name, held, quantity, reference, money, gross, reserved, leverage,
                         most_gross, cost,
                     )  # fmt: skip
                     note = said if note == why.WHOLE else note
@@ -210,14 +211,14 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
         wanted[at] = quantity
         price, lever = reference, 0.0
         if quantity != asked and slip != 0.0:  # a part slips less
-            slip = slip_of(terms, slips, t, i, quantity, reference)
+            slip = slip_of(terms, slips, t, name, quantity, reference)
         if slip != 0.0:
             price = slipped(reference, quantity, slip, rules[TICK, i])
         if isolated:
-            lever = min(leverage, largest_leverage(tiers, by_quantity, i, held + quantity, reference))
+            lever = min(leverage, largest_leverage(tiers, by_quantity, name, held + quantity, reference))
         fee, realised = trade(book, i, quantity, price, reference, rate, lever)
-        now = book[QUANTITY, i]
-        log(fills, ends, t, i, quantity, price, reference, fee, realised, note, now, order)
+        now = book[i, QUANTITY]
+        log(fills, ends, t, name, quantity, price, reference, fee, realised, note, now, order)
         if capped:
             desk[USED, i] += abs(quantity)
         money -= fee + quantity * (price - reference)
@@ -246,8 +247,8 @@ def _within_limits(
     if terms[MAX_NET] < np.inf:
         net = 0.0
         for other in range(len(opens)):
-            if book[QUANTITY, other] != 0.0:
-                net += book[QUANTITY, other] * (opens[other] if opens[other] > 0.0 else book[MARK, other])
+            if book[other, QUANTITY] != 0.0:
+                net += book[other, QUANTITY] * (opens[other] if opens[other] > 0.0 else book[other, MARK])
         part = towards(net / price, quantity, terms[MAX_NET] * base)
         if part != quantity:
             # turning the whole account around is not what a cut order is for
