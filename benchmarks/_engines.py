@@ -22,7 +22,7 @@ from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.dropout import Dropout
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import Loaded, load
-from qlib_crypto.backtest.market import bounds_of
+from qlib_crypto.backtest.market import bounds_of, tiers_of
 from qlib_crypto.backtest.terms import Terms
 from qlib_crypto.market.margin import MarginTable, MarginTier
 from qlib_crypto.provider.manifest import read_manifest
@@ -166,14 +166,7 @@ def peer(provider: str, signal: str, runs: int) -> Took:
 
     loaded = loaded_of(provider, "60min", tables={})
     market = loaded.market
-    one = np.array(
-        [
-            [[getattr(t, name)] for t in [ONE_TIER.tiers[0]] * len(loaded.names)]
-            for name in ("cap", "maintenance_rate", "deduction", "max_leverage")
-        ]
-    )
-    tiers = one[None]
-    flags = np.zeros((1, len(loaded.names)), np.bool_)
+    tiers, flags = (own[None] for own in tiers_of([ONE_TIER] * len(loaded.names)))
     market = market._replace(tiers=tiers, by_quantity=flags, bounds=bounds_of(tiers))
     fields = {name: getattr(loaded, name) for name in Loaded.__dataclass_fields__}
     loaded = Loaded(**{**fields, "market": market})

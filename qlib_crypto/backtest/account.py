@@ -121,8 +121,8 @@ def positions(book: Floats, room: Ints) -> int:
 def mark_all(book: Floats, held: Ints, prices: Floats) -> tuple[float, float, int]:
     """Every position at its price, without one at its last mark: equity, gross notional, and how many had none."""
     money, gross, changed, without = book[ALL, CASH], 0.0, 0.0, 0
-    for name in held:
-        i = index(name)
+    for column in held:
+        i = index(column)
         quantity, mark = book[i, QUANTITY], book[i, MARK]
         if prices[i] > 0.0:
             amount = quantity * (prices[i] - mark)

@@ -44,16 +44,16 @@ def _orders_to(
         room[some] = i
         some += (weights[i] != 0.0) | (book[i, QUANTITY] != 0.0)
     count, grow = 0, 0
-    for name in room[:some]:
-        i = index(name)
+    for column in room[:some]:
+        i = index(column)
         weight, held, price = weights[i], book[i, QUANTITY], opens[i]
         if not price > 0.0:
             continue
         target = 0.0 if np.isnan(weight) else weight * money / price
         order = target - held
         shrinks = (abs(target) <= abs(held)) & (held * target >= 0.0)
-        columns[index(count)], wanted[index(count)] = name, order
-        room[index(grow)], later[index(grow)] = name, order
+        columns[index(count)], wanted[index(count)] = column, order
+        room[index(grow)], later[index(grow)] = column, order
         count += (order != 0.0) & shrinks
         grow += (order != 0.0) & (not shrinks)
     for at in range(grow):

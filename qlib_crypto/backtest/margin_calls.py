@@ -60,8 +60,8 @@ def margin_ratio(
 ) -> float:
     """What is needed over what there is, at the marks: 1 is liquidation. Isolated: the largest of the positions'."""
     largest = total = 0.0
-    for name in held:
-        i = index(name)
+    for column in held:
+        i = index(column)
         need = needed(tiers, by_quantity, i, book[i, QUANTITY], book[i, MARK], taker)
         total += need
         if isolated:

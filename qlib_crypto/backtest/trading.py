@@ -153,8 +153,8 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
     least = min(leverage, least_leverage)
     money, gross, changed = sums[MONEY], sums[DESK_GROSS], False
     for at in range(len(columns)):
-        name = columns[at]
-        i = index(name)
+        column = columns[at]
+        i = index(column)
         reference, held = opens[i], book[i, QUANTITY]
         asked = wanted[at]
         if asked == 0.0:
@@ -166,7 +166,7 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
         if not reference > 0.0:
             notes[at] = why.NO_PRICE
             continue
-        slip = 0.0 if maker else slip_of(terms, slips, t, name, quantity, reference)
+        slip = 0.0 if maker else slip_of(terms, slips, t, column, quantity, reference)
         if quantity != -held:
             if untradable and unknown[i] != 0:
                 quantity = towards(held, quantity, 0.0)
@@ -184,12 +184,12 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
                     reserved, said = 0.0, why.WHOLE
                     if limited:
                         quantity, said = _within_limits(
-                            book, terms, desk, sums, name, held, quantity, reference, money, opens, t
+                            book, terms, desk, sums, column, held, quantity, reference, money, opens, t
                         )
                     if leverage > 0.0:
-                        reserved = _reserved_by_others(book, tiers, by_quantity, leverage, isolated, opens, name)
+                        reserved = _reserved_by_others(book, tiers, by_quantity, leverage, isolated, opens, column)
                     quantity, note = _within(
-                        tiers, by_quantity, name, held, quantity, reference, money, gross, reserved, leverage,
+                        tiers, by_quantity, column, held, quantity, reference, money, gross, reserved, leverage,
                         most_gross, cost,
                     )  # fmt: skip
                     note = said if note == why.WHOLE else note
@@ -211,14 +211,14 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
         wanted[at] = quantity
         price, lever = reference, 0.0
         if quantity != asked and slip != 0.0:  # a part slips less
-            slip = slip_of(terms, slips, t, name, quantity, reference)
+            slip = slip_of(terms, slips, t, column, quantity, reference)
         if slip != 0.0:
             price = slipped(reference, quantity, slip, rules[TICK, i])
         if isolated:
-            lever = min(leverage, largest_leverage(tiers, by_quantity, name, held + quantity, reference))
+            lever = min(leverage, largest_leverage(tiers, by_quantity, column, held + quantity, reference))
         fee, realised = trade(book, i, quantity, price, reference, rate, lever)
         now = book[i, QUANTITY]
-        log(fills, ends, t, name, quantity, price, reference, fee, realised, note, now, order)
+        log(fills, ends, t, column, quantity, price, reference, fee, realised, note, now, order)
         if capped:
             desk[USED, i] += abs(quantity)
         money -= fee + quantity * (price - reference)
