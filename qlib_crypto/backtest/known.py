@@ -92,8 +92,8 @@ class Targets:
     Attributes
     ----------
     weights
-        Shape (bars, n): signed notional over equity wanted at the bar's open. 0 closes. Rows without a rebalance do
-        not count; they are 0.
+        Shape (bars, n), columns as in `Known.names`: signed notional over equity wanted at the bar's open. 0 and NaN
+        close. Rows without a rebalance do not count; they are 0.
     rebalance
         Shape (bars,): in which bars the book is traded to its row.
     notes
@@ -112,11 +112,17 @@ def checked(targets: Any, known: Known, who: str) -> Targets:
     Raises
     ------
     ConfigError
-        When it is something else, an array has another shape, or a weight is infinite.
+        When it is something else, what it says is no array or has another shape, or a weight is infinite.
 
     """
     if not isinstance(targets, Targets):
         raise ConfigError(f"{who}.targets gave {type(targets).__name__}; return Targets(weights, rebalance, notes)")
+    for name, given in (("weights", targets.weights), ("rebalance", targets.rebalance)):
+        if not isinstance(given, np.ndarray):
+            raise ConfigError(
+                f"{who}.targets gave {name} as {type(given).__name__}, whose names nothing would look at; give a numpy "
+                "array, a row a bar, columns as in known.names"
+            )
     weights, rebalance = np.asarray(targets.weights, dtype=np.float64), np.asarray(targets.rebalance)
     for name, given, shape in (("weights", weights, known.signal.shape), ("rebalance", rebalance, (known.bars,))):
         if given.shape != shape:

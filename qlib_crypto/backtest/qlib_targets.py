@@ -178,7 +178,9 @@ def in_qlib(strategy: Any) -> Any:
             )
         return TargetStrategy(strategy=strategy)
     if not isinstance(strategy, BaseStrategy):
-        raise ConfigError(f"strategy {strategy!r} is none; give a strategy, or class, module_path and kwargs of one")
+        raise ConfigError(
+            f"strategy {strategy!r} has no targets(known); give a strategy, or class, module_path and kwargs of one"
+        )
     return strategy
 
 

@@ -182,7 +182,10 @@ def test_the_array_engine_ignores_nothing_of_the_executor(market, wrong):
         (lambda n, m: np.full((n, m), np.inf), True, r"gave .* the weight inf in bar 0; give a number"),
         (lambda _, m: np.zeros(m), True, r"gave weights of shape \(8,\); give \(60, 8\), a row a bar"),
         (lambda n, m: np.zeros((n, m + 1)), True, r"gave weights of shape \(60, 9\)"),
-        (lambda n, m: np.zeros((n, m)), None, r"gave rebalance of shape \(\); give \(60,\)"),
+        (lambda n, m: np.zeros((n, m)), None, "gave rebalance as NoneType"),
+        (lambda n, m: np.zeros((n, m)), np.ones(1, bool), r"gave rebalance of shape \(1,\); give \(60,\)"),
+        # its names would not be looked at
+        (lambda n, m: pd.DataFrame(np.zeros((n, m))), True, "gave weights as DataFrame, .* give a numpy array"),
         (None, None, "gave NoneType; return Targets"),
     ],
 )
@@ -194,7 +197,7 @@ def test_weights_that_are_none_are_refused(market, engine, weights, rebalance, m
         def targets(self, known):
             if weights is None:
                 return None
-            when = np.ones(known.bars, bool) if rebalance else None
+            when = np.ones(known.bars, bool) if rebalance is True else rebalance
             return Targets(weights(known.bars, len(known.names)), when, {})
 
     with pytest.raises(ConfigError, match=message):

@@ -26,7 +26,7 @@ def test_it_runs(signal, root, capsys):
     text = (root / "docs" / "backtesting.md").read_text()
     section = text[text.index("## From Python") : text.index("## Slippage")]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {"signal": signal}
     for block in blocks:
         exec(compile(block, "docs/backtesting.md", "exec"), names)  # noqa: S102 - it is our own page
