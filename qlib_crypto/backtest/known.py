@@ -117,20 +117,22 @@ def checked(targets: Any, known: Known, who: str) -> Targets:
     """
     if not isinstance(targets, Targets):
         raise ConfigError(f"{who}.targets gave {type(targets).__name__}; return Targets(weights, rebalance, notes)")
-    for name, given in (("weights", targets.weights), ("rebalance", targets.rebalance)):
+    for name, given, shape in (
+        ("weights", targets.weights, known.signal.shape),
+        ("rebalance", targets.rebalance, (known.bars,)),
+    ):
         if not isinstance(given, np.ndarray):
             raise ConfigError(
                 f"{who}.targets gave {name} as {type(given).__name__}, whose names nothing would look at; give a numpy "
                 "array, a row a bar, columns as in known.names"
             )
-    weights, rebalance = np.asarray(targets.weights, dtype=np.float64), np.asarray(targets.rebalance)
-    for name, given, shape in (("weights", weights, known.signal.shape), ("rebalance", rebalance, (known.bars,))):
         if given.shape != shape:
             raise ConfigError(f"{who}.targets gave {name} of shape {given.shape}; give {shape}, a row a bar")
+    weights = targets.weights.astype(np.float64)
     if np.isinf(weights).any():
         t, i = np.argwhere(np.isinf(weights))[0].tolist()
         raise ConfigError(f"{who}.targets gave {known.names[i]} the weight {weights[t, i]} in bar {t}; give a number")
-    return replace(targets, weights=weights, rebalance=rebalance.astype(np.bool_))
+    return replace(targets, weights=weights, rebalance=targets.rebalance.astype(np.bool_))
 
 
 @runtime_checkable
