@@ -18,6 +18,9 @@ A message is one line: what, where, the value, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "ConfigError",
     "DataError",
@@ -30,12 +33,22 @@ __all__ = [
     "UnconfirmedBarError",
     "VenueError",
     "counted",
+    "hint",
 ]
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 bar`, `2,880 bars`; `plural` where an s is not enough. For messages."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` when a known name is close, otherwise the known names, otherwise nothing."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(names)}" if names else ""
 
 
 class QlibCryptoError(Exception):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from qlib_crypto.errors import hint
 
 
 def told(error: ValidationError, model: type[BaseModel]) -> str:
@@ -17,8 +18,7 @@ def told(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] != "extra_forbidden":
         return f"setting {key}: {first['msg'].removeprefix('Value error, ')} (value {first['input']!r})"
     known = _keys(model, place)
-    near = get_close_matches(name.removeprefix("qlib_crypto_"), known, n=1)  # `.env` keeps the prefix
-    return f"setting {key} is unknown; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
+    return f"setting {key} is unknown{hint(name.removeprefix('qlib_crypto_'), known)}"  # `.env` keeps the prefix
 
 
 def _keys(model: type[BaseModel], place: Sequence[str]) -> list[str]:

@@ -52,7 +52,7 @@ def loaded(
         (),
         ("venue",) * n,
         ("file",) * n,
-        np.full((2, n), np.nan),
+        np.full((2, 1, n), np.nan),
     )
 
 

@@ -20,7 +20,8 @@ from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.strategy.base import BaseStrategy
 from support_provider import write_provider
 
-from qlib_crypto.backtest.run import PerpRun, run_backtest
+from qlib_crypto.backtest.result import PerpRun
+from qlib_crypto.backtest.run import run_backtest
 from qlib_crypto.market.margin import MarginTable
 
 #: Orders that rest and fill as a maker's, and those that become market orders, whatever the others pay.

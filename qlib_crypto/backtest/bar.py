@@ -16,7 +16,7 @@ import numpy as np
 
 from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, index, mark_all, positions, settle, trade
 from qlib_crypto.backtest.compiled import compiled, inlined, pasted
-from qlib_crypto.backtest.inside import Bar, reached_at_open, through, through_inner
+from qlib_crypto.backtest.inside import through, through_inner
 from qlib_crypto.backtest.margin_calls import margin_call, margin_ratio, on_the_way, surely_sound
 from qlib_crypto.backtest.market import (
     CLOSE,
@@ -46,6 +46,7 @@ from qlib_crypto.backtest.notes import (
     UNKNOWN_WITHOUT_PRICE,
     VENUE,
 )
+from qlib_crypto.backtest.reached import Bar, reached_at_open
 from qlib_crypto.backtest.resting import ENTRY, cut_to_what_is_left, place, protect_opened, tidy
 from qlib_crypto.backtest.risk_limits import close_all, new_day, watch
 from qlib_crypto.backtest.running import Running

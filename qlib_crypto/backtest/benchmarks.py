@@ -42,7 +42,7 @@ def bitcoin(exchange: PerpExchange) -> pd.Series[float]:
     """The return of BTC on the venue of the exchange's instruments; all NaN when the provider has none."""
     loaded = exchange.loaded
     for name in _bitcoins(loaded.names):
-        own = loaded if name in loaded.column else exchange.load_more(name)
+        own = loaded if name in loaded.column else exchange.source.another(name)
         if own is not None and own.has_bar[:, own.column[name]].any():
             column = [own.column[name]]
             opens, closes = own.market.prices[OPEN][:, column], own.market.prices[CLOSE][:, column]

@@ -35,10 +35,8 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def refuse_stock_rules(deal_price: str | None, unknown: Mapping[str, Any]) -> None:
-    """Refuses unknown keys and what Qlib's regions assume of stocks: trade unit, price limit, deal at close."""
-    if unknown:
-        raise ConfigError(f"exchange keys {sorted(unknown)} are unknown to PerpExchange; remove them")
+def refuse_stock_rules(deal_price: str | None) -> None:
+    """Refuses what Qlib's regions assume of stocks: trade unit, price limit, deal at close."""
     for key, value in (("trade_unit", C.trade_unit), ("limit_threshold", C.limit_threshold)):
         if value is not None:
             raise ConfigError(f"qlib_init.{key} is {value}, a stock default of region {C.region}; write {key}: null")

@@ -45,6 +45,8 @@ MARKS = ("mark_open", "mark_high", "mark_low", "mark")
 Tables = Sequence[tuple[int, MarginTable]]
 #: The days whose turnover tells which margin tiers are assumed.
 _TURNOVER_DAYS = 30
+#: The fewest bars that the usual volatility and volume of an instrument are means of.
+FEWEST_BARS = 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Loaded:
     rule_sources, tier_sources
         Where each instrument's order rules and margin tiers are from.
     before
-        Shape (2, n): close and volume of the bar before the first one, NaN where there is none.
+        Shape (2, k, n): closes and volumes of the k bars before the first one, NaN where there is none.
 
     """
 
@@ -115,12 +117,14 @@ def load(
     tables: Mapping[str, Tables] | None = None,
     margined: bool = True,
     inner: Interval | None = None,
+    before: int = 0,
 ) -> Loaded:
     """Bars that open in `span_ms` (first and last, both inclusive) of the named instruments.
 
     `rules` are those of `load_specs`; an instrument without has none. `tables` are margin tiers of the venue and since
     when (Unix milliseconds), the first also before; where there are none they are assumed by turnover, unless nothing
-    is `margined`. `inner` is the length of finer bars inside, see `Market.inner`; None for none.
+    is `margined`. `inner` is the length of finer bars inside, see `Market.inner`; None for none. `Loaded.before` has
+    those of `usual_bars` and one more, and at least `before`.
 
     Raises
     ------
@@ -160,11 +164,7 @@ def load(
         )
     for i in np.flatnonzero((last >= 0) & (last < len(opens) - 1)).tolist():
         last[i] = max(last[i], files.last_after(i))  # the span may end in an outage
-    before = np.empty((2, 1, len(ordered)))
-    files = _Files(folder, manifest, interval, ordered, first - 1, 1)
-    unpack(files.read(BARS[CLOSE]), ticks, before[0])
-    unpack(files.read(BARS[VOLUME]), np.zeros(len(ordered)), before[1])
-    before[before <= 0.0] = np.nan
+    earlier = _before(folder, manifest, interval, ordered, first, max(before, usual_bars(interval) + 1), ticks)
     finer = np.empty((INNER_ROWS, 0, len(ordered)))
     if inner is not None:
         if inner.ms >= interval.ms or interval.ms % inner.ms:
@@ -194,7 +194,25 @@ def load(
     )  # fmt: skip
     sources = tuple(own[-1][1].spec_source for own in ruled)
     tier_sources = tuple(own[0][1].source for own in given)
-    return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources, before[:, 0])
+    return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources, earlier)
+
+
+def usual_bars(interval: Interval) -> int:
+    """The bars that the usual volatility and volume of an instrument are means of: a day, at least 20."""
+    return int(max(DAY_MS // interval.ms, FEWEST_BARS))
+
+
+def _before(
+    folder: Path, manifest: Manifest, interval: Interval, names: tuple[str, ...], first: int, bars: int, ticks: Floats
+) -> Floats:
+    """`Loaded.before`."""
+    files = _Files(folder, manifest, interval, names, first - bars, bars)
+    out, opens = np.empty((2, bars, len(names))), np.empty((bars, len(names)))
+    unpack(files.read(BARS[OPEN]), ticks, opens)
+    unpack(files.read(BARS[CLOSE]), ticks, out[0])
+    unpack(files.read(BARS[VOLUME]), np.zeros(len(names)), out[1])
+    out[:, ~((opens > 0.0) & (out[0] > 0.0))] = np.nan
+    return out
 
 
 def _by_date[T](given: Sequence[Sequence[tuple[int, T]]], opens: Ints) -> tuple[Ints, list[list[T]]]:

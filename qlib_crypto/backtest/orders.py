@@ -47,6 +47,8 @@ def load_specs(path: Path) -> dict[str, Rules]:
     if not path.is_file():
         return {}
     text, rules, at = path.read_text(encoding="utf-8").strip(), dict[str, Rules](), 0
+    if not text:
+        raise SchemaError(f"{path} is empty; write {{}} where no order rules are meant, or convert again")
     try:
         while at < len(text):
             part, at = json.JSONDecoder().raw_decode(text, at)

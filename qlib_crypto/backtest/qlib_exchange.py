@@ -9,57 +9,35 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from qlib.backtest.account import Account
 from qlib.backtest.decision import Order, OrderDir
 from qlib.backtest.exchange import Exchange
 from qlib.log import get_module_logger
 
-from qlib_crypto.backtest.account import Floats
 from qlib_crypto.backtest.checks import exchange_values, names_of, refuse_stock_rules, stored
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Executed, try_order
-from qlib_crypto.backtest.load import Loaded, Tables, load
-from qlib_crypto.backtest.market import OPEN, VOLUME
+from qlib_crypto.backtest.load import Loaded
+from qlib_crypto.backtest.market import OPEN
 from qlib_crypto.backtest.notes import NO_PRICE, WORDS
 from qlib_crypto.backtest.orders import load_specs
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import Quotes, naive_utc, unix_ms
 from qlib_crypto.backtest.slippage import slipping
+from qlib_crypto.backtest.source import Source, tables_of
 from qlib_crypto.backtest.terms import LEVERAGE, MAX_GROSS_LEVERAGE, RiskLimits, Terms
-from qlib_crypto.errors import ConfigError, DataError, QlibCryptoError
-from qlib_crypto.market.margin import ccxt_tables, dated_tables
-from qlib_crypto.symbols import Instrument, Interval
+from qlib_crypto.backtest.values import no_others
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.symbols import Interval
 
 AUTO = "auto"
 #: Bytes of finer bars that are loaded without being asked for.
 _MOST_INNER = 1 << 30
-
-
-def tables_of(path: str | None, folder: Path, names: Sequence[str]) -> Mapping[str, Tables]:
-    """The margin tiers of a file in ccxt's shape by Qlib's name, without one those that the provider knows.
-
-    Raises
-    ------
-    ConfigError
-        When the file has not one of the instruments.
-
-    """
-    if path is None:
-        known = folder / "margin_tiers.json"
-        return dated_tables(known) if known.is_file() else {}
-    venues = {Instrument.parse(name).venue for name in names}
-    tables = {of.qlib: table for venue in sorted(venues) for of, table in ccxt_tables(Path(path), venue).items()}
-    if not set(tables) & set(names):
-        raise ConfigError(
-            f"exchange.margin_tiers {path} has none of the {len(names)} instruments ({names[0]} …); give a file of "
-            "their venue with sizes in quote coins, or leave it out"
-        )
-    return {name: ((0, table),) for name, table in tables.items()}
 
 
 class PerpExchange(Exchange):
@@ -149,7 +127,8 @@ class PerpExchange(Exchange):
         inner: str | None = AUTO,
         **unknown: Any,
     ) -> None:
-        refuse_stock_rules(deal_price, unknown)
+        no_others("exchange", unknown, set(signature(PerpExchange).parameters) - {"unknown"})
+        refuse_stock_rules(deal_price)
         start_time, end_time = naive_utc(start_time), naive_utc(end_time)
         given: dict[str, Any] = {
             "taker_fee": taker_fee, "maker_fee": maker_fee, "liquidity": liquidity, "codes": codes, "specs": specs,
@@ -170,20 +149,20 @@ class PerpExchange(Exchange):
         span = unix_ms(start_time), unix_ms(end_time)
         known = next((path for path in (folder / "rules.json", folder / "specs.json") if path.is_file()), folder)
         rules = load_specs(Path(specs) if specs else known)
-        if specs and not set(rules) & set(names) and (rules or not Path(specs).stat().st_size):
+        if specs and rules and not set(rules) & set(names):
             raise ConfigError(f"exchange.specs {specs} has no rules of any instrument; write them by Qlib name")
-        self._load = partial(load, folder, interval, rules=rules)
-        self._whole = partial(
-            self._load, names, span, tables=tables_of(margin_tiers, folder, names), margined=margin_mode != "none"
-        )
-        self._folder, self._names, self._span, self.inner = folder, names, span, inner
+        self.source = Source(
+            folder, interval, tuple(names), span, rules, tables_of(margin_tiers, folder, names),
+            margined=margin_mode != "none", window=costs.slippage.window(interval),
+        )  # fmt: skip
         given_inner = None if inner is None or inner == AUTO else Interval.parse(inner)
         if given_inner is not None:
             stored(given_inner.qlib)
-        self.loaded: Loaded = self._whole(inner=given_inner)
+        self.inner = inner
+        self.loaded: Loaded = self.source.bars(given_inner)
         costs = replace(costs, slippage=costs.slippage.resolved(self.loaded))
         self.terms = replace(self.terms, costs=costs)
-        self.loaded, unpriced = self._slipping(self.loaded)
+        self.loaded, unpriced = slipping(self.loaded, costs.slippage)
         self.notes = {"impact of an order unknown, taken as none: bars of an instrument": unpriced}
         self._has_bar = self.loaded.has_bar
         self._terms, self._fees = self.terms.array(self.loaded.interval.ms), self.terms.fees(self.loaded.opens_ms)
@@ -205,12 +184,9 @@ class PerpExchange(Exchange):
         """Load the finer bars of `inner: auto`, the longest that the provider has, unless they take more than 1 GiB."""
         if self.inner != AUTO:
             return
-        stems = {path.stem for path in self._folder.glob("calendars/*.txt") if not path.stem.endswith("_future")}
-        own, shape = self.loaded.interval.ms, self.loaded.market.prices.shape
-        finer = [one for one in map(Interval.parse, stems) if one.ms < own and own % one.ms == 0]
-        if not finer:
+        own, shape, longest = self.loaded.interval.ms, self.loaded.market.prices.shape, self.source.inner
+        if longest is None:
             return
-        longest = max(finer, key=lambda one: one.ms)
         if 8 * own // longest.ms * math.prod(shape) > _MOST_INNER:
             get_module_logger("perp backtest").warning(
                 "%s bars inside those of %s take more than %d MiB: not looked at; write inner: %s to have them",
@@ -218,45 +194,8 @@ class PerpExchange(Exchange):
             )  # fmt: skip
             return
         self.inner = longest.qlib
-        self.loaded, _ = self._slipping(self._whole(inner=longest))
+        self.loaded, _ = slipping(self.source.bars(longest), self.terms.costs.slippage)
         self.quote.loaded = self.loaded
-
-    def _slipping(self, loaded: Loaded) -> tuple[Loaded, int]:
-        slippage = self.terms.costs.slippage
-        more = slippage.window(loaded.interval) + 1
-        return slipping(loaded, slippage, self.before(more) if slippage.impact else None)
-
-    def before(self, bars: int) -> Floats:
-        """Open, high, low, close and volume of so many bars before the first loaded one, NaN where there are none.
-
-        Shape (5, bars, n). What is known when the span begins needs no bars of the span.
-        """
-        out = np.full((VOLUME + 1, bars, len(self._names)), np.nan)
-        step, start = self.loaded.interval.ms, int(self.loaded.opens_ms[0])
-        try:
-            earlier = load(
-                self._folder, self.loaded.interval, self._names, (start - bars * step, start - step), rules={},
-                margined=False,
-            )  # fmt: skip
-        except DataError:
-            return out
-        rows = (earlier.opens_ms - start) // step + bars
-        out[:, rows] = earlier.market.prices[: VOLUME + 1]
-        return out
-
-    def decided_on(self, interval: Interval) -> Loaded:
-        """Its bars for who decides on longer ones than it trades on."""
-        if interval == self.loaded.interval:
-            return self.loaded
-        stored(interval.qlib)
-        return load(self._folder, interval, self._names, self._span, rules={}, margined=False)
-
-    def load_more(self, name: str) -> Loaded | None:
-        """Another instrument over the same bars, None when the provider has not one of them."""
-        try:
-            return self._load([name], (int(self.loaded.opens_ms[0]), int(self.loaded.opens_ms[-1])))
-        except QlibCryptoError:
-            return None
 
     def get_quote_from_qlib(self) -> None:
         """Nothing is asked of Qlib: the files are read, of every instrument for the whole span, membership or not."""

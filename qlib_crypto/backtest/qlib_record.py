@@ -15,7 +15,9 @@ from qlib.log import get_module_logger
 from qlib.utils import fill_placeholder
 from qlib.workflow.record_temp import ACRecordTemp, SignalRecord
 
-from qlib_crypto.backtest.run import PARTS, PerpRun, run_backtest
+from qlib_crypto.backtest.config import PARTS
+from qlib_crypto.backtest.result import PerpRun
+from qlib_crypto.backtest.run import run_backtest
 from qlib_crypto.errors import ConfigError, DataError
 
 OBJECTS = ("perp_steps.pkl", "perp_fills.pkl", "perp_funding.pkl", "perp_positions.pkl", "perp_assumptions.pkl")

@@ -22,6 +22,7 @@ from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_orders import PerpOrder
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.quotes import unix_ms
+from qlib_crypto.backtest.values import made
 from qlib_crypto.backtest.view import known_of, scores_known
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
@@ -57,6 +58,8 @@ class TargetStrategy(BaseStrategy):
         orders: Entries | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(strategy, type) or not isinstance(strategy, Strategy):
+            raise ConfigError(f"TargetStrategy: strategy {strategy!r} has no targets(known); give an object that has")
         super().__init__(**kwargs)
         self.strategy, self.signal, self.orders = strategy, signal, Entries.of(orders)
         self.plan, self.until = np.zeros((len(PLAN), 0, 0)), np.zeros(0, np.int64)
@@ -85,7 +88,7 @@ class TargetStrategy(BaseStrategy):
             With `orders`, where another executor trades within a step.
 
         """
-        self._bars = exchange.loaded if step is None else exchange.decided_on(step)
+        self._bars = _bars_of(exchange, step)
         known = known_of(self._bars, self.signal, exchange.terms.missing_funding).since(first)
         self._targets = checked(self.strategy.targets(known), known, type(self.strategy).__name__)
         if self.orders is not None:
@@ -95,7 +98,10 @@ class TargetStrategy(BaseStrategy):
                     "its own orders; take one of the two out"
                 )
             prices, more = self._bars.market.prices[: CLOSE + 1], self.orders.warm_up
-            before = np.concatenate([exchange.before(more)[: CLOSE + 1], prices[:, :first]], axis=1) if more else None
+            before = None
+            if more:
+                known_before = exchange.source.before(int(self._bars.opens_ms[0]), more)[: CLOSE + 1]
+                before = np.concatenate([known_before, prices[:, :first]], axis=1)
             self._targets, self.plan, self.until = self.orders.planned(prices[:, first:], self._targets, before)
         return self._targets
 
@@ -108,7 +114,7 @@ class TargetStrategy(BaseStrategy):
         start, end = self.trade_calendar.get_step_time(step)
         if self._targets is None or self._bars is None or step == 0:
             interval = Interval.parse(self.trade_calendar.get_freq())
-            self._first = exchange.decided_on(interval).row(unix_ms(self.trade_calendar.get_step_time(0)[0])) or 0
+            self._first = _bars_of(exchange, interval).row(unix_ms(self.trade_calendar.get_step_time(0)[0])) or 0
             self.targets(exchange, self._first, interval)
         targets, bars, first = self._targets, self._bars, self._first
         row = None if bars is None else bars.row(unix_ms(start))
@@ -148,6 +154,13 @@ class TargetStrategy(BaseStrategy):
         return said
 
 
+def _bars_of(exchange: PerpExchange, step: Interval | None) -> Loaded:
+    """The bars that are decided on: the traded ones, or longer ones around them."""
+    if step is None or step == exchange.loaded.interval:
+        return exchange.loaded
+    return exchange.source.longer(step)
+
+
 def in_qlib(strategy: Any) -> Any:
     """What Qlib's loop can run of a strategy, or of the configuration of one: target weights in a `TargetStrategy`.
 
@@ -169,7 +182,9 @@ def in_qlib(strategy: Any) -> Any:
         if hasattr(kind, "check_values"):
             kind.check_values("strategy", own)
         Entries.check("strategy.orders", orders)
-        return TargetStrategy(strategy=kind(**own), signal=signal, orders=orders)
+        return TargetStrategy(strategy=made("strategy", kind, own), signal=signal, orders=orders)
+    if isinstance(strategy, type):
+        raise ConfigError(f"strategy {strategy.__name__} is a class; give an object of it, {strategy.__name__}(…)")
     if isinstance(strategy, Strategy) and not isinstance(strategy, BaseStrategy):
         if uses_signal(strategy):
             raise ConfigError(

@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from qlib_crypto.backtest.account import Floats
-from qlib_crypto.backtest.load import Loaded
+from qlib_crypto.backtest.account import Floats, Ints
+from qlib_crypto.backtest.load import FEWEST_BARS, Loaded, usual_bars
 from qlib_crypto.backtest.market import CLOSE, VOLUME
 from qlib_crypto.backtest.values import no_others, number, whole_number
-from qlib_crypto.clock import DAY_MS
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.market.fees import LARGEST
 from qlib_crypto.stats.impact import fit_impact
 from qlib_crypto.symbols import Interval
 
 FITTED, _DEFAULT = "fitted", "default"
-#: The fewest bars of the window that volatility and volume are known from.
-_FEWEST = 20
 _LARGEST_IMPACT = 10.0
 
 
@@ -31,8 +28,9 @@ class Slippage:
         s = fixed + spread / 2 + impact x v x sqrt(|q| x reference / V)
 
     where v is the volatility of a bar's return and V the quote coins traded in a bar, both means of the last `bars`
-    bars as known at the open (v the root mean square), for an order at least half of the window known. Source of the
-    last part: the square-root law, see `qlib_crypto.stats.capacity`. Limits and targets fill at their price.
+    bars as known at the open (v the root mean square), for an order at least half of the window known, bars before the
+    span included. Source of the last part: the square-root law, see `qlib_crypto.stats.capacity`. Limits and targets
+    fill at their price.
 
     Attributes
     ----------
@@ -85,7 +83,7 @@ class Slippage:
             what = f"must be a coefficient from 0 to {_LARGEST_IMPACT:g}, about 1 by the literature, or {FITTED}"
             number(f"{where}.impact", given["impact"], lambda v: 0 <= v <= _LARGEST_IMPACT, what)
         if given.get("bars") is not None:
-            whole_number(f"{where}.bars", given["bars"], _FEWEST)
+            whole_number(f"{where}.bars", given["bars"], FEWEST_BARS)
             if not given.get("impact"):
                 raise ConfigError(f"{where}.bars is the window of impact, which is none; add impact or take bars out")
 
@@ -100,7 +98,7 @@ class Slippage:
         """
         if self.impact != FITTED:
             return self
-        volatility, volume, returns, traded = self._known(loaded)
+        volatility, volume, returns, traded = scales(loaded, self.window(loaded.interval))
         fit = fit_impact(returns, traded, volatility, volume)
         if not np.isfinite(fit.coefficient):
             raise DataError(
@@ -118,10 +116,8 @@ class Slippage:
         """The bars that volatility and volume are means of."""
         return usual_bars(interval) if self.bars is None else self.bars
 
-    def rows(self, loaded: Loaded, before: Floats | None = None) -> tuple[Floats, int]:
+    def rows(self, loaded: Loaded) -> tuple[Floats, int]:
         """`Market.slips`, shape (bars, 1 or 0, 2, n), and in how many bars of an instrument it lacks the impact.
-
-        `before` are prices of earlier bars, see `PerpExchange.before`; volatility and volume count from them on.
 
         Raises
         ------
@@ -142,7 +138,7 @@ class Slippage:
         constant = self.fixed + np.array([by_name.get(name, by_name.get(_DEFAULT)) for name in names]) / 2
         if not self.impact:
             return np.stack([constant, np.zeros(len(names))])[None], 0
-        volatility, volume, _, _ = self._known(loaded, before)
+        volatility, volume, _, _ = scales(loaded, self.window(loaded.interval))
         with np.errstate(divide="ignore", invalid="ignore"):
             root = float(self.impact) * volatility / np.sqrt(volume)
         unknown = ~np.isfinite(root)
@@ -165,35 +161,28 @@ class Slippage:
         law = f"{self.impact:.3g} x volatility x sqrt(order / volume) of a bar" if self.impact else ""
         return " and ".join(part for part in (*parts, law) if part)
 
-    def _known(self, loaded: Loaded, before: Floats | None = None) -> tuple[Floats, Floats, Floats, Floats]:
-        """Volatility and volume as known at each open, then each bar's own return and volume; shape (bars, n)."""
-        window, prices = self.window(loaded.interval), loaded.market.prices
-        if before is None:
-            return scales(prices[CLOSE], prices[VOLUME], window)
-        close, volume = (np.vstack([before[row], prices[row]]) for row in (CLOSE, VOLUME))
-        spread, traded, returns, volumes = (values[before.shape[1] :] for values in scales(close, volume, window))
-        return spread, traded, returns, volumes
 
-
-def usual_bars(interval: Interval) -> int:
-    """The bars of a day, at least 20."""
-    return int(max(DAY_MS // interval.ms, _FEWEST))
-
-
-def scales(close: Floats, volume: Floats, window: int) -> tuple[Floats, Floats, Floats, Floats]:
+def scales(loaded: Loaded, window: int, columns: Ints | slice = slice(None)) -> tuple[Floats, Floats, Floats, Floats]:
     """Volatility and volume as known at each open, then each bar's own return and volume in quote coins.
 
-    All of shape (bars, n), as the closes (quote per base) and volumes (base coins) given.
+    All of shape (bars, columns); the bars before the first one count.
     """
+    prices, known = loaded.market.prices, loaded.before.shape[1]
+    close, volume = (
+        np.vstack([before[:, columns], prices[row][:, columns]])
+        for before, row in zip(loaded.before, (CLOSE, VOLUME), strict=True)
+    )
     returns = np.full(close.shape, np.nan)
     returns[1:] = close[1:] / close[:-1] - 1
     traded = close * volume
-    return np.sqrt(_mean_before(returns**2, window)), _mean_before(traded, window), returns, traded
+    means = np.sqrt(_mean_before(returns**2, window)), _mean_before(traded, window)
+    volatility, usual, own, quote = (values[known:] for values in (*means, returns, traded))
+    return volatility, usual, own, quote
 
 
-def slipping(loaded: Loaded, slippage: Slippage, before: Floats | None = None) -> tuple[Loaded, int]:
+def slipping(loaded: Loaded, slippage: Slippage) -> tuple[Loaded, int]:
     """What was loaded with its `Market.slips`, and in how many bars of an instrument the impact is unknown."""
-    rows, unknown = slippage.rows(loaded, before)
+    rows, unknown = slippage.rows(loaded)
     return replace(loaded, market=loaded.market._replace(slips=rows)), unknown
 
 

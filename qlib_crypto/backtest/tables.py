@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.engine import CURVE, Engine
-from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN, VOLUME
+from qlib_crypto.backtest.load import usual_bars
+from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN
 from qlib_crypto.backtest.notes import KINDS, WORDS
-from qlib_crypto.backtest.slippage import scales, usual_bars
+from qlib_crypto.backtest.slippage import scales
 from qlib_crypto.backtest.trading import FILL, PAYMENT
 from qlib_crypto.provider.funding import PRICE_SOURCES
 
@@ -32,7 +33,7 @@ def fills_table(engine: Engine) -> pd.DataFrame:
 
     `realised` is the profit of the part that closed a position, before the fee; `position` what was held then; `order`
     one of `notes.KINDS`. `market_volatility` (of a bar's return) and `market_volume` (quote coins a bar) are means of a
-    day's bars as known at the open, NaN in the first half of a day.
+    day's bars as known at the open, those before the span too; NaN while half of a day is not known.
     """
     of = _columns(engine.fills, FILL)
     volatility, volume = _market_of(engine, of["bar"].astype(np.int64), of["column"].astype(np.int64))
@@ -56,11 +57,11 @@ def fills_table(engine: Engine) -> pd.DataFrame:
 
 def _market_of(engine: Engine, bars: Ints, columns: Ints) -> tuple[Floats, Floats]:
     """What impact depends on, at each fill."""
-    prices, window = engine.loaded.market.prices, usual_bars(engine.loaded.interval)
+    window = usual_bars(engine.loaded.interval)
     out = np.full((2, len(bars)), np.nan)
     for i in np.unique(columns).tolist():
         own = columns == i
-        for row, known in enumerate(scales(prices[CLOSE, :, [i]].T, prices[VOLUME, :, [i]].T, window)[:2]):
+        for row, known in enumerate(scales(engine.loaded, window, np.array([i]))[:2]):
             values = known[:, 0]
             # where they became unknown again, the last known ones
             last = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), 0))

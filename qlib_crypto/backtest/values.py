@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, hint
 
 
 def whole_number(key: str, value: Any, least: int) -> None:
@@ -26,7 +27,16 @@ def no_others(where: str, kwargs: Mapping[str, Any], known: Collection[str]) -> 
     """Refuses the keys that would be ignored."""
     unknown = sorted(set(kwargs) - set(known), key=str)
     if unknown:
-        raise ConfigError(f"{where}.{unknown[0]} is unknown; remove it, or write one of: {', '.join(sorted(known))}")
+        raise ConfigError(f"{where}.{unknown[0]} is unknown{hint(str(unknown[0]), known)}")
+
+
+def made[T](where: str, kind: Callable[..., T], kwargs: Mapping[str, Any]) -> T:
+    """An object of a class; its keyword arguments are refused when it does not take them, or lacks one."""
+    try:
+        inspect.signature(kind).bind(**kwargs)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {getattr(kind, '__name__', kind)} {error}") from None
+    return kind(**kwargs)
 
 
 def one_of(key: str, value: Any, choices: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
     if POLICIES[missing_funding] == UNTRADABLE:
         tradable &= market.unknown[:, :-1] == 0
     rate, interval = _funding(loaded)
-    close, volume = loaded.before
+    close, volume = loaded.before[:, -1]
     return Known(
         opens_ms=loaded.opens_ms,
         step_ms=loaded.interval.ms,

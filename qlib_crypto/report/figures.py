@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from qlib_crypto.report.attribution import SOURCES, shown_sources
+from qlib_crypto.backtest.attribution import SOURCES
+from qlib_crypto.report.attribution import shown_sources
 from qlib_crypto.report.theme import COLOURS, template
 
 __all__ = [

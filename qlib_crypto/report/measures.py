@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from qlib_crypto.backtest.attribution import SOURCES, instrument_attribution
 from qlib_crypto.errors import QlibCryptoError
-from qlib_crypto.report.attribution import SOURCES, cumulated, instrument_attribution
+from qlib_crypto.report.attribution import cumulated
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.risk import Risk, risk
 from qlib_crypto.stats import ic
@@ -56,7 +57,7 @@ class Measures:
     months
         Returns, one row a year, one column a month (1 to 12) and `year`; NaN outside the span.
     instruments
-        See `attribution.instrument_attribution`.
+        See `backtest.attribution.instrument_attribution`.
     ic
         `ic rank_ic` of each timestamp with predictions, NaN where undefined; `…_rolling` their mean over the last
         `ic_window` timestamps (NaN while fewer than half of them have one), `…_cumulated` their running sum.

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qlib_crypto.backtest.attribution import SOURCES
 from qlib_crypto.backtest.notes import COUNTED, FUNDING_AS_NONE, PAID_AT_LAST_PRICE
 from qlib_crypto.errors import counted
 from qlib_crypto.report import formats
-from qlib_crypto.report.attribution import SOURCES
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import Measures
 from qlib_crypto.stats.ic import MIN_NAMES

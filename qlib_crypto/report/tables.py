@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from qlib_crypto.backtest.attribution import SOURCES
 from qlib_crypto.report import formats
-from qlib_crypto.report.attribution import SOURCES, shown_sources
+from qlib_crypto.report.attribution import shown_sources
 from qlib_crypto.report.measures import Measures
 from qlib_crypto.report.theme import COLOURS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from qlib_crypto.report.attribution import instrument_attribution
+from qlib_crypto.backtest.attribution import instrument_attribution
 from qlib_crypto.report.data import ReportData
 from qlib_crypto.report.measures import Measures
 from qlib_crypto.stats.returns import step_returns

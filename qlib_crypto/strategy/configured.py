@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qlib_crypto.backtest.known import Strategy
-from qlib_crypto.backtest.values import no_others
+from qlib_crypto.backtest.values import made, no_others
 from qlib_crypto.errors import ConfigError
 
 _KEYS = ("class", "module_path", "kwargs")
@@ -45,10 +45,12 @@ def strategy_of(where: str, config: Any) -> Strategy:
 
     """
     check_strategy(where, config)
-    made = _class_of(where, config)(**(config.get("kwargs") or {})) if isinstance(config, Mapping) else config
-    if not isinstance(made, Strategy):
+    if not isinstance(config, Mapping):
+        return config  # type: ignore[no-any-return]  # checked
+    found = made(where, _class_of(where, config), config.get("kwargs") or {})
+    if not isinstance(found, Strategy):
         raise ConfigError(f"{where}.class {config['class']!r} makes no weights: it has no targets(known)")
-    return made
+    return found
 
 
 def _class_of(where: str, config: Mapping[str, Any]) -> type[Any]:

@@ -12,8 +12,7 @@ from lightgbm.basic import _ConfigAliases
 from qlib.model.base import BaseModel
 
 from qlib_crypto.backtest.qlib_targets import makes_targets, split
-from qlib_crypto.errors import ConfigError
-from qlib_crypto.workflow.template import hint
+from qlib_crypto.errors import ConfigError, hint
 
 _KEYS = ("class", "module_path", "kwargs")
 _RECORDS = "qlib.workflow.record_temp"  # where qrun looks for a record without a module

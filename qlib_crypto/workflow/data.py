@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qlib_crypto.clock import iso, parse_utc
-from qlib_crypto.errors import ConfigError, DataError, counted
+from qlib_crypto.errors import ConfigError, DataError, counted, hint
 from qlib_crypto.provider.conversion import FIELDS
 from qlib_crypto.provider.instruments import MEMBERS
 from qlib_crypto.provider.manifest import Manifest, read_manifest
@@ -20,7 +20,6 @@ from qlib_crypto.provider.write import feature_file
 from qlib_crypto.symbols import Instrument, Interval
 from qlib_crypto.workflow.check import Workflow
 from qlib_crypto.workflow.portfolio import Legs
-from qlib_crypto.workflow.template import hint
 
 _FLOAT = np.dtype("<f4")
 #: An update is put in place in less.

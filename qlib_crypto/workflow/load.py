@@ -16,9 +16,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from qlib_crypto.clock import iso
-from qlib_crypto.errors import ConfigError, DataError
+from qlib_crypto.errors import ConfigError, DataError, hint
 from qlib_crypto.workflow.record import DROPPED, IMPORTANCE
-from qlib_crypto.workflow.template import hint
 
 MANIFEST, SUMMARY, SECONDS, LOG = "manifest.json", "summary.json", "stage_seconds.pkl", "qlib.log"
 UNIVERSE = "universe.pkl"

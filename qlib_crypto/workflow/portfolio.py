@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from qlib_crypto.backtest.config import BACKTEST_KEYS, ENGINES, POSITION, completed, innermost
 from qlib_crypto.backtest.entries import Entries
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.qlib_targets import makes_targets, split, uses_signal
-from qlib_crypto.backtest.run import BACKTEST_KEYS, ENGINES, POSITION, completed, innermost
 from qlib_crypto.backtest.terms import MAX_GROSS_LEVERAGE
 from qlib_crypto.backtest.values import one_of
 from qlib_crypto.clock import iso

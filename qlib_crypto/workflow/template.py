@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, hint
 
 _LARGEST = 1_000_000
 
@@ -62,15 +61,6 @@ def render(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no mapping; a workflow begins with qlib_init: and task:")
     return config
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` when a known name is close, otherwise the known names, otherwise nothing."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known: {', '.join(names)}" if names else ""
 
 
 def _read(path: Path) -> tuple[Environment, str]:

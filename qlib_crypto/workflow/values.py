@@ -7,9 +7,8 @@ from datetime import date, datetime
 from typing import Any
 
 from qlib_crypto.clock import iso, parse_utc
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, hint
 from qlib_crypto.symbols import Interval
-from qlib_crypto.workflow.template import hint
 
 _MINUTE_DIGITS = len("2025-04-17 16:50")
 

@@ -15,6 +15,8 @@ from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.strategy.base import BaseStrategy
 from support_backtest import Margin, Market, assert_replayed, random_market, run
 
+from qlib_crypto.backtest.account import CAUSES
+from qlib_crypto.backtest.attribution import SOURCES
 from qlib_crypto.backtest.costs import Costs
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.load import load
@@ -202,6 +204,10 @@ def assert_same(case: Case, folder: Path) -> dict[str, int]:
         forced_rate=case.exchange["taker_fee"], slippage=case.exchange["slippage"], margin=margin_of(case),
         maker_rate=case.exchange["maker_fee"],
     )  # fmt: skip
+    earned = one.attribution()[list(SOURCES)]
+    book = pd.DataFrame(engine.book[:-1, list(CAUSES)], engine.loaded.names, list(SOURCES))
+    assert ((earned - book.loc[earned.index]).abs() <= 1e-9 * 100_000.0).all(axis=None)
+    assert (book.drop(earned.index) == 0).all(axis=None)
     change = np.diff(np.concatenate([[100_000.0], other["equity"]]))
     causes = other[["price", "funding", "fee", "slippage", "liquidation"]].sum(axis=1).to_numpy()
     assert (np.abs(change - causes) <= 1e-9 * np.maximum(np.abs(other["equity"]), 100_000.0)).all()

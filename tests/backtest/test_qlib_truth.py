@@ -374,7 +374,7 @@ def test_a_file_that_ends_with_the_instrument_is_a_delisting(tmp_path):
     span = tuple(int(time.value // 1_000_000) for time in (times[5], times[9]))
     later = load(tmp_path, Interval.parse("60min"), names, span, rules=rules)
     assert later.market.last.tolist() == [4, 4]
-    assert later.before.tolist() == [[100.0, 100.0], [100.0, 100.0]]
+    assert later.before[:, -1].tolist() == [[100.0, 100.0], [100.0, 100.0]]
 
 
 @pytest.mark.parametrize("end", [45, 59, 95])

@@ -10,7 +10,8 @@ import pytest
 import qlib
 from support_backtest import POSITION
 
-from qlib_crypto.backtest.run import PerpRun, run_backtest
+from qlib_crypto.backtest.result import PerpRun
+from qlib_crypto.backtest.run import run_backtest
 from qlib_crypto.lake import Lake
 from qlib_crypto.provider.convert import convert
 from qlib_crypto.schemas import Bar, Settlement

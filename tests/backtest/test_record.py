@@ -11,7 +11,7 @@ import pytest
 from support_backtest import random_market, replay
 
 from qlib_crypto.backtest.qlib_record import OBJECTS, PerpPortfolioRecord
-from qlib_crypto.backtest.run import PerpRun
+from qlib_crypto.backtest.result import PerpRun
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.report.assumptions import assumptions as shown
 from qlib_crypto.report.data import ReportData

@@ -8,11 +8,12 @@ import pytest
 import qlib
 from support_backtest import POSITION, Market, Scripted, random_market, run, topk
 
+from qlib_crypto.backtest.config import completed
 from qlib_crypto.backtest.known import Targets
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.qlib_targets import in_qlib
-from qlib_crypto.backtest.run import completed, run_backtest
+from qlib_crypto.backtest.run import run_backtest
 from qlib_crypto.errors import ConfigError, DataError, SchemaError
 
 
@@ -49,7 +50,8 @@ def test_the_bare_region_defaults_are_refused(market, folder, defaults, message)
     ("kwargs", "message"),
     [
         ({"deal_price": "close"}, "deal_price is 'close'"),
-        ({"min_cost": 5}, r"\['min_cost'\] are unknown"),
+        ({"min_cost": 5}, r"exchange.min_cost is unknown"),
+        ({"levrage": 5}, r"exchange.levrage is unknown; did you mean leverage\?"),
         ({"freq": "15min"}, "freq '15min' is not stored in .* \\(stored: 60min\\)"),
         ({"freq": "7min"}, "interval '7min' is unknown"),
         ({"missing_funding": "ignore"}, "missing_funding 'ignore' is unknown; choose one of: error, untradable, zero"),
@@ -131,8 +133,12 @@ STEP = {"kwargs": {"time_per_step": "60min"}}
     [
         ({"executor": STEP, "backtest": {**BACKTEST, "benchmark": None}}, "benchmark None: leave it out"),
         ({"executor": STEP, "backtest": {**BACKTEST, "benchmark": "BTC_USDT.OKX"}}, "leave it out"),
-        ({"executor": STEP, "backtest": {**BACKTEST, "cash": 1}}, r"\['cash'\] would be ignored"),
-        ({"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": {"min_cost": 0}}}, r"\['min_cost'\] would be"),
+        ({"executor": STEP, "backtest": {**BACKTEST, "cash": 1}}, r"backtest.cash is unknown; known: account, end"),
+        (
+            {"executor": STEP, "backtest": {**BACKTEST, "acount": 1}},
+            r"backtest.acount is unknown; did you mean account",
+        ),
+        ({"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": {"min_cost": 0}}}, "kwargs.min_cost would be"),
         ({"executor": STEP, "backtest": {"start_time": "2025-01-01"}}, "needs start_time and end_time"),
         ({"executor": {}, "backtest": BACKTEST}, "needs time_per_step"),
         ({"executor": STEP, "backtest": {**BACKTEST, "end_time": "2025-01-03"}}, "2025-01-03 means 00:00 and cuts"),
@@ -308,7 +314,8 @@ def test_an_inverse_contract_is_refused(tmp_path):
     ("text", "message"),
     [
         ('{"BTC_USDT.OKX": {"lot": 1}}', "lot is none of lot_base, min_base"),
-        ("", "has no rules of any instrument"),
+        ("", "specs.json is empty; write {} where no order rules are meant"),
+        (" \n", "specs.json is empty"),
         ('{"NONE_USDT.OKX": {"lot_base": 1}}', "has no rules of any instrument"),
     ],
 )

@@ -13,9 +13,10 @@ from qlib.backtest.backtest import backtest_loop
 from qlib.utils import init_instance_by_config
 from support_backtest import Market, Scripted, assert_replayed, random_market, run, topk
 
+from qlib_crypto.backtest.config import completed
 from qlib_crypto.backtest.notes import CLOSED_DELISTED, COUNTED, PAID_AT_LAST_PRICE, WORDS
 from qlib_crypto.backtest.qlib_targets import in_qlib
-from qlib_crypto.backtest.run import completed, run_backtest
+from qlib_crypto.backtest.run import run_backtest
 from qlib_crypto.backtest.tables import positions_table, steps_table
 from qlib_crypto.errors import ConfigError
 

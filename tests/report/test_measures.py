@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from qlib_crypto.backtest.attribution import instrument_attribution
 from qlib_crypto.errors import SchemaError
-from qlib_crypto.report.attribution import instrument_attribution, shown_sources
+from qlib_crypto.report.attribution import shown_sources
 from qlib_crypto.report.measures import measure, monthly_returns, quote_coin, step_length
 
 

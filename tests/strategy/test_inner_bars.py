@@ -8,8 +8,8 @@ import pytest
 from support_backtest import Market, random_market, run
 from support_provider import write_provider
 
+from qlib_crypto.backtest.assumptions import walked_whole
 from qlib_crypto.backtest.load import load
-from qlib_crypto.backtest.run import walked_whole
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
 

@@ -9,6 +9,7 @@ from support_backtest import random_market, run
 
 from qlib_crypto.backtest.entries import average_true_range
 from qlib_crypto.backtest.known import Targets
+from qlib_crypto.backtest.market import CLOSE, VOLUME
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_targets import TargetStrategy
 from qlib_crypto.errors import ConfigError, DataError
@@ -25,6 +26,28 @@ def market(tmp_path_factory):
     made = random_market(freq="60min", bars=240, names=5, seed=11, settle_hours=4, wicks=0.01)
     made.open(tmp_path_factory.mktemp("signals"))
     return made
+
+
+class Bought:
+    """A tenth of each instrument at the first bars."""
+
+    uses_signal = False
+
+    def targets(self, known):
+        return Targets(np.full(known.close.shape, 0.1), np.arange(known.bars) < 30, {})
+
+
+@pytest.mark.parametrize("engine", ["qlib", "array"])
+def test_the_market_of_a_fill_is_known_when_the_span_begins(market, engine):
+    late, long = (
+        run(market, Bought(), engine=engine, start=market.times[at], end=market.times[t], missing_funding="zero").fills
+        for at, t in ((30, 35), (12, 40))
+    )
+    both = late.merge(long, on=["datetime", "instrument"], suffixes=("", "_long"))
+    assert len(late) == len(both) > 10
+    for name in ("market_volatility", "market_volume"):
+        assert late[name].notna().all()
+        np.testing.assert_allclose(both[name], both[f"{name}_long"], rtol=1e-9)
 
 
 class Always:
@@ -53,6 +76,12 @@ def test_what_looks_at_one_says_how_it_is_given(market):
 
     with pytest.raises(ConfigError, match=r"Needs needs a signal: give TargetStrategy\(strategy=…, signal=…\)"):
         run(market, Needs(), missing_funding="zero")
+    with pytest.raises(ConfigError, match=r"strategy Always is a class; give an object of it, Always\(…\)"):
+        run(market, Always, missing_funding="zero")
+    with pytest.raises(ConfigError, match=r"TargetStrategy: strategy <class .*Always'> has no targets"):
+        TargetStrategy(strategy=Always)
+    with pytest.raises(ConfigError, match="strategy: Always got an unexpected keyword argument 'topk'"):
+        run(market, {"class": Always, "kwargs": {"topk": 2}}, missing_funding="zero")
     with pytest.raises(ConfigError, match=r"strategy\.ordres is unknown; write orders"):
         run(market, named("LongShortTopk", topk=2, signal=1, ordres={}), missing_funding="zero")
 
@@ -93,6 +122,11 @@ def test_an_impact_is_known_when_the_span_begins(market):
     late, whole = PerpExchange("60min", at, last, **given), PerpExchange("60min", market.times[0], last, **given)
     np.testing.assert_allclose(late.loaded.market.slips, whole.loaded.market.slips[200:], rtol=1e-6)
     assert (late.loaded.market.slips[0, 1] > 0).any()
+    rows = late.loaded.before.shape[1]
+    np.testing.assert_array_equal(late.loaded.before[0], whole.loaded.market.prices[CLOSE, 200 - rows : 200])
     between = PerpExchange("60min", at - pd.Timedelta("30min"), last, **given)
-    np.testing.assert_array_equal(between.before(30), late.before(30))
-    assert np.isnan(PerpExchange("60min", market.times[0], last, **given).before(3)).all()
+    np.testing.assert_array_equal(between.loaded.before, late.loaded.before)
+    earlier = late.source.before(int(late.loaded.opens_ms[0]), rows)
+    np.testing.assert_array_equal(earlier[[CLOSE, VOLUME]], late.loaded.before)
+    assert np.isnan(whole.loaded.before).all()
+    assert np.isnan(whole.source.before(int(whole.loaded.opens_ms[0]), 3)).all()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from support_strategy import market
@@ -93,6 +93,7 @@ def test_limits_hold_in_every_row_of_a_strategy():
 
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 9), rows=st.integers(1, 2))
 @settings(max_examples=60)
+@example(seed=336, n=2, rows=2)  # of two names no neutral book is left but rounding
 def test_the_nearest_neutral_book_is_that_of_a_general_solver(seed, n, rows):
     rng = np.random.default_rng(seed)
     neutral = np.vstack([np.ones(n), rng.uniform(0.3, 1.7, n)])[:rows]
@@ -101,7 +102,7 @@ def test_the_nearest_neutral_book_is_that_of_a_general_solver(seed, n, rows):
     cap = rng.uniform(0, 1, n) * rng.integers(0, 2, n) + rng.integers(0, 2, n)
     got = nearest(target, cap, neutral[1] if rows == 2 else None)
     gross = np.abs(target).sum()
-    assert np.abs(neutral @ got).max() < 1e-9 * max(gross, 1e-9)
+    assert np.abs(neutral @ got).max() <= 1e-9 * gross + 1e-15
     assert np.all(np.abs(got) <= cap + 1e-12)
     assert np.all(got * target >= -1e-15)
     assert np.abs(got).sum() <= gross * (1 + 1e-12)
@@ -125,10 +126,8 @@ def test_where_one_leg_may_hold_nothing_there_is_no_neutral_book():
     [
         ({"max_weight": 0}, "s.limits.max_weight 0 must be positive: |weight| of a name, such as 0.1"),
         ({"max_turnover": True}, "s.limits.max_turnover True must be positive: such as 0.5"),
-        (
-            {"max_name": 1},
-            "s.limits.max_name is unknown; remove it, or write one of: capacity, max_turnover, max_weight",
-        ),
+        ({"max_weights": 1}, "s.limits.max_weights is unknown; did you mean max_weight?"),
+        ({"zzz": 1}, "s.limits.zzz is unknown; known: capacity, max_turnover, max_weight"),
         ({"capacity": 5}, "s.limits.capacity 5 must be a mapping of: account, share, bars"),
         ({"capacity": {"account": 1, "share": 1}}, "s.limits.capacity.bars is missing; write account, share and bars"),
         ({"capacity": {"account": 1, "share": 1, "bars": 0}}, "s.limits.capacity.bars 0 must be a whole number"),

@@ -59,7 +59,7 @@ def test_strategies_come_inside_strategies():
     [
         (5, "s 5 is no strategy; write class, module_path and kwargs of one"),
         ({"class": "LongShortTopk"}, "s.module_path is missing; write the module of a strategy"),
-        ({**TOPK, "kwarg": {}}, "s.kwarg is unknown; remove it, or write one of: class, kwargs, module_path"),
+        ({**TOPK, "kwarg": {}}, "s.kwarg is unknown; did you mean kwargs?"),
         ({**TOPK, "class": "Topk"}, "s.class 'Topk' is not in qlib_crypto.strategy.long_short; correct the name"),
         ({**TOPK, "module_path": "no.such"}, "s.module_path 'no.such' cannot be imported: No module named 'no'"),
         ({**TOPK, "kwargs": [1]}, "s.kwargs must be a mapping, not [1]"),
@@ -68,7 +68,7 @@ def test_strategies_come_inside_strategies():
         ({**TOPK, "kwargs": {"topk": 2, "min_names": 3}}, "s.kwargs.min_names 3 is above topk 2; write 2 or less"),
         (
             {**TOPK, "kwargs": {"signal": "<PRED>"}},
-            "s.kwargs.signal is unknown; remove it, or write one of: drop_buffer",
+            "s.kwargs.signal is unknown; known: drop_buffer",
         ),
         ({**TOPK, "class": "Counter"}, "s.class 'Counter' makes no weights: it has no targets(known)"),
     ],

@@ -72,7 +72,7 @@ def test_a_wrong_key_or_value_names_file_and_key(tmp_path, text, match):
             "schedule: {workflows: [{workflow: a, cron: b, fit_segment: true}]}",
             "setting schedule.workflows.0.fit_segment is unknown; did you mean fit_segments?",
         ),
-        ("universe: {zzz: 1}", "setting universe.zzz is unknown; known here: size, per_8h;"),
+        ("universe: {zzz: 1}", "setting universe.zzz is unknown; known: per_8h, size;"),
         ("okx: {interval: 7m}", "setting okx.interval: interval '7m'"),
     ],
 )

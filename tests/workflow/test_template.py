@@ -7,7 +7,7 @@ from qlib.cli.run import render_template
 from ruamel.yaml import YAML
 
 from qlib_crypto.errors import ConfigError
-from qlib_crypto.workflow.template import hint, render, variables_of
+from qlib_crypto.workflow.template import render, variables_of
 
 WORKFLOWS = ("lightgbm_60min", "lightgbm_5min", "lightgbm_day")
 
@@ -81,12 +81,6 @@ def test_an_expression_of_a_file_reaches_no_system_call(tmp_path):
     path.write_text("a: {{ cycler.__init__.__globals__.os.getcwd() }}")
     with pytest.raises(ConfigError, match="unsafe"):
         render(path, {})
-
-
-def test_the_hint_is_the_closest_name_or_all():
-    assert hint("trian", ["train", "valid"]) == "; did you mean train?"
-    assert hint("xyz", ["train", "valid"]) == "; known: train, valid"
-    assert hint("xyz", []) == ""
 
 
 def test_only_workflows_are_suggested(tmp_path, monkeypatch):

@@ -1,0 +1,122 @@
+"""The configuration of a backtest, completed, and refused where Qlib would ignore or misread it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from datetime import date, datetime
+from typing import Any
+
+from qlib_crypto.backtest.quotes import naive_utc
+from qlib_crypto.backtest.values import no_others, number
+from qlib_crypto.clock import DAY_MS, iso, parse_utc
+from qlib_crypto.errors import ConfigError
+from qlib_crypto.symbols import Interval
+
+EXECUTOR = ("PerpExecutor", "qlib_crypto.backtest.qlib_executor")
+EXCHANGE = ("PerpExchange", "qlib_crypto.backtest.qlib_exchange")
+POSITION = "qlib_crypto.backtest.qlib_position.PerpPosition"
+ACCOUNT = 100_000
+#: Qlib's own loop, or compiled code for target weights alone: the same account, the same results.
+ENGINES = ("qlib", "array")
+PARTS = ("strategy", "executor", "backtest", "engine")
+BACKTEST_KEYS = {"start_time", "end_time", "account", "pos_type", "exchange_kwargs"}
+
+
+def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Executor, exchange and backtest configurations with everything said once put where Qlib wants it.
+
+    The exchange takes `freq` from the innermost executor and the span from `backtest`, unless it has its own; class
+    names default to this package's.
+
+    Raises
+    ------
+    ConfigError
+        On a key that would be silently ignored, a benchmark (both are built from the provider), or a missing part.
+
+    """
+    no_others("config", config, PARTS)
+    backtest = deepcopy(_mapping("backtest", config.get("backtest")))
+    if "benchmark" in backtest:
+        raise ConfigError(
+            f"backtest.benchmark {backtest['benchmark']!r}: leave it out, BTC and equal weight are built from the data"
+        )
+    exchange_kwargs = _mapping("backtest.exchange_kwargs", backtest.pop("exchange_kwargs", None))
+    exchange = _named(exchange_kwargs.pop("exchange", None) or {}, EXCHANGE)
+    if exchange_kwargs:
+        raise ConfigError(
+            f"backtest.exchange_kwargs.{min(exchange_kwargs, key=str)} would be ignored; keys of the exchange belong "
+            "under exchange_kwargs.exchange.kwargs"
+        )
+    no_others("backtest", backtest, BACKTEST_KEYS)
+    if backtest.get("start_time") is None or backtest.get("end_time") is None:
+        raise ConfigError("backtest needs start_time and end_time; write both as full UTC times")
+    number(
+        "backtest.account", backtest.get("account", ACCOUNT), lambda v: v > 0, "must be a number above 0: quote coins"
+    )
+    executor = _named(config.get("executor") or {}, EXECUTOR)
+    if "time_per_step" not in executor["kwargs"]:
+        raise ConfigError("executor.kwargs needs time_per_step, such as 60min")
+    _refuse_cut_day(backtest["end_time"], Interval.parse(executor["kwargs"]["time_per_step"]))
+    backtest |= {key: naive_utc(backtest[key]) for key in ("start_time", "end_time")}
+    _refuse_part_of_a_step(executor, backtest)
+    defaults = {
+        "freq": innermost(executor)["kwargs"]["time_per_step"],
+        "start_time": backtest["start_time"],
+        "end_time": backtest["end_time"],
+    }
+    exchange["kwargs"] = {**defaults, **exchange["kwargs"]}
+    _refuse_wrong_span(backtest, exchange["kwargs"])
+    return executor, exchange, {"account": ACCOUNT, "pos_type": POSITION, **backtest}
+
+
+def _refuse_cut_day(end: Any, step: Interval) -> None:
+    """Qlib reads a date as its 00:00, so that the last day would have one bar."""
+    whole_day = isinstance(end, str) and not set(end) & set("T: ")
+    if step.ms < DAY_MS and (whole_day or (isinstance(end, date) and not isinstance(end, datetime))):
+        raise ConfigError(f"backtest.end_time {end} means 00:00 and cuts its day; write the last bar's full UTC time")
+
+
+def _refuse_part_of_a_step(executor: Mapping[str, Any], backtest: Mapping[str, Any]) -> None:
+    """Qlib begins with the next whole step, and asks for bars after the end to finish the last one."""
+    step, bar = (Interval.parse(each["kwargs"]["time_per_step"]).ms for each in (executor, innermost(executor)))
+    first, last = (parse_utc(backtest[key]) for key in ("start_time", "end_time"))
+    if step == bar:
+        return
+    if first % step:
+        raise ConfigError(f"backtest.start_time {iso(first)} is inside a step; write {iso(first - first % step)}")
+    if (last + bar) % step:
+        whole = last - last % step + step - bar
+        raise ConfigError(f"backtest.end_time {iso(last)} is inside a step; write its last bar, {iso(whole)}")
+
+
+def _refuse_wrong_span(backtest: Mapping[str, Any], exchange: Mapping[str, Any]) -> None:
+    """Outside the exchange's span there would be no price, and nothing would say so."""
+    first, last = (parse_utc(backtest[key]) for key in ("start_time", "end_time"))
+    if last < first:
+        raise ConfigError(f"backtest.end_time {iso(last)} is before start_time {iso(first)}; swap them")
+    if parse_utc(exchange["start_time"]) > first or parse_utc(exchange["end_time"]) < last:
+        raise ConfigError(
+            f"exchange.kwargs start_time {exchange['start_time']} and end_time {exchange['end_time']} do not cover the "
+            f"backtest's {iso(first)} to {iso(last)}; leave them out"
+        )
+
+
+def _named(part: Any, default: tuple[str, str]) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        raise ConfigError(f"{default[0]}: write class, module_path and kwargs, not {part!r}")
+    named: dict[str, Any] = {"class": default[0], "module_path": default[1], **deepcopy(dict(part))}
+    named["kwargs"] = _mapping(f"{default[0]}.kwargs", named.get("kwargs"))
+    return named
+
+
+def _mapping(key: str, given: Any) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"{key} {given!r} must be a mapping")
+    return dict(given or {})
+
+
+def innermost(executor: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the executor that trades, nested ones unwrapped."""
+    inner = executor["kwargs"].get("inner_executor")
+    return innermost(inner) if isinstance(inner, Mapping) else executor
