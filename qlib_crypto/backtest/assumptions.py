@@ -65,8 +65,9 @@ def _orders(strategy: Any, exchange: PerpExchange) -> dict[str, str]:
     told = dict(getattr(strategy, "told", {}))
     each = exchange.loaded.market.inner.shape[1] // len(exchange.loaded.opens_ms)
     if told or each:
-        within = f"in each of its {each} bars of {exchange.inner}, " if each else ""
         whole = walked_whole(exchange.loaded) if each else 0
+        looked = each and whole < exchange.loaded.has_bar.sum()
+        within = f"in each of its {each} bars of {exchange.inner}, " if looked else ""
         if whole:
             told["walked_as_one"] = (
                 f"{whole:,} bars of an instrument, whose finer ones are missing, or do not show their extremes"

@@ -17,7 +17,7 @@ from qlib.utils import code_to_fname
 from qlib_crypto.backtest.slippage import Slippage
 from qlib_crypto.backtest.terms import RiskLimits
 from qlib_crypto.backtest.values import number, one_of
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, hint
 from qlib_crypto.market.fees import fee_rate, fee_schedule
 from qlib_crypto.symbols import Interval
 
@@ -61,7 +61,10 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
     _cost_values(where, kwargs)
     RiskLimits.check_values(f"{where}.limits", kwargs.get("limits"))
     if kwargs.get("inner") not in (None, "auto"):
-        Interval.parse(str(kwargs["inner"]))
+        try:
+            Interval.parse(str(kwargs["inner"]))
+        except ConfigError as error:
+            raise ConfigError(f"{where}.inner: {error}") from None
     for key, value in kwargs.items():
         at = f"{where}.{key}"
         if key in _CHOICES:
@@ -77,7 +80,7 @@ def exchange_values(where: str, kwargs: Mapping[str, Any]) -> None:
             and value is not None
             and not (isinstance(value, str) and Path(value).is_file())
         ):
-            raise ConfigError(f"{at} {value!r} does not exist; leave it out for what the provider knows")
+            raise ConfigError(f"{at} {value!r} does not exist as a file; leave it out for what the provider knows")
 
 
 def _cost_values(where: str, kwargs: Mapping[str, Any]) -> None:
@@ -122,8 +125,13 @@ def names_of(
         try:
             spans.update(D.list_instruments(D.instruments(codes), start, end, freq=freq))
         except (ValueError, FileNotFoundError):
-            raise ConfigError(f"codes {codes!r} is no market of the provider; see its instruments folder") from None
+            markets = [path.stem for path in (stored(freq) / "instruments").glob("*.txt")]
+            raise ConfigError(f"codes {codes!r} is no market of the provider{hint(codes, markets)}") from None
         names = sorted(spans)
     if not names:
-        raise ConfigError(f"codes {codes!r} has no instrument between {start} and {end}; change codes or the span")
+        bars = (stored(freq) / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").split("\n")
+        raise ConfigError(
+            f"codes {codes!r} has no instrument between {start} and {end}; bars of {freq} are stored from {bars[0]} to "
+            f"{[bar for bar in bars if bar][-1]}"
+        )
     return names

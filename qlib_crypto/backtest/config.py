@@ -7,10 +7,13 @@ from copy import deepcopy
 from datetime import date, datetime
 from typing import Any
 
+import pandas as pd
+from qlib.utils import get_callable_kwargs
+
 from qlib_crypto.backtest.quotes import naive_utc
 from qlib_crypto.backtest.values import no_others, number
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
-from qlib_crypto.errors import ConfigError
+from qlib_crypto.errors import ConfigError, hint
 from qlib_crypto.symbols import Interval
 
 EXECUTOR = ("PerpExecutor", "qlib_crypto.backtest.qlib_executor")
@@ -20,6 +23,7 @@ ACCOUNT = 100_000
 #: Qlib's own loop, or compiled code for target weights alone: the same account, the same results.
 ENGINES = ("qlib", "array")
 PARTS = ("strategy", "executor", "backtest", "engine")
+CLASS_KEYS = ("class", "module_path", "kwargs")
 BACKTEST_KEYS = {"start_time", "end_time", "account", "pos_type", "exchange_kwargs"}
 
 
@@ -35,7 +39,7 @@ def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         On a key that would be silently ignored, a benchmark (both are built from the provider), or a missing part.
 
     """
-    no_others("config", config, PARTS)
+    no_others("config", _mapping("config", config), PARTS)
     backtest = deepcopy(_mapping("backtest", config.get("backtest")))
     if "benchmark" in backtest:
         raise ConfigError(
@@ -49,14 +53,15 @@ def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
             "under exchange_kwargs.exchange.kwargs"
         )
     no_others("backtest", backtest, BACKTEST_KEYS)
-    if backtest.get("start_time") is None or backtest.get("end_time") is None:
+    if pd.isna(backtest.get("start_time")) or pd.isna(backtest.get("end_time")):
         raise ConfigError("backtest needs start_time and end_time; write both as full UTC times")
     number(
         "backtest.account", backtest.get("account", ACCOUNT), lambda v: v > 0, "must be a number above 0: quote coins"
     )
     executor = _named(config.get("executor") or {}, EXECUTOR)
     if "time_per_step" not in executor["kwargs"]:
-        raise ConfigError("executor.kwargs needs time_per_step, such as 60min")
+        given = ", ".join(map(str, executor["kwargs"])) or "nothing"
+        raise ConfigError(f"executor.kwargs needs time_per_step, such as 60min; it has {given}")
     _refuse_cut_day(backtest["end_time"], Interval.parse(executor["kwargs"]["time_per_step"]))
     backtest |= {key: naive_utc(backtest[key]) for key in ("start_time", "end_time")}
     _refuse_part_of_a_step(executor, backtest)
@@ -67,7 +72,8 @@ def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     }
     exchange["kwargs"] = {**defaults, **exchange["kwargs"]}
     _refuse_wrong_span(backtest, exchange["kwargs"])
-    return executor, exchange, {"account": ACCOUNT, "pos_type": POSITION, **backtest}
+    account = float(backtest.pop("account", ACCOUNT))
+    return executor, exchange, {"account": account, "pos_type": POSITION, **backtest}
 
 
 def _refuse_cut_day(end: Any, step: Interval) -> None:
@@ -105,6 +111,7 @@ def _refuse_wrong_span(backtest: Mapping[str, Any], exchange: Mapping[str, Any])
 def _named(part: Any, default: tuple[str, str]) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise ConfigError(f"{default[0]}: write class, module_path and kwargs, not {part!r}")
+    no_others(default[0], part, CLASS_KEYS)
     named: dict[str, Any] = {"class": default[0], "module_path": default[1], **deepcopy(dict(part))}
     named["kwargs"] = _mapping(f"{default[0]}.kwargs", named.get("kwargs"))
     return named
@@ -113,10 +120,52 @@ def _named(part: Any, default: tuple[str, str]) -> dict[str, Any]:
 def _mapping(key: str, given: Any) -> dict[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise ConfigError(f"{key} {given!r} must be a mapping")
+    for name in given or {}:
+        if not isinstance(name, str):
+            raise ConfigError(f"{key} has a key {name!r}; write keys as text")
     return dict(given or {})
 
 
+def class_named(where: str, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class that a `{class, module_path, kwargs}` names as Qlib finds it, and its keyword arguments.
+
+    Raises
+    ------
+    ConfigError
+        When a key is unknown, or there is no such class.
+
+    """
+    no_others(where, config, CLASS_KEYS)
+    kind, kwargs = config.get("class"), _mapping(f"{where}.kwargs", config.get("kwargs"))
+    if not isinstance(kind, str | type):
+        raise ConfigError(f"{where} {dict(config)!r} has no class; write class, module_path and kwargs")
+    if isinstance(kind, type):
+        return kind, kwargs
+    if "." not in kind and config.get("module_path") is None:
+        raise ConfigError(f"{where}.module_path is missing; write the module of class {kind}")
+    try:
+        found, _ = get_callable_kwargs({**config, "kwargs": kwargs})
+    except AttributeError as error:
+        near = hint(kind, [name for name, value in vars(error.obj).items() if isinstance(value, type)])
+        raise ConfigError(f"{where}.class {kind!r} is not in {config.get('module_path')}{near}") from None
+    except (ImportError, OSError, ValueError) as error:
+        raise ConfigError(f"{where}.class {kind!r} cannot be found: {error}") from None
+    return found, kwargs
+
+
 def innermost(executor: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the executor that trades, nested ones unwrapped."""
+    """The configuration of the executor that trades, nested ones unwrapped.
+
+    Raises
+    ------
+    ConfigError
+        When one of them has no `time_per_step`.
+
+    """
     inner = executor["kwargs"].get("inner_executor")
-    return innermost(inner) if isinstance(inner, Mapping) else executor
+    if not isinstance(inner, Mapping):
+        return executor
+    kwargs = inner.get("kwargs")
+    if not isinstance(kwargs, Mapping) or "time_per_step" not in kwargs:
+        raise ConfigError("inner_executor needs kwargs with time_per_step, such as 5min")
+    return innermost(inner)

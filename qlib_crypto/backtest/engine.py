@@ -31,6 +31,7 @@ from qlib_crypto.backtest.trading import (
     PAYMENTS,
     SUMS,
 )
+from qlib_crypto.backtest.values import number
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import ConfigError, GapError
 
@@ -75,6 +76,7 @@ class Engine:
     """
 
     def __init__(self, loaded: Loaded, terms: Terms, account: float) -> None:
+        number("account", account, lambda v: v > 0, "must be a number above 0: quote coins")
         bars, n = loaded.market.prices.shape[1:]
         if not len(loaded.market.slips) and terms.costs.slippage.of_all is None:
             loaded, _ = slipping(loaded, terms.costs.slippage)
@@ -131,13 +133,21 @@ class Engine:
 
         Raises
         ------
+        ConfigError
+            An array of another shape, an infinite weight, or a bar that was run before.
         GapError
             Funding of a held position is unknown, under `error`.
 
         """
-        end, n = len(self.curve) if stop is None else stop, len(self._room)
+        end, n = self._span(first, stop), len(self._room)
+        weights = _array("weights", weights, (len(self.curve), n), np.float64)
+        rebalance = _array("rebalance", rebalance, (len(self.curve),), np.bool_)
+        if len(until):
+            plan = _array("plan", plan, (len(PLAN), len(self.curve), n), np.float64)
+            until = _array("until", until, (len(self.curve),), np.int64)
         columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
         orders = np.zeros((n if len(until) else 0, ORDER_COLUMNS))
+        begun = first
         while first < end:
             first, missing = run(
                 self._running(), weights, rebalance, plan, until, first, end, columns, wanted, orders, notes,
@@ -146,6 +156,14 @@ class Engine:
                 raise self._gap(first, missing)
             if first < end:
                 self._more_room()
+        # an infinite order was cut, or left no equity: to look at each weight takes a fiftieth of a backtest
+        if begun < end and (self._counts[OF_WORDS + 1 :].any() or not np.isfinite(self.curve[end - 1, 0])):
+            infinite = np.argwhere(np.isinf(weights[begun:end]) & rebalance[begun:end, None])
+            if len(infinite):
+                t, i = infinite[0].tolist()
+                raise ConfigError(
+                    f"weights of {self.loaded.names[i]} in bar {begun + t} are {weights[begun + t, i]}; give a number"
+                )
 
     def run_dropout(self, scores: Floats, rules: Dropout, first: int = 0, stop: int | None = None) -> None:
         """Bars [first, stop) with the orders of Qlib's TopkDropout.
@@ -162,11 +180,12 @@ class Engine:
 
         Raises
         ------
-        GapError
+        ConfigError, GapError
             As `run`.
 
         """
-        end, n = len(self.curve) if stop is None else stop, len(self._room)
+        end, n = self._span(first, stop), len(self._room)
+        scores = _array("scores", scores, (len(self.curve), n), np.float64)
         columns, wanted, notes = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
         choice, copy = np.zeros((6, n), np.int64), np.empty_like(self.book)
         choice[BY_SCORE] = np.arange(n)
@@ -213,6 +232,16 @@ class Engine:
         """Count what only the caller saw, one of `notes.WORDS`."""
         self._counts[OF_WORDS + word] += times
 
+    def _span(self, first: int, stop: int | None) -> int:
+        """The bar after the last one of a run, which must lie among the bars and be new."""
+        bars = len(self.curve)
+        end = bars if stop is None else stop
+        if not 0 <= first <= end <= bars:
+            raise ConfigError(f"bars {first} to {end} are not among the {bars} that were loaded")
+        if first < end and np.isfinite(self.curve[[first, end - 1], 0]).any():
+            raise ConfigError(f"bars from {first} on were run before; make a new Engine for another backtest")
+        return end
+
     def _running(self) -> Running:
         return Running(
             self.book, self._rest, self.loaded.market, self._terms, self._fees, self._desk, self._sums, self._fills,
@@ -235,6 +264,14 @@ class Engine:
             f"{self.book[column, QUANTITY]:,.6g} are held: import its {needs} and convert again, or set "
             "missing_funding: untradable or zero"
         )
+
+
+def _array[T: np.generic](name: str, given: NDArray[T], shape: tuple[int, ...], kind: type[T]) -> NDArray[T]:
+    """The array as compiled code takes it, which would read past the end of a smaller one."""
+    if not isinstance(given, np.ndarray) or given.shape != shape:
+        what = f"of shape {given.shape}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
+        raise ConfigError(f"{name} must be a numpy array of shape {shape}, bars first, not {what}")
+    return np.ascontiguousarray(given, kind)
 
 
 def _sums(equity: float) -> Floats:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -117,21 +119,24 @@ def checked(targets: Any, known: Known, who: str) -> Targets:
     """
     if not isinstance(targets, Targets):
         raise ConfigError(f"{who}.targets gave {type(targets).__name__}; return Targets(weights, rebalance, notes)")
-    for name, given, shape in (
-        ("weights", targets.weights, known.signal.shape),
-        ("rebalance", targets.rebalance, (known.bars,)),
+    columns = "a row a bar, columns as in known.names; other names would not be looked at"
+    for name, given, shape, kinds, what in (
+        ("weights", targets.weights, known.signal.shape, "biuf", columns),
+        ("rebalance", targets.rebalance, (known.bars,), "biu", "true or false a bar"),
     ):
         if not isinstance(given, np.ndarray):
-            raise ConfigError(
-                f"{who}.targets gave {name} as {type(given).__name__}, whose names nothing would look at; give a numpy "
-                "array, a row a bar, columns as in known.names"
-            )
+            raise ConfigError(f"{who}.targets gave {name} as {type(given).__name__}; give a numpy array, {what}")
+        if given.dtype.kind not in kinds:
+            raise ConfigError(f"{who}.targets gave {name} of {given.dtype}; give a numpy array, {what}")
         if given.shape != shape:
             raise ConfigError(f"{who}.targets gave {name} of shape {given.shape}; give {shape}, a row a bar")
     weights = targets.weights.astype(np.float64)
     if np.isinf(weights).any():
         t, i = np.argwhere(np.isinf(weights))[0].tolist()
         raise ConfigError(f"{who}.targets gave {known.names[i]} the weight {weights[t, i]} in bar {t}; give a number")
+    notes = targets.notes.items() if isinstance(targets.notes, Mapping) else [(None, None)]
+    if not all(isinstance(note, str) and isinstance(count, Integral) for note, count in notes):
+        raise ConfigError(f"{who}.targets gave notes {targets.notes!r}; give a number of bars by each note")
     return replace(targets, weights=weights, rebalance=targets.rebalance.astype(np.bool_))
 
 

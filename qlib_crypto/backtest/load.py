@@ -124,7 +124,7 @@ def load(
     `rules` are those of `load_specs`; an instrument without has none. `tables` are margin tiers of the venue and since
     when (Unix milliseconds), the first also before; where there are none they are assumed by turnover, unless nothing
     is `margined`. `inner` is the length of finer bars inside, see `Market.inner`; None for none. `Loaded.before` has
-    those of `usual_bars` and one more, and at least `before`.
+    those of `usual_bars` and one more, and at least `before`, or as many as the provider has slots for.
 
     Raises
     ------
@@ -164,7 +164,8 @@ def load(
         )
     for i in np.flatnonzero((last >= 0) & (last < len(opens) - 1)).tolist():
         last[i] = max(last[i], files.last_after(i))  # the span may end in an outage
-    earlier = _before(folder, manifest, interval, ordered, first, max(before, usual_bars(interval) + 1), ticks)
+    earlier = max(min(first, max(before, usual_bars(interval) + 1)), 1)
+    known = _before(folder, manifest, interval, ordered, first, earlier, ticks)
     finer = np.empty((INNER_ROWS, 0, len(ordered)))
     if inner is not None:
         if inner.ms >= interval.ms or interval.ms % inner.ms:
@@ -194,7 +195,7 @@ def load(
     )  # fmt: skip
     sources = tuple(own[-1][1].spec_source for own in ruled)
     tier_sources = tuple(own[0][1].source for own in given)
-    return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources, earlier)
+    return Loaded(market, ordered, interval, opens, series, histories, sources, tier_sources, known)
 
 
 def usual_bars(interval: Interval) -> int:

@@ -46,16 +46,18 @@ def load_specs(path: Path) -> dict[str, Rules]:
     """
     if not path.is_file():
         return {}
-    text, rules, at = path.read_text(encoding="utf-8").strip(), dict[str, Rules](), 0
-    if not text:
-        raise SchemaError(f"{path} is empty; write {{}} where no order rules are meant, or convert again")
     try:
+        text, rules, at = path.read_text(encoding="utf-8").strip(), dict[str, Rules](), 0
+        if not text:
+            raise SchemaError(f"{path} is empty; write {{}} where no order rules are meant, or convert again")
         while at < len(text):
             part, at = json.JSONDecoder().raw_decode(text, at)
             rules |= {name: _dated(rows if isinstance(rows, list) else [rows]) for name, rows in part.items()}
             at += len(text[at:]) - len(text[at:].lstrip())
     except (ValueError, AttributeError, TypeError) as error:
-        raise SchemaError(f"{path} does not map instruments to order rules ({error}); convert again") from None
+        raise SchemaError(
+            f"{path} does not map instruments to order rules ({error}); correct it, or convert again"
+        ) from None
     return rules
 
 

@@ -56,7 +56,10 @@ def without_price(prices: Floats, last: Ints) -> None:
 
 @compiled
 def inner_prices(finer: Floats, prices: Floats, each: int) -> None:
-    """As `without_price` for the finer bars; where they do not show a bar's extremes its own are the first of them."""
+    """As `without_price` for the finer bars; where they do not show a bar's extremes its own are the first of them.
+
+    So they are in a bar without a price, which nothing inside it makes good: a mark of its own may be all it has.
+    """
     rows = finer.shape[0]
     for t in range(prices.shape[1]):
         for i in range(prices.shape[2]):
@@ -68,7 +71,7 @@ def inner_prices(finer: Floats, prices: Floats, each: int) -> None:
                 else:
                     for row in range(rows):
                         finer[row, at, i] = np.nan
-            if prices[OPEN, t, i] > 0.0 and not _same_extremes(finer, prices, t, each, i):
+            if not (prices[OPEN, t, i] > 0.0 and _same_extremes(finer, prices, t, each, i)):
                 for row in range(rows):
                     finer[row, t * each : (t + 1) * each, i] = np.nan
                     finer[row, t * each, i] = prices[row if row < INNER_ROWS else row + _BARS - INNER_ROWS, t, i]

@@ -11,8 +11,9 @@ import pandas as pd
 from qlib.backtest.decision import OrderDir, TradeDecisionWO
 from qlib.contrib.strategy.signal_strategy import TopkDropoutStrategy
 from qlib.strategy.base import BaseStrategy
-from qlib.utils import get_callable_kwargs, init_instance_by_config
+from qlib.utils import init_instance_by_config
 
+from qlib_crypto.backtest.config import class_named
 from qlib_crypto.backtest.dropout import Dropout
 from qlib_crypto.backtest.entries import PLAN, Entries
 from qlib_crypto.backtest.known import Floats, Strategy, Targets, checked
@@ -173,12 +174,15 @@ def in_qlib(strategy: Any) -> Any:
 
     """
     if isinstance(strategy, Mapping):
-        kind, kwargs = _named(strategy)
+        kind, kwargs = class_named("strategy", strategy)
         if not makes_targets(kind):
-            return strategy
-        own, signal, orders = split(dict(kwargs))
+            try:
+                return in_qlib(kind(**kwargs))
+            except TypeError as error:
+                raise ConfigError(f"strategy: {error}") from error
+        own, signal, orders = split(kwargs)
         if signal is None and uses_signal(strategy):
-            raise ConfigError("strategy.kwargs.signal is missing; write <PRED>, the prediction")
+            raise ConfigError("strategy.kwargs.signal is missing; write <PRED>, the prediction, or give scores")
         if hasattr(kind, "check_values"):
             kind.check_values("strategy", own)
         Entries.check("strategy.orders", orders)
@@ -189,7 +193,7 @@ def in_qlib(strategy: Any) -> Any:
         if uses_signal(strategy):
             raise ConfigError(
                 f"{type(strategy).__name__} needs a signal: give TargetStrategy(strategy=…, signal=…), or its "
-                "configuration with signal among kwargs"
+                "configuration with signal among kwargs; uses_signal = False in its class says that it needs none"
             )
         return TargetStrategy(strategy=strategy)
     if not isinstance(strategy, BaseStrategy):
@@ -199,24 +203,11 @@ def in_qlib(strategy: Any) -> Any:
     return strategy
 
 
-def _named(strategy: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The class that a configuration names, and its keyword arguments."""
-    if not isinstance(strategy.get("class"), str | type):
-        raise ConfigError(f"strategy {dict(strategy)!r} has no class; write class, module_path and kwargs")
-    if not isinstance(strategy.get("kwargs") or {}, Mapping):
-        raise ConfigError(f"strategy.kwargs {strategy['kwargs']!r} must be a mapping")
-    try:
-        kind, kwargs = get_callable_kwargs({**strategy, "kwargs": strategy.get("kwargs") or {}})
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"strategy.class {strategy['class']!r} cannot be found: {error}") from None
-    return kind, kwargs
-
-
 def uses_signal(strategy: Any) -> bool:
     """Whether target weights, an object or its configuration, look at a signal: unless their class says not."""
     if not isinstance(strategy, Mapping):
         return bool(getattr(strategy, "uses_signal", True))
-    kind, kwargs = get_callable_kwargs(dict(strategy))
+    kind, kwargs = class_named("strategy", strategy)
     return uses_signal(kwargs["base"]) if "base" in kwargs else bool(getattr(kind, "uses_signal", True))
 
 

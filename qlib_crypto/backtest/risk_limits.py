@@ -1,7 +1,7 @@
 """The risk limits that close an account: a day's loss, a drawdown. Compiled.
 
-Both are seen at a bar's close and closed at the next open. After a day's loss nothing is opened until the next UTC day,
-after a drawdown for as long as was agreed; then the highest equity counts from there.
+Both are seen at a bar's close and closed at the next open, in a bar in which nothing is opened. After a day's loss that
+goes on until the next UTC day, after a drawdown for as long as was agreed; then the highest equity counts from there.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ from qlib_crypto.backtest.trading import (
     PARTICIPATION,
     PAUSE,
     USED,
+    left_of_volume,
     log,
     slip_of,
     slipped,
 )
+
+#: In place of why everything is closed: it is, and nothing is opened until the bar is over.
+_CLOSED = -1.0
 
 
 @compiled
@@ -46,7 +50,7 @@ def close_all(
         if quantity == 0.0:
             continue
         if terms[PARTICIPATION] < np.inf:
-            most = max(terms[PARTICIPATION] * volumes[i] - desk[USED, i], 0.0)
+            most = left_of_volume(terms[PARTICIPATION], volumes[i], desk[USED, i])
             if not abs(quantity) <= most:
                 part = -np.copysign(most, quantity) if most > 0.0 and reference > 0.0 else 0.0
                 part, _ = sized(
@@ -64,7 +68,7 @@ def close_all(
         log(fills, ends, t, i, -quantity, price, reference, fee, realised, int(sums[CLOSING]), after, RISK_LIMIT)
         desk[USED, i] += abs(quantity)
     if left == 0:
-        sums[CLOSING] = 0.0
+        sums[CLOSING] = _CLOSED
 
 
 @compiled
@@ -77,6 +81,7 @@ def new_day(sums: Floats, day: int) -> None:
 @compiled
 def watch(terms: Floats, sums: Floats, t: int) -> None:
     """After a bar: what its close means for the next ones."""
+    sums[CLOSING] = max(sums[CLOSING], 0.0)
     if sums[EQUITY] > sums[HIGHEST] or t + 1 == sums[GOES_ON]:
         sums[HIGHEST] = sums[EQUITY]
     if sums[CLOSING] != 0.0 or t + 1 < sums[GOES_ON]:

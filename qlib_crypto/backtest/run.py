@@ -17,7 +17,7 @@ from qlib.utils import init_instance_by_config
 from qlib_crypto.backtest.assumptions import assumptions_of
 from qlib_crypto.backtest.benchmarks import bitcoin, equal_weight
 from qlib_crypto.backtest.compiled import is_compiled
-from qlib_crypto.backtest.config import ENGINES, POSITION, completed
+from qlib_crypto.backtest.config import ENGINES, POSITION, class_named, completed
 from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
@@ -41,6 +41,9 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
 
     """
     executor_config, exchange_config, backtest = completed(config)
+    class_named("executor", executor_config)
+    class_named("exchange", exchange_config)
+    class_named("backtest.pos_type", {"class": backtest["pos_type"], "module_path": "qlib.backtest.position"})
     exchange = init_instance_by_config(exchange_config, accept_types=PerpExchange)
     if not isinstance(exchange, PerpExchange):
         raise ConfigError(f"exchange class {exchange_config['class']!r} is no PerpExchange")

@@ -159,6 +159,7 @@ class Slippage:
         )
         parts = [f"{self.fixed:.4%}" if self.fixed else "", spread if self.spread else ""]
         law = f"{self.impact:.3g} x volatility x sqrt(order / volume) of a bar" if self.impact else ""
+        law += f", means of {self.bars} bars" * bool(self.bars)
         return " and ".join(part for part in (*parts, law) if part)
 
 

@@ -62,10 +62,7 @@ def _market_of(engine: Engine, bars: Ints, columns: Ints) -> tuple[Floats, Float
     for i in np.unique(columns).tolist():
         own = columns == i
         for row, known in enumerate(scales(engine.loaded, window, np.array([i]))[:2]):
-            values = known[:, 0]
-            # where they became unknown again, the last known ones
-            last = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), 0))
-            out[row, own] = values[last[bars[own]]]
+            out[row, own] = known[bars[own], 0]
     return out[0], out[1]
 
 

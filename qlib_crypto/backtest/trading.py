@@ -104,6 +104,13 @@ def slipped(reference: float, quantity: float, slippage: float, tick: float) -> 
     return worse_tick(reference * (1.0 + np.copysign(slippage, quantity)), tick, quantity)
 
 
+@inlined
+def left_of_volume(participation: float, volume: float, used: float) -> float:
+    """What orders may still be of a bar's volume, base coins; nothing where that is unknown."""
+    left = participation * volume - used
+    return max(0.0, left)
+
+
 @compiled
 def take_stock(book: Floats, held: Ints, sums: Floats, opens: Floats) -> None:
     """What there is when the orders come, at the bar's opens."""
@@ -194,7 +201,7 @@ def market_orders(  # noqa: C901, PLR0912, PLR0915 - one order after another, ea
                     )  # fmt: skip
                     note = said if note == why.WHOLE else note
         if capped:
-            left = max(most_of_bar * volumes[i] - desk[USED, i], 0.0)
+            left = left_of_volume(most_of_bar, volumes[i], desk[USED, i])
             if not abs(quantity) <= left:
                 quantity, note = np.copysign(left, asked), why.CLIPPED_VOLUME if left > 0.0 else why.VOLUME
         if quantity != 0.0:

@@ -36,6 +36,8 @@ def made[T](where: str, kind: Callable[..., T], kwargs: Mapping[str, Any]) -> T:
         inspect.signature(kind).bind(**kwargs)
     except TypeError as error:
         raise ConfigError(f"{where}: {getattr(kind, '__name__', kind)} {error}") from None
+    except ValueError:  # it tells no signature
+        pass
     return kind(**kwargs)
 
 

@@ -13,6 +13,8 @@ from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import CLOSE, OPEN, UNKNOWN_AT_OPEN, UNKNOWN_LATER, VOLUME
 from qlib_crypto.backtest.terms import POLICIES
 from qlib_crypto.backtest.trading import UNTRADABLE
+from qlib_crypto.backtest.values import one_of
+from qlib_crypto.clock import iso
 from qlib_crypto.errors import DataError
 from qlib_crypto.market.funding import LONGEST_INTERVAL_MS
 
@@ -32,6 +34,7 @@ def known_of(loaded: Loaded, signal: Any, missing_funding: str) -> Known:
         Under `untradable` a name whose funding is unknown in a bar cannot be opened in it.
 
     """
+    one_of("missing_funding", missing_funding, tuple(POLICIES))
     prices, market = loaded.market.prices, loaded.market
     tradable = prices[OPEN] > 0
     if POLICIES[missing_funding] == UNTRADABLE:
@@ -59,13 +62,17 @@ def scores_known(loaded: Loaded, signal: Any) -> Floats:
     Raises
     ------
     DataError
-        When the signal has no levels datetime and instrument, a bar has two scores of one instrument, or none of the
-        signal falls on a bar.
+        When the signal has no levels datetime and instrument, or another shape, a score is infinite or no number, a bar
+        has two scores of one instrument, or none of the signal falls on a bar.
 
     """
     if signal is None:
         return np.full(loaded.has_bar.shape, np.nan)
     if isinstance(signal, np.ndarray):
+        if signal.shape != loaded.has_bar.shape:
+            raise DataError(
+                f"the signal has shape {signal.shape}; a matrix must have {loaded.has_bar.shape}, (bars, n)"
+            )
         return _before(signal, np.full(len(loaded.names), np.nan))
     names = list(getattr(getattr(signal, "index", None), "names", []))
     if not {"datetime", "instrument"} <= set(names):
@@ -77,14 +84,23 @@ def scores_known(loaded: Loaded, signal: Any) -> Floats:
     column = column.dropna()
     if not len(column):
         raise DataError("the signal has no score; check the model's test segment and its features")
+    if not pd.api.types.is_numeric_dtype(column):
+        raise DataError(f"the signal's scores are {column.dtype}, such as {column.iloc[0]!r}; give numbers")
+    infinite = np.isinf(column.to_numpy(np.float64))
+    if infinite.any():
+        raise DataError(
+            f"{infinite.sum():,} scores of the signal are infinite, such as that of {column.index[infinite.argmax()]}; "
+            "give numbers, or NaN for none"
+        )
     times = column.index.get_level_values("datetime").to_numpy().astype("datetime64[ms]").astype(np.int64)
     row, off = np.divmod(times + loaded.interval.ms - loaded.opens_ms[0], loaded.interval.ms)
     place = pd.Index(loaded.names).get_indexer(column.index.get_level_values("instrument"))
     inside = (off == 0) & (row >= 0) & (row <= len(loaded.opens_ms)) & (place >= 0)
     if not inside.any():
+        first, last = (iso(int(open_ms)) for open_ms in loaded.opens_ms[[0, -1]])
         raise DataError(
-            f"none of {len(column)} scores falls on a {loaded.interval.qlib} bar of the exchange; the signal's times "
-            "must be opens of its bars, its instruments those of codes"
+            f"none of {len(column)} scores falls on a {loaded.interval.qlib} bar of the exchange, such as that of "
+            f"{column.index[0]}; it has {loaded.names[0]} … from {first} to {last}"
         )
     out = np.full((len(loaded.opens_ms), len(loaded.names)), np.nan)
     inside &= row < len(loaded.opens_ms)

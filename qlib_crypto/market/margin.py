@@ -172,7 +172,9 @@ def ccxt_tables(
         markets = json.loads(path.read_text(encoding="utf-8"))
         rows = {name: list(tiers) for name, tiers in markets.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SchemaError(f"{path} is no file of leverage tiers as ccxt writes them ({error})") from None
+        raise SchemaError(
+            f"{path} is no file of leverage tiers as ccxt writes them ({error}); write its fetch_leverage_tiers as JSON"
+        ) from None
     found = {}
     for name, tiers in rows.items():
         instrument = _linear(name, venue)

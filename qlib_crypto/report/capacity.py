@@ -51,8 +51,9 @@ def capacity(data: ReportData, equity: pd.Series[float], steps_per_year: float) 
     if own.empty:
         return None
     notional = (own["quantity"] * own["price"]).abs().to_numpy(np.float64)
-    # before they are known the first known ones: no capacity at all would say less
-    known = own.sort_values("datetime", kind="stable").groupby("instrument")[list(_COLUMNS)].bfill().reindex(own.index)
+    # where they are unknown the last known ones, before these the first: no capacity at all would say less
+    by_name, columns = own.sort_values("datetime", kind="stable").groupby("instrument"), list(_COLUMNS)
+    known = by_name[columns].ffill().fillna(by_name[columns].bfill()).reindex(own.index)
     volume, volatility = (known[name].to_numpy(np.float64) for name in _COLUMNS)
     paid = pd.Series(impact_costs(notional, volume, volatility, COEFFICIENT), index=own["datetime"].to_numpy())
     by_step = paid.groupby(level=0).sum(min_count=1) if paid.notna().all() else None

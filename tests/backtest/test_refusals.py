@@ -9,7 +9,10 @@ import qlib
 from support_backtest import POSITION, Market, Scripted, random_market, run, topk
 
 from qlib_crypto.backtest.config import completed
+from qlib_crypto.backtest.dropout import Dropout
+from qlib_crypto.backtest.engine import Engine
 from qlib_crypto.backtest.known import Targets
+from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_executor import PerpExecutor
 from qlib_crypto.backtest.qlib_position import PerpPosition
 from qlib_crypto.backtest.qlib_targets import in_qlib
@@ -73,7 +76,7 @@ def test_the_bare_region_defaults_are_refused(market, folder, defaults, message)
         ({"start_time": "2025-01-01 05:00"}, "do not cover the backtest's 2025-01-01 00:00:00"),
         ({"codes": "nasdaq"}, "codes 'nasdaq' is no market"),
         ({"codes": []}, "has no instrument"),
-        ({"specs": "nowhere.json"}, "specs 'nowhere.json' does not exist"),
+        ({"specs": "nowhere.json"}, "specs 'nowhere.json' does not exist as a file"),
     ],
 )
 def test_an_exchange_that_cannot_be_right_is_refused(market, kwargs, message):
@@ -124,6 +127,7 @@ def signal_of(market: Market) -> pd.DataFrame:
     return pd.DataFrame({"score": np.random.default_rng(0).normal(size=len(index))}, index)
 
 
+STOCK = {"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy.signal_strategy"}
 BACKTEST = {"start_time": "2025-01-01", "end_time": "2025-01-03 23:00"}
 STEP = {"kwargs": {"time_per_step": "60min"}}
 
@@ -148,6 +152,22 @@ STEP = {"kwargs": {"time_per_step": "60min"}}
         ({"executor": STEP, "backtest": {**BACKTEST, "account": True}}, "account True must be a number"),
         ({"executor": STEP, "backtest": {**BACKTEST, "start_time": "2025-02-01"}}, "is before start_time"),
         ({"executor": "PerpExecutor", "backtest": BACKTEST}, "PerpExecutor: write class"),
+        ("w.yaml", "config 'w.yaml' must be a mapping"),
+        ({"executor": {**STEP, "orders": 1}, "backtest": BACKTEST}, "PerpExecutor.orders is unknown"),
+        ({"executor": {"kwargs": {"time_per_stp": 1}}, "backtest": BACKTEST}, "time_per_step, .*; it has time_per_stp"),
+        (
+            {"executor": {"kwargs": {**STEP["kwargs"], "inner_executor": {}}}, "backtest": BACKTEST},
+            "inner_executor needs",
+        ),
+        ({"executor": STEP, "backtest": {**BACKTEST, "start_time": pd.NaT}}, "needs start_time and end_time"),
+        (
+            {"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": {"exchange": {"leverage": 2}}}},
+            "PerpExchange.leverage is unknown; known: class, kwargs",
+        ),
+        (
+            {"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": {"exchange": {"kwargs": {1: 2}}}}},
+            "PerpExchange.kwargs has a key 1; write keys as text",
+        ),
     ],
 )
 def test_a_configuration_that_qlib_would_misread_is_refused(config, message):
@@ -164,6 +184,65 @@ def test_what_is_said_once_is_put_where_qlib_wants_it():
     own = {"exchange": {"class": "Mine", "module_path": "my", "kwargs": {"freq": "15min"}}}
     _, exchange, _ = completed({"executor": STEP, "backtest": {**BACKTEST, "exchange_kwargs": own}})
     assert (exchange["class"], exchange["kwargs"]["freq"]) == ("Mine", "15min")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"strategy": {**topk(None), "orders": {}}}, r"strategy\.orders is unknown; known: class, kwargs, module_path"),
+        ({"strategy": {"class": "LongShortTopk"}}, r"strategy\.module_path is missing; write the module of class Long"),
+        (
+            {"strategy": {**topk(None), "class": "LongShortTopK"}},
+            "LongShortTopK' is not in .*; did you mean Long",
+        ),
+        ({"strategy": {**topk(None), "kwargs": None}}, r"strategy\.kwargs\.signal is missing; write <PRED>"),
+        (
+            {"strategy": {**STOCK, "kwargs": {"signal": None, "topk": 1, "n_drop": 1, "n_dropp": 1}}},
+            "strategy: .* unexpected keyword .* 'n_dropp'",
+        ),
+        ({"executor": {**STEP, "class": "PerpExecuter"}}, r"executor\.class 'PerpExecuter' is not in .*PerpExecutor\?"),
+        ({"backtest": {**BACKTEST, "pos_type": "Positon"}}, r"pos_type\.class 'Positon' .* did you mean Position"),
+    ],
+)
+def test_a_class_that_is_not_there_is_named(market, config, message):
+    exchange = {"exchange_kwargs": {"exchange": {"kwargs": {"codes": "okx_60min"}}}}
+    given = {"executor": STEP, "backtest": BACKTEST, **config}
+    given["backtest"] = {**given["backtest"], **exchange}
+    with pytest.raises(ConfigError, match=message):
+        run_backtest(given, given.get("strategy", Scripted({})))
+
+
+def test_an_engine_refuses_what_compiled_code_would_read_beyond(market):
+    exchange = PerpExchange("60min", market.times[0], market.times[-1], missing_funding="zero")
+    bars, n = exchange.loaded.has_bar.shape
+
+    def ran(weights, rebalance, **span):
+        engine = Engine(exchange.loaded, exchange.terms, 100_000.0)
+        engine.run(weights, rebalance, **span)
+        return engine
+
+    right, always = np.full((bars, n), 0.01), np.ones(bars, np.bool_)
+    for weights, rebalance, message in (
+        (right[:3], always, r"weights must be a numpy array of shape \(60, 8\), bars first, not of shape \(3, 8\)"),
+        (right[:, :2], always, "not of shape"),
+        (pd.DataFrame(right), always, "weights must be a numpy array .* not a DataFrame"),
+        (right, [True] * bars, "rebalance must be a numpy array .* not a list"),
+        (np.full((bars, n), np.inf), always, r"weights of \w+\.OKX in bar 0 are inf; give a number"),
+        (np.full((bars, n), -np.inf), always, "are -inf"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ran(weights, rebalance)
+    with pytest.raises(ConfigError, match="bars 0 to 61 are not among the 60"):
+        ran(right, always, stop=61)
+    with pytest.raises(ConfigError, match=r"scores must be a numpy array of shape \(60, 8\)"):
+        Engine(exchange.loaded, exchange.terms, 1e5).run_dropout(right[:5], Dropout(2, 1, 1, 0.9))
+    with pytest.raises(ConfigError, match="account '1e5' must be a number"):
+        Engine(exchange.loaded, exchange.terms, "1e5")
+    whole, halves = ran(right, always), ran(np.asfortranarray(right), always, stop=30)
+    halves.run(np.asfortranarray(right), always, 30)
+    np.testing.assert_allclose(whole.curve[:, 0], halves.curve[:, 0], rtol=1e-9)
+    with pytest.raises(ConfigError, match="bars from 0 on were run before; make a new Engine"):
+        whole.run(right, always)
 
 
 @pytest.mark.parametrize("wrong", ["class", "settle_type", "pos_type", "foo"])
@@ -191,7 +270,11 @@ def test_the_array_engine_ignores_nothing_of_the_executor(market, wrong):
         (lambda n, m: np.zeros((n, m)), None, "gave rebalance as NoneType"),
         (lambda n, m: np.zeros((n, m)), np.ones(1, bool), r"gave rebalance of shape \(1,\); give \(60,\)"),
         # its names would not be looked at
-        (lambda n, m: pd.DataFrame(np.zeros((n, m))), True, "gave weights as DataFrame, .* give a numpy array"),
+        (
+            lambda n, m: pd.DataFrame(np.zeros((n, m))),
+            True,
+            "weights as DataFrame; give .* other names would not be",
+        ),
         (None, None, "gave NoneType; return Targets"),
     ],
 )

@@ -99,6 +99,24 @@ def test_after_a_loss_of_the_day_all_is_closed_and_nothing_opened_until_the_next
     assert account.notes["halted by a risk limit: not opened or added to"] == 2
 
 
+def test_what_is_closed_with_the_next_day_is_opened_after_that_bar():
+    market = bars(*[100] * 23, 94, *[94] * 10)
+    account = ran([market], {0: [(0, 10.0)], 24: [(0, 4.0)], 25: [(0, 4.0)]}, limits={"daily_loss": 0.05})
+    assert fills(account)[1:] == [
+        (24, 0, "risk limit", -10.0, 94.0, "daily loss limit: closed"),
+        (25, 0, "market", 4.0, 94.0, ""),
+    ]
+    assert account.notes["halted by a risk limit: not opened or added to"] == 1
+
+
+@pytest.mark.parametrize("limits", [None, {"daily_loss": 0.05}])
+def test_of_a_volume_that_is_not_known_nothing_is_traded(limits):
+    market = [(*bar[:4], np.nan if 2 <= t < 4 else 1e6) for t, bar in enumerate(bars(100, 90, 90, 90, 90))]
+    account = ran([market], {0: [(0, 10.0)], 2: [(0, -10.0)], 4: [(0, -10.0)]}, limits=limits, participation=0.5)
+    assert [row[:5] for row in fills(account)[1:]] == [(4, 0, "risk limit" if limits else "market", -10.0, 90.0)]
+    assert np.isfinite(account.curve[:, 0]).all()
+
+
 def test_a_day_counts_from_what_it_began_with():
     # 3 % lost in the first day, 3 % in the second: neither is 5
     market = bars(*[100] * 20, 97, *[97] * 6, 94.1, *[94.1] * 10)

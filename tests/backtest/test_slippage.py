@@ -7,6 +7,7 @@ import pytest
 from support_arrays import engine, loaded
 
 from qlib_crypto.backtest.slippage import Slippage
+from qlib_crypto.backtest.tables import fills_table
 from qlib_crypto.backtest.trading import FILL
 from qlib_crypto.errors import ConfigError, DataError
 
@@ -54,6 +55,19 @@ def test_an_unknown_impact_is_none_and_counted():
     assert unknown == 11
     assert (rows[:11, 1] == 0).all()
     assert (rows[11:, 1] > 0).all()
+
+
+def test_after_a_gap_the_market_of_a_fill_is_unknown_again():
+    market = bars(120)
+    market[40:90] = np.nan
+    account = engine([market])
+    for t in range(120):
+        account.step(t, np.arange(1 if t in (35, 91, 110) else 0), np.ones(1 if t in (35, 91, 110) else 0))
+    fills = fills_table(account)
+    assert fills["market_volatility"].isna().tolist() == [False, True, False]
+    assert fills["market_volume"].isna().tolist() == [False, True, False]
+    close, volume = market[:, 3], market[:, 4]
+    assert fills["market_volume"].iloc[-1] == pytest.approx(np.nanmean((close * volume)[86:110]))
 
 
 def test_the_coefficient_is_fitted_to_the_bars():

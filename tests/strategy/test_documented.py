@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pandas as pd
 import pytest
 from support_backtest import random_market
 
@@ -12,22 +11,20 @@ from qlib_crypto.backtest.run import run_backtest
 
 
 @pytest.fixture
-def signal(tmp_path, monkeypatch):
-    """Scores of a market that lies in `qlib_data` of the working folder."""
-    market = random_market(freq="60min", bars=240, names=6, seed=7, settle_hours=8, wicks=0.01)
-    market.write(tmp_path / "qlib_data")
+def demo(tmp_path, monkeypatch):
+    """A market in the demo's folder of the working folder."""
+    market = random_market(freq="60min", bars=240, names=6, seed=7, settle_hours=8, wicks=0.01, start="2025-03-01")
+    market.write(tmp_path / "demo" / "qlib_data")
     monkeypatch.chdir(tmp_path)
-    closes = {name: bars["close"] for name, bars in market.bars.items()}
-    frames = [close.pct_change().to_frame("score").assign(instrument=name) for name, close in closes.items()]
-    return pd.concat(frames).rename_axis("datetime").set_index("instrument", append=True).sort_index()
 
 
-def test_it_runs(signal, root, capsys):
+@pytest.mark.usefixtures("demo")
+def test_it_runs(root, capsys):
     text = (root / "docs" / "backtesting.md").read_text()
     section = text[text.index("## From Python") : text.index("## Slippage")]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 5
-    names = {"signal": signal}
+    assert len(blocks) == 6
+    names: dict = {}
     for block in blocks:
         exec(compile(block, "docs/backtesting.md", "exec"), names)  # noqa: S102 - it is our own page
     assert "sharpe_365" in capsys.readouterr().out

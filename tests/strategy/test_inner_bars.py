@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from support_backtest import Market, random_market, run
+from support_backtest import Market, random_market, replay, run
 from support_provider import write_provider
 
 from qlib_crypto.backtest.assumptions import walked_whole
+from qlib_crypto.backtest.known import Targets
 from qlib_crypto.backtest.load import load
+from qlib_crypto.backtest.qlib_targets import TargetStrategy
 from qlib_crypto.errors import ConfigError
 from qlib_crypto.symbols import Interval
 
@@ -90,3 +92,40 @@ def test_a_strategy_with_orders_looks_inside_on_both_engines(opened):
     assert (one.fills["order"] == "take profit").sum() > (blind.fills["order"] == "take profit").sum()
     same = run(market, config, engine="array", missing_funding="zero", margin_mode="cross", inner="15min")
     pd.testing.assert_frame_equal(same.fills, two.fills)
+
+
+class LongOnce:
+    """All in one name from the second bar on."""
+
+    uses_signal = False
+
+    def targets(self, known):
+        return Targets(np.ones((known.bars, 1)), np.isin(np.arange(known.bars), (1, 10)), {})
+
+
+@pytest.mark.parametrize("engine", ["qlib", "array"])
+@pytest.mark.parametrize("terms", [{}, {"participation": 0.5}, {"margin_mode": "cross", "leverage": 10}])
+def test_a_missing_bar_is_not_gone_through_where_finer_ones_of_it_are_there(tmp_path, engine, terms):
+    """Five minutes are missing, so their hour is; in its 06:45 the price falls from 100 to 90."""
+    name, times = "BTC_USDT.OKX", pd.date_range("2025-01-01", periods=12 * 24, freq="5min")
+    closes = np.where(times < "2025-01-01 06:45", 100.0, 90.0)
+    opens = np.concatenate([[100.0], closes[:-1]])
+    ends = np.stack([opens, closes])
+    fine = pd.DataFrame(
+        {"open": opens, "high": ends.max(0), "low": ends.min(0), "close": closes, "volume": 1e6}, times
+    )  # fmt: skip
+    how = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+    gone = pd.Timestamp("2025-01-01 06:00")
+    market = Market("60min", {name: fine.resample("60min").agg(how).drop(gone)})
+    Market("5min", {name: fine.drop(gone + pd.Timedelta("15min"))}).write(tmp_path)
+    market.open(tmp_path)
+    strategy = TargetStrategy(strategy=LongOnce(), orders={"stop_loss": 0.05})
+    result = run(market, strategy, engine=engine, missing_funding="zero", taker_fee=0.0, inner="5min", **terms)
+    stopped = result.fills[result.fills["order"] == "stop loss"].iloc[0]
+    assert (stopped["datetime"], stopped["price"]) == (gone + pd.Timedelta("1h"), 90.0)
+    assert result.steps.loc[gone, "equity"] == 100_000.0
+    assert len(result.steps) == 24
+    assert (result.positions.loc[result.positions["datetime"] == gone, "mark"] == 100.0).all()
+    truth = replay(market, result, account=100_000.0, fee_rate=0.0)
+    assert np.allclose(result.steps["equity"], truth["equity"], rtol=1e-12)
+    assert result.attribution()["total"].sum() == pytest.approx(result.steps["equity"].iloc[-1] - 100_000.0)

@@ -94,6 +94,18 @@ def test_a_frame_with_a_column_each_instrument_is_refused(market):
     assert len(run(market, named("LongShortTopk", topk=2, signal=tall), engine="array", missing_funding="zero").fills)
 
 
+def test_scores_that_are_no_numbers_are_refused(market):
+    index = pd.MultiIndex.from_product([market.times, sorted(market.bars)], names=["datetime", "instrument"])
+    scores = pd.Series(1.0, index)
+    for given, message in (
+        (scores.replace(1.0, np.inf), "1,200 scores of the signal are infinite, such as that of"),
+        (scores.astype(str), "the signal's scores are .*, such as '1.0'; give numbers"),
+        (scores.rename(lambda name: name.split(".")[0], level=1), "none of 1200 scores .* from 2025-01-01 00:00:00 to"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run(market, named("LongShortTopk", topk=2, signal=given), engine="array", missing_funding="zero")
+
+
 @pytest.mark.parametrize("engine", ["qlib", "array"])
 def test_a_true_range_is_known_when_the_span_begins(market, engine):
     """A span that begins later sets the stops that a longer one sets there."""
