@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import date, datetime
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -146,6 +147,8 @@ def class_named(where: str, config: Mapping[str, Any]) -> tuple[Any, dict[str, A
     try:
         found, _ = get_callable_kwargs({**config, "kwargs": kwargs})
     except AttributeError as error:
+        if not isinstance(error.obj, ModuleType):  # of the module's own code
+            raise
         near = hint(kind, [name for name, value in vars(error.obj).items() if isinstance(value, type)])
         raise ConfigError(f"{where}.class {kind!r} is not in {config.get('module_path')}{near}") from None
     except (ImportError, OSError, ValueError) as error:
