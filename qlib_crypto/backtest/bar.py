@@ -17,6 +17,35 @@ import numpy as np
 from qlib_crypto.backtest.account import ALL, MARK, QUANTITY, Floats, Ints, index, mark_all, positions, settle, trade
 from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.inside import through, through_inner
+from qlib_crypto.backtest.layout import (
+    AS_TAKER,
+    BEFORE,
+    CLOSING,
+    DESK_GROSS,
+    EQUITY,
+    ERROR,
+    EXTREME,
+    FILLS,
+    GROSS,
+    HELD,
+    ISOLATED,
+    LIMITED,
+    MAKER,
+    MAX_LEVERAGE,
+    MISSING_FUNDING,
+    MONEY,
+    PARTICIPATION,
+    PAYMENTS,
+    RATIO,
+    RESTS,
+    SETTLED,
+    TAKER,
+    TOLD,
+    UNTRADABLE,
+    USED,
+    VOID,
+    Bits,
+)
 from qlib_crypto.backtest.margin_calls import margin_call, margin_ratio, on_the_way, surely_sound
 from qlib_crypto.backtest.market import (
     CLOSE,
@@ -50,40 +79,7 @@ from qlib_crypto.backtest.reached import Bar, reached_at_open
 from qlib_crypto.backtest.resting import ENTRY, cut_to_what_is_left, place, protect_opened, tidy
 from qlib_crypto.backtest.risk_limits import close_all, new_day, watch
 from qlib_crypto.backtest.running import Running
-from qlib_crypto.backtest.trading import (
-    AS_TAKER,
-    BEFORE,
-    CLOSING,
-    DESK_GROSS,
-    EQUITY,
-    ERROR,
-    EXTREME,
-    FILLS,
-    GROSS,
-    HELD,
-    ISOLATED,
-    LIMITED,
-    MAKER,
-    MAX_LEVERAGE,
-    MISSING_FUNDING,
-    MONEY,
-    PARTICIPATION,
-    PAYMENTS,
-    RATIO,
-    RESTS,
-    SETTLED,
-    TAKER,
-    TOLD,
-    UNTRADABLE,
-    USED,
-    VOID,
-    Bits,
-    log,
-    market_orders,
-    slip_of,
-    slipped,
-    take_stock,
-)
+from qlib_crypto.backtest.trading import log, market_orders, slip_of, slipped, take_stock
 
 
 @inlined

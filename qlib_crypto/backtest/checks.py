@@ -101,13 +101,18 @@ def is_names(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
+def frequencies(folder: Path) -> list[str]:
+    """The bar lengths that a provider's folder has, in alphabetical order."""
+    return sorted(path.stem for path in folder.glob("calendars/*.txt") if not path.stem.endswith("_future"))
+
+
 def stored(freq: str) -> Path:
     """The provider's folder of a stored frequency; Qlib would invent stock hours for one that is not stored."""
     name = Interval.parse(freq).qlib
     folder = Path(C.dpm.get_data_uri(name))
     if not (folder / "calendars" / f"{name}.txt").is_file():
-        have = sorted(p.stem for p in folder.glob("calendars/*.txt") if not p.stem.endswith("_future"))
-        raise ConfigError(f"freq {freq!r} is not stored in {folder} (stored: {', '.join(have) or 'none'}); convert it")
+        have = ", ".join(frequencies(folder)) or "none"
+        raise ConfigError(f"freq {freq!r} is not stored in {folder} (stored: {have}); convert it")
     return folder
 
 
@@ -129,9 +134,9 @@ def names_of(
             raise ConfigError(f"codes {codes!r} is no market of the provider{hint(codes, markets)}") from None
         names = sorted(spans)
     if not names:
-        bars = (stored(freq) / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").split("\n")
+        bars = (stored(freq) / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines()
         raise ConfigError(
             f"codes {codes!r} has no instrument between {start} and {end}; bars of {freq} are stored from {bars[0]} to "
-            f"{[bar for bar in bars if bar][-1]}"
+            f"{bars[-1]}"
         )
     return names

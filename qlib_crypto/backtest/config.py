@@ -12,7 +12,7 @@ import pandas as pd
 from qlib.utils import get_callable_kwargs
 
 from qlib_crypto.backtest.quotes import naive_utc
-from qlib_crypto.backtest.values import no_others, number
+from qlib_crypto.backtest.values import CLASS_KEYS, account_value, no_others
 from qlib_crypto.clock import DAY_MS, iso, parse_utc
 from qlib_crypto.errors import ConfigError, hint
 from qlib_crypto.symbols import Interval
@@ -24,7 +24,6 @@ ACCOUNT = 100_000
 #: Qlib's own loop, or compiled code for target weights alone: the same account, the same results.
 ENGINES = ("qlib", "array")
 PARTS = ("strategy", "executor", "backtest", "engine")
-CLASS_KEYS = ("class", "module_path", "kwargs")
 BACKTEST_KEYS = {"start_time", "end_time", "account", "pos_type", "exchange_kwargs"}
 
 
@@ -50,18 +49,16 @@ def completed(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     exchange = _named(exchange_kwargs.pop("exchange", None) or {}, EXCHANGE)
     if exchange_kwargs:
         raise ConfigError(
-            f"backtest.exchange_kwargs.{min(exchange_kwargs, key=str)} would be ignored; keys of the exchange belong "
+            f"backtest.exchange_kwargs.{min(exchange_kwargs)} would be ignored; keys of the exchange belong "
             "under exchange_kwargs.exchange.kwargs"
         )
     no_others("backtest", backtest, BACKTEST_KEYS)
     if pd.isna(backtest.get("start_time")) or pd.isna(backtest.get("end_time")):
         raise ConfigError("backtest needs start_time and end_time; write both as full UTC times")
-    number(
-        "backtest.account", backtest.get("account", ACCOUNT), lambda v: v > 0, "must be a number above 0: quote coins"
-    )
+    account_value("backtest.account", backtest.get("account", ACCOUNT))
     executor = _named(config.get("executor") or {}, EXECUTOR)
     if "time_per_step" not in executor["kwargs"]:
-        given = ", ".join(map(str, executor["kwargs"])) or "nothing"
+        given = ", ".join(executor["kwargs"]) or "nothing"
         raise ConfigError(f"executor.kwargs needs time_per_step, such as 60min; it has {given}")
     _refuse_cut_day(backtest["end_time"], Interval.parse(executor["kwargs"]["time_per_step"]))
     backtest |= {key: naive_utc(backtest[key]) for key in ("start_time", "end_time")}

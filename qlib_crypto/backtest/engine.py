@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, new_book
 from qlib_crypto.backtest.dropout import BY_SCORE, Dropout
 from qlib_crypto.backtest.entries import PLAN
-from qlib_crypto.backtest.load import Loaded
-from qlib_crypto.backtest.loops import run, run_dropout, run_one, try_orders
-from qlib_crypto.backtest.market import SETTLED_BAR, SETTLED_COLUMN
-from qlib_crypto.backtest.notes import COUNTED, OF_WORDS, WORDS
-from qlib_crypto.backtest.resting import ORDER_COLUMNS, RESTING_ROWS
-from qlib_crypto.backtest.running import Running
-from qlib_crypto.backtest.slippage import slipping
-from qlib_crypto.backtest.terms import Terms
-from qlib_crypto.backtest.trading import (
+from qlib_crypto.backtest.layout import (
     DAY,
     DESK_ROWS,
     ENDS,
@@ -31,7 +23,15 @@ from qlib_crypto.backtest.trading import (
     PAYMENTS,
     SUMS,
 )
-from qlib_crypto.backtest.values import number
+from qlib_crypto.backtest.load import Loaded
+from qlib_crypto.backtest.loops import run, run_dropout, run_one, try_orders
+from qlib_crypto.backtest.market import SETTLED_BAR, SETTLED_COLUMN
+from qlib_crypto.backtest.notes import COUNTED, OF_WORDS, WORDS
+from qlib_crypto.backtest.resting import ORDER_COLUMNS, RESTING_ROWS
+from qlib_crypto.backtest.running import Running
+from qlib_crypto.backtest.slippage import slipping
+from qlib_crypto.backtest.terms import Terms
+from qlib_crypto.backtest.values import account_value
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import ConfigError, GapError
 
@@ -76,7 +76,7 @@ class Engine:
     """
 
     def __init__(self, loaded: Loaded, terms: Terms, account: float) -> None:
-        number("account", account, lambda v: v > 0, "must be a number above 0: quote coins")
+        account_value("account", account)
         bars, n = loaded.market.prices.shape[1:]
         if not len(loaded.market.slips) and terms.costs.slippage.of_all is None:
             loaded, _ = slipping(loaded, terms.costs.slippage)
@@ -93,12 +93,12 @@ class Engine:
 
     @property
     def fills(self) -> Floats:
-        """See `trading.FILL`."""
+        """See `layout.FILL`."""
         return self._fills[: self._ends[FILLS]]
 
     @property
     def payments(self) -> Floats:
-        """See `trading.PAYMENT`."""
+        """See `layout.PAYMENT`."""
         return self._payments[: self._ends[PAYMENTS]]
 
     @property
@@ -275,7 +275,7 @@ def _array[T: np.generic](name: str, given: NDArray[T], shape: tuple[int, ...], 
 
 
 def _sums(equity: float) -> Floats:
-    """As `trading.MONEY` and so on, before the first bar: no day is halted."""
+    """As `layout.MONEY` and so on, before the first bar: no day is halted."""
     sums = np.zeros(SUMS)
     sums[[EQUITY, HIGHEST]], sums[DAY], sums[HALTED_DAY] = equity, -1, -2
     return sums

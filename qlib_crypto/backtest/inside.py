@@ -13,11 +13,11 @@ import numpy as np
 
 from qlib_crypto.backtest.account import MARK, QUANTITY, Floats, mark_all, mark_one, positions
 from qlib_crypto.backtest.compiled import compiled, inlined, pasted
+from qlib_crypto.backtest.layout import BEGUN, HIGHS, LOWS, MARKED, RESTS, WAITS
 from qlib_crypto.backtest.market import CLOSE, HIGH, INNER_ROWS, LOW, OPEN
 from qlib_crypto.backtest.notes import LIMIT, TAKE_PROFIT, TRAILING_STOP
 from qlib_crypto.backtest.reached import Bar, after, close, copy, enter, margin_called, reached_at_open
 from qlib_crypto.backtest.resting import BEST, DISTANCE, ENTRY, ENTRY_KIND, ENTRY_LEVEL, SIDE, away, stop_of, target_of
-from qlib_crypto.backtest.trading import BEGUN, HIGHS, LOWS, MARKED, RESTS, WAITS
 
 
 @compiled

@@ -6,7 +6,6 @@ restores the venue's exact decimal; settlements are float64 in their own files.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import Floats, Ints
+from qlib_crypto.backtest.files import Files
 from qlib_crypto.backtest.market import (
     CLOSE,
     INNER_ROWS,
@@ -36,7 +36,6 @@ from qlib_crypto.market.margin import MarginTable, assumed_table
 from qlib_crypto.provider.funding import SERIES, Settled
 from qlib_crypto.provider.manifest import Manifest, read_manifest
 from qlib_crypto.provider.settlements import read_series
-from qlib_crypto.provider.write import FLOAT, feature_name
 from qlib_crypto.symbols import QUOTES, Instrument, Interval
 
 BARS = ("open", "high", "low", "close", "volume")
@@ -150,7 +149,7 @@ def load(
     ruled = [rules.get(name) or ASSUMED for name in ordered]
     # prices of all times lie on the finest of them
     ticks = np.array([min((own.tick_size for _, own in states if own.tick_size > 0), default=0.0) for states in ruled])
-    files = _Files(folder, manifest, interval, ordered, first, len(opens))
+    files = Files(folder, manifest, interval, ordered, first, len(opens))
     marked = any(MARKS[0] in manifest.extra_fields.get(name, ()) for name in ordered)
     prices = np.empty((len(BARS) + len(MARKS) * marked, len(opens), len(ordered)))
     for at, field in enumerate(BARS + MARKS * marked):
@@ -163,7 +162,7 @@ def load(
             f"{folder}; convert them, or change the span"
         )
     for i in np.flatnonzero((last >= 0) & (last < len(opens) - 1)).tolist():
-        last[i] = max(last[i], files.last_after(i))  # the span may end in an outage
+        last[i] = max(last[i], files.last_after(i, BARS[CLOSE]))  # the span may end in an outage
     earlier = max(min(first, max(before, usual_bars(interval) + 1)), 1)
     known = _before(folder, manifest, interval, ordered, first, earlier, ticks)
     finer = np.empty((INNER_ROWS, 0, len(ordered)))
@@ -171,9 +170,7 @@ def load(
         if inner.ms >= interval.ms or interval.ms % inner.ms:
             raise ConfigError(f"inner {inner.qlib} does not fill a bar of {interval.qlib}; write a finer one that does")
         fine, each = manifest.grid(inner.qlib), interval.ms // inner.ms
-        files = _Files(
-            folder, manifest, inner, ordered, (int(opens[0]) - fine.origin_ms) // inner.ms, len(opens) * each
-        )
+        files = Files(folder, manifest, inner, ordered, (int(opens[0]) - fine.origin_ms) // inner.ms, len(opens) * each)
         finer = np.empty((INNER_ROWS * (1 + marked), len(opens) * each, len(ordered)))
         for at, field in enumerate(BARS[:INNER_ROWS] + MARKS * marked):
             unpack(files.read(field), ticks, finer[at])
@@ -207,7 +204,7 @@ def _before(
     folder: Path, manifest: Manifest, interval: Interval, names: tuple[str, ...], first: int, bars: int, ticks: Floats
 ) -> Floats:
     """`Loaded.before`."""
-    files = _Files(folder, manifest, interval, names, first - bars, bars)
+    files = Files(folder, manifest, interval, names, first - bars, bars)
     out, opens = np.empty((2, bars, len(names))), np.empty((bars, len(names)))
     unpack(files.read(BARS[OPEN]), ticks, opens)
     unpack(files.read(BARS[CLOSE]), ticks, out[0])
@@ -232,58 +229,6 @@ def _dated_tiers(given: Sequence[Tables], opens: Ints) -> tuple[Ints, Floats, ND
     most = max(tiers.shape[2] for tiers, _ in states)
     even = [np.pad(tiers, ((0, 0), (0, 0), (0, most - tiers.shape[2])), mode="edge") for tiers, _ in states]
     return since, np.stack(even), np.stack([by_quantity for _, by_quantity in states])
-
-
-class _Files:
-    """The values of one field at a time, from slot `first` on."""
-
-    def __init__(
-        self, folder: Path, manifest: Manifest, interval: Interval, names: tuple[str, ...], first: int, length: int
-    ) -> None:
-        self._rows, self._length = len(names), length
-        self._later: dict[int, tuple[str, int, int]] = {}
-        self._parts: list[tuple[int, str, frozenset[str], int, int, int]] = []
-        for row, name in enumerate(names):
-            span = manifest.instruments.get(name, {}).get(interval.qlib)
-            if span is None:
-                continue
-            begin, stop = max(span[0], first), min(span[0] + span[1], first + length)
-            if begin < stop:
-                path = str(folder / feature_name(Instrument.parse(name), "{}", interval))
-                fields = frozenset(manifest.fields_of(name))
-                self._parts.append((row, path, fields, begin - first, stop - first, begin - span[0]))
-                self._later[row] = path, stop - span[0], span[1]
-
-    def read(self, field: str) -> NDArray[np.float32]:
-        """Shape (n, bars), NaN where an instrument has no file of the field or no such slot."""
-        out = np.full((self._rows, self._length), np.nan, dtype=FLOAT)
-        for row, path, fields, begin, stop, at in self._parts:
-            if field in fields:
-                _read_into(path.format(field), FLOAT.itemsize * (1 + at), out[row, begin:stop])
-        return out
-
-    def last_after(self, row: int) -> int:
-        """The last slot, counted from the first, at which an instrument has a close after these; -1 for none."""
-        path, begin, stop = self._later[row]
-        if begin == stop:
-            return -1
-        closes = np.empty(stop - begin, dtype=FLOAT)
-        _read_into(path.format(BARS[CLOSE]), FLOAT.itemsize * (1 + begin), closes)
-        priced = np.flatnonzero(closes > 0)
-        return self._length + int(priced[-1]) if len(priced) else -1
-
-
-def _read_into(path: str, offset: int, out: NDArray[np.float32]) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            read = os.preadv(handle, [out.data.cast("B")], offset)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise SchemaError(f"{path} cannot be read ({error.strerror}); see qlib-crypto verify") from None
-    if read < out.nbytes:
-        raise SchemaError(f"{path} ends {(out.nbytes - read) // FLOAT.itemsize} values early; see qlib-crypto verify")
 
 
 def _funding(

@@ -10,11 +10,7 @@ from qlib_crypto.backtest.bar import dated, run_bar
 from qlib_crypto.backtest.compiled import compiled, inlined, pasted
 from qlib_crypto.backtest.dropout import Dropout, age, buys_of, choose, sells_of
 from qlib_crypto.backtest.entries import PLAN_LIMIT, PLAN_LOSS, PLAN_PROFIT, PLAN_STOP, PLAN_TRAIL
-from qlib_crypto.backtest.market import CLOSE, LEAST_LEVERAGE, OPEN, VOLUME, Market
-from qlib_crypto.backtest.notes import LIMIT, MARKET, STOP
-from qlib_crypto.backtest.resting import KIND, LEVEL, LOSS, PROFIT, TRAIL, UNTIL
-from qlib_crypto.backtest.running import Running
-from qlib_crypto.backtest.trading import (
+from qlib_crypto.backtest.layout import (
     AS_TAKER,
     EQUITY,
     FEE_OF_FILL,
@@ -26,9 +22,12 @@ from qlib_crypto.backtest.trading import (
     TAKER,
     USED,
     VOID,
-    market_orders,
-    take_stock,
 )
+from qlib_crypto.backtest.market import CLOSE, LEAST_LEVERAGE, OPEN, VOLUME, Market
+from qlib_crypto.backtest.notes import LIMIT, MARKET, STOP
+from qlib_crypto.backtest.resting import KIND, LEVEL, LOSS, PROFIT, TRAIL, UNTIL
+from qlib_crypto.backtest.running import Running
+from qlib_crypto.backtest.trading import market_orders, take_stock
 
 
 @inlined

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qlib_crypto.backtest.account import ALL, CASH, ENTRY, LIQUIDATION, MARK, QUANTITY, Floats, Ints, index
 from qlib_crypto.backtest.compiled import compiled, inlined
+from qlib_crypto.backtest.layout import FEE_OF_FILL, FILLS, ISOLATED, PENALTY_RATE
 from qlib_crypto.backtest.liquidation import (
     cross_trigger,
     isolated_trigger,
@@ -14,7 +15,7 @@ from qlib_crypto.backtest.liquidation import (
 )
 from qlib_crypto.backtest.market import Flags
 from qlib_crypto.backtest.notes import LIQUIDATED, VENUE
-from qlib_crypto.backtest.trading import FEE_OF_FILL, FILLS, ISOLATED, PENALTY_RATE, log
+from qlib_crypto.backtest.trading import log
 
 
 @inlined

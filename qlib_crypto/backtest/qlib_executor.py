@@ -19,11 +19,11 @@ from qlib.backtest.utils import CommonInfrastructure
 from qlib.data import D
 
 from qlib_crypto.backtest.engine import Engine
+from qlib_crypto.backtest.layout import FILL
 from qlib_crypto.backtest.notes import MARKET, NO_PRICE, WORDS
 from qlib_crypto.backtest.qlib_exchange import PerpExchange
 from qlib_crypto.backtest.qlib_orders import order_rows
 from qlib_crypto.backtest.qlib_position import PerpPosition
-from qlib_crypto.backtest.trading import FILL
 from qlib_crypto.backtest.values import no_others, one_of
 from qlib_crypto.errors import ConfigError, DataError
 from qlib_crypto.symbols import Interval

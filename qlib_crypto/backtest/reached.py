@@ -8,6 +8,21 @@ import numpy as np
 
 from qlib_crypto.backtest.account import MARK, QUANTITY, Floats, Ints, mark_one, positions
 from qlib_crypto.backtest.compiled import compiled, inlined
+from qlib_crypto.backtest.layout import (
+    AT,
+    BEGUN,
+    COOL_DOWN,
+    EXTREME,
+    ISOLATED,
+    LATER,
+    MARKED,
+    MAX_LEVERAGE,
+    OPENS_AGAIN,
+    REACHED,
+    REACHED_NOTE,
+    WAITS,
+    Bits,
+)
 from qlib_crypto.backtest.margin_calls import margin_call, on_the_way
 from qlib_crypto.backtest.market import LEAST_LEVERAGE, Flags
 from qlib_crypto.backtest.notes import CLIPPED_VOLUME, LIMIT, OF_WORDS, STOP_LOSS, TAKE_PROFIT, VOLUME
@@ -27,23 +42,7 @@ from qlib_crypto.backtest.resting import (
     stop_of,
     target_of,
 )
-from qlib_crypto.backtest.trading import (
-    AT,
-    BEGUN,
-    COOL_DOWN,
-    EXTREME,
-    ISOLATED,
-    LATER,
-    MARKED,
-    MAX_LEVERAGE,
-    OPENS_AGAIN,
-    REACHED,
-    REACHED_NOTE,
-    WAITS,
-    Bits,
-    market_orders,
-    take_stock,
-)
+from qlib_crypto.backtest.trading import market_orders, take_stock
 
 
 class Bar(NamedTuple):
@@ -72,6 +71,7 @@ class Bar(NamedTuple):
 
 @inlined
 def copy(row: Floats, to: Floats) -> None:
+    """Each value, without an array in between."""
     for i in range(len(row)):
         to[i] = row[i]
 

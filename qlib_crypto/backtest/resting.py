@@ -11,9 +11,9 @@ import numpy as np
 from qlib_crypto.backtest.account import MARK, QUANTITY, Floats, Ints
 from qlib_crypto.backtest.admission import worse_tick
 from qlib_crypto.backtest.compiled import compiled, inlined
+from qlib_crypto.backtest.layout import BEFORE, FILL, FILLS, NOW, RESTS, VOID
 from qlib_crypto.backtest.market import TICK
 from qlib_crypto.backtest.notes import CLIPPED_GONE, EXPIRED, GONE, LIMIT, MARKET, RESTING, STOP_LOSS, TRAILING_STOP
-from qlib_crypto.backtest.trading import BEFORE, FILL, FILLS, NOW, RESTS, VOID
 
 #: Columns of orders that are more than market orders, shape (k, 6): one of `notes.MARKET`, `LIMIT`, `STOP`; its price;
 #: the last bar in which it rests; for a position that it opens: the price of its stop, of its target, and how far a

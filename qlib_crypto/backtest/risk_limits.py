@@ -11,9 +11,7 @@ import numpy as np
 from qlib_crypto.backtest.account import QUANTITY, Floats, Ints, trade
 from qlib_crypto.backtest.admission import sized
 from qlib_crypto.backtest.compiled import compiled
-from qlib_crypto.backtest.market import LOT, MIN_BASE, MIN_NOTIONAL, TICK
-from qlib_crypto.backtest.notes import CLOSED_DAY, CLOSED_DRAWDOWN, RISK_LIMIT, WHOLE
-from qlib_crypto.backtest.trading import (
+from qlib_crypto.backtest.layout import (
     CLOSING,
     DAILY_LOSS,
     DAY,
@@ -26,11 +24,10 @@ from qlib_crypto.backtest.trading import (
     PARTICIPATION,
     PAUSE,
     USED,
-    left_of_volume,
-    log,
-    slip_of,
-    slipped,
 )
+from qlib_crypto.backtest.market import LOT, MIN_BASE, MIN_NOTIONAL, TICK
+from qlib_crypto.backtest.notes import CLOSED_DAY, CLOSED_DRAWDOWN, RISK_LIMIT, WHOLE
+from qlib_crypto.backtest.trading import left_of_volume, log, slip_of, slipped
 
 #: In place of why everything is closed: it is, and nothing is opened until the bar is over.
 _CLOSED = -1.0

@@ -42,9 +42,9 @@ def run_backtest(config: Mapping[str, Any], strategy: Any) -> PerpRun:
     """
     executor_config, exchange_config, backtest = completed(config)
     class_named("executor", executor_config)
-    class_named("exchange", exchange_config)
+    kind, kwargs = class_named("exchange", exchange_config)
     class_named("backtest.pos_type", {"class": backtest["pos_type"], "module_path": "qlib.backtest.position"})
-    exchange = init_instance_by_config(exchange_config, accept_types=PerpExchange)
+    exchange = kind(**kwargs)
     if not isinstance(exchange, PerpExchange):
         raise ConfigError(f"exchange class {exchange_config['class']!r} is no PerpExchange")
     one_of("engine", config.get("engine", ENGINES[0]), ENGINES)

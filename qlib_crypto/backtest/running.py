@@ -18,7 +18,7 @@ class Running(NamedTuple):
     market, terms, fees
         What is traded, and how: see `trading.AS_TAKER` and `trading.TAKER`.
     desk, sums
-        Room to work in, and what is remembered from bar to bar: see `trading.USED` and `trading.MONEY`.
+        Room to work in, and what is remembered from bar to bar: see `trading.USED` and `layout.MONEY`.
     fills, payments, ends, counts
         What happened, how far it is written, see `trading.FILLS`, and how often what was noted, see `notes`.
     room

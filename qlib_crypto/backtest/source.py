@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qlib_crypto.backtest.account import Floats
-from qlib_crypto.backtest.checks import stored
+from qlib_crypto.backtest.checks import frequencies, stored
 from qlib_crypto.backtest.load import Loaded, Tables, load
 from qlib_crypto.backtest.market import VOLUME
 from qlib_crypto.backtest.orders import Rules
@@ -52,11 +52,8 @@ class Source:
     @property
     def inner(self) -> Interval | None:
         """The longest bars of the provider that fill one of these, None without."""
-        stems = {path.stem for path in self.folder.glob("calendars/*.txt") if not path.stem.endswith("_future")}
-        finer = [
-            one for one in map(Interval.parse, stems) if one.ms < self.interval.ms and not self.interval.ms % one.ms
-        ]
-        return max(finer, key=lambda one: one.ms, default=None)
+        own, found = self.interval.ms, map(Interval.parse, frequencies(self.folder))
+        return max((one for one in found if one.ms < own and own % one.ms == 0), key=lambda one: one.ms, default=None)
 
     def before(self, open_ms: int, bars: int) -> Floats:
         """Open, high, low, close and volume of so many bars before the one of an open, NaN where there are none.

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.engine import CURVE, Engine
+from qlib_crypto.backtest.layout import FILL, PAYMENT
 from qlib_crypto.backtest.load import usual_bars
 from qlib_crypto.backtest.market import CLOSE, SETTLED_COLUMN
 from qlib_crypto.backtest.notes import KINDS, WORDS
 from qlib_crypto.backtest.slippage import scales
-from qlib_crypto.backtest.trading import FILL, PAYMENT
 from qlib_crypto.provider.funding import PRICE_SOURCES
 
 #: Whose price a settlement was paid at, in the order of `PRICE_SOURCES`, and where it had none.

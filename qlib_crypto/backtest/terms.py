@@ -12,7 +12,7 @@ import numpy as np
 
 from qlib_crypto.backtest.account import Floats, Ints
 from qlib_crypto.backtest.costs import Costs
-from qlib_crypto.backtest.trading import ERROR, UNTRADABLE, ZERO
+from qlib_crypto.backtest.layout import ERROR, UNTRADABLE, ZERO
 from qlib_crypto.backtest.values import no_others, number, positive
 from qlib_crypto.clock import DAY_MS
 from qlib_crypto.errors import ConfigError

@@ -10,6 +10,9 @@ from typing import Any
 
 from qlib_crypto.errors import ConfigError, hint
 
+#: How a YAML names an object.
+CLASS_KEYS = ("class", "module_path", "kwargs")
+
 
 def whole_number(key: str, value: Any, least: int) -> None:
     """Refuses what is no whole number of at least `least`."""
@@ -45,6 +48,11 @@ def one_of(key: str, value: Any, choices: Sequence[str]) -> None:
     """Refuses a value that is no choice."""
     if value not in choices:
         raise ConfigError(f"{key} {value!r} is unknown; choose one of: {', '.join(choices)}")
+
+
+def account_value(key: str, value: Any) -> None:
+    """Refuses what no account begins with."""
+    number(key, value, lambda v: v > 0, "must be a number above 0: quote coins")
 
 
 def positive(key: str, value: Any, such_as: str) -> None:

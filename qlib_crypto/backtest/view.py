@@ -9,10 +9,10 @@ import pandas as pd
 
 from qlib_crypto.backtest.account import Floats
 from qlib_crypto.backtest.known import Known
+from qlib_crypto.backtest.layout import UNTRADABLE
 from qlib_crypto.backtest.load import Loaded
 from qlib_crypto.backtest.market import CLOSE, OPEN, UNKNOWN_AT_OPEN, UNKNOWN_LATER, VOLUME
 from qlib_crypto.backtest.terms import POLICIES
-from qlib_crypto.backtest.trading import UNTRADABLE
 from qlib_crypto.backtest.values import one_of
 from qlib_crypto.clock import iso
 from qlib_crypto.errors import DataError

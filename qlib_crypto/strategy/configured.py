@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qlib_crypto.backtest.known import Strategy
-from qlib_crypto.backtest.values import made, no_others
+from qlib_crypto.backtest.values import CLASS_KEYS, made, no_others
 from qlib_crypto.errors import ConfigError
-
-_KEYS = ("class", "module_path", "kwargs")
 
 
 def check_strategy(where: str, config: Any) -> None:
@@ -54,7 +52,7 @@ def strategy_of(where: str, config: Any) -> Strategy:
 
 
 def _class_of(where: str, config: Mapping[str, Any]) -> type[Any]:
-    no_others(where, config, _KEYS)
+    no_others(where, config, CLASS_KEYS)
     for key in ("class", "module_path"):
         if not isinstance(config.get(key), str):
             raise ConfigError(f"{where}.{key} is missing; write the {key.removesuffix('_path')} of a strategy")

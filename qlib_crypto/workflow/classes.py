@@ -12,9 +12,9 @@ from lightgbm.basic import _ConfigAliases
 from qlib.model.base import BaseModel
 
 from qlib_crypto.backtest.qlib_targets import makes_targets, split
+from qlib_crypto.backtest.values import CLASS_KEYS, no_others
 from qlib_crypto.errors import ConfigError, hint
 
-_KEYS = ("class", "module_path", "kwargs")
 _RECORDS = "qlib.workflow.record_temp"  # where qrun looks for a record without a module
 
 
@@ -29,9 +29,7 @@ def load_class(where: str, config: Any, default_module: str | None = None) -> ty
     """
     if not isinstance(config, Mapping) or "class" not in config:
         raise ConfigError(f"{where} must be a mapping with class, module_path and kwargs, not {config!r}")
-    for key in config:
-        if key not in _KEYS:
-            raise ConfigError(f"{where}.{key} is unknown{hint(str(key), _KEYS)}")
+    no_others(where, config, CLASS_KEYS)
     module = config.get("module_path", default_module)
     if not isinstance(module, str):
         raise ConfigError(f"{where}.module_path is missing; write the module of class {config['class']}")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_arrays import engine
 
+from qlib_crypto.backtest.layout import FILL
 from qlib_crypto.backtest.notes import KINDS, LIMIT, MARKET, STOP
-from qlib_crypto.backtest.trading import FILL
 from qlib_crypto.errors import ConfigError
 
 #: Nothing happens: open, high, low, close, volume.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support_arrays import engine
 
+from qlib_crypto.backtest.layout import FILL
 from qlib_crypto.backtest.notes import KINDS, WORDS
 from qlib_crypto.backtest.terms import RiskLimits
-from qlib_crypto.backtest.trading import FILL
 from qlib_crypto.errors import ConfigError
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support_arrays import engine, loaded
 
+from qlib_crypto.backtest.layout import FILL
 from qlib_crypto.backtest.slippage import Slippage
 from qlib_crypto.backtest.tables import fills_table
-from qlib_crypto.backtest.trading import FILL
 from qlib_crypto.errors import ConfigError, DataError
 
 PRICE, REFERENCE, COLUMN = (FILL.index(name) for name in ("price", "reference", "column"))

@@ -8,8 +8,8 @@ import pytest
 from support_arrays import engine
 
 from qlib_crypto.backtest.entries import PLAN, PLAN_LOSS, PLAN_PROFIT
+from qlib_crypto.backtest.layout import FILL
 from qlib_crypto.backtest.notes import KINDS
-from qlib_crypto.backtest.trading import FILL
 
 vbt = pytest.importorskip("vectorbt", reason="vectorbt is one of the extras: scripts/setup.sh --extras")
 pytestmark = pytest.mark.long
