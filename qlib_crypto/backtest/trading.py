@@ -80,7 +80,9 @@ def slipped(reference: float, quantity: float, slippage: float, tick: float) -> 
 def left_of_volume(participation: float, volume: float, used: float) -> float:
     """What orders may still be of a bar's volume, base coins; nothing where that is unknown."""
     left = participation * volume - used
-    return max(0.0, left)
+    if not left > 0.0:  # an unknown volume too, whatever `max` makes of it
+        return 0.0
+    return left
 
 
 @compiled
